@@ -1,0 +1,52 @@
+# `make run` shows the whole path on real data; `make test` proves it. Both set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := tickserve server mlops benchmarks tests protos
+
+.PHONY: setup proto format lint type test integration bench run serve check clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV), about two minutes the first time"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
+	@touch $@
+
+proto: setup
+	$(BIN)/python protos/generate.py
+
+format: setup
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+lint: setup
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/python protos/generate.py --check
+
+type: setup
+	$(BIN)/mypy
+
+test: setup
+	$(BIN)/pytest -m "not integration"
+
+integration: setup
+	tests/integration/install-clients
+	PATH="$(CURDIR)/.build/bin:$$PATH" $(BIN)/pytest -m integration
+
+bench: setup
+	$(BIN)/python -m benchmarks.run
+
+run: setup
+	@$(BIN)/tickserve demo
+
+serve: setup
+	@$(BIN)/tickserve demo --serve
+
+check: lint type test
+
+clean:
+	rm -rf $(VENV) .venv-* .build .tickserve .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Servers to compare with: each as fast as its plain, idiomatic form allows."""

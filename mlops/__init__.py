@@ -1,0 +1,1 @@
+"""Decides which model may serve, and watches whether the world has moved away from it."""

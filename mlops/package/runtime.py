@@ -1,0 +1,79 @@
+"""Running a package's model in ONNX Runtime: does it load, and does it repeat its golden rows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlops.package.datatypes import Array
+from mlops.package.manifest import MODEL_FILE
+from mlops.package.verify import Package
+from tickserve.errors import PackageError
+
+
+def run_model(model: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of one run on one thread, by name.
+
+    Parameters
+    ----------
+    model : bytes
+        An ONNX file.
+    inputs : Mapping[str, ndarray]
+        By tensor name.
+
+    Raises
+    ------
+    PackageError
+        Where the runtime lacks an operator, finds the graph invalid, or fails on these inputs.
+    """
+    # Imported late: the native engine's process must not load a second copy of the runtime.
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - the runtime's exceptions have no common base but this
+        raise PackageError(_load_failure(onnxruntime.__version__, str(error)), field=MODEL_FILE) from None
+    names = [output.name for output in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except Exception as error:  # noqa: BLE001 - as above
+        raise PackageError(f"{MODEL_FILE} fails on its inputs: {_one_line(str(error))}", field=MODEL_FILE) from None
+
+
+def check_model(package: Package) -> float:
+    """Loads a verified package and runs its golden rows.
+
+    Returns
+    -------
+    float
+        Largest absolute difference from the golden outputs; 0 for a bare model, whose loading is not tried.
+
+    Raises
+    ------
+    PackageError
+        Where the model does not load or run, or its outputs are not the golden ones.
+    """
+    if package.golden is None:
+        return 0.0
+    outputs = run_model(package.model, package.golden.inputs)
+    if mismatch := package.golden.mismatch(outputs):
+        raise PackageError(f"{MODEL_FILE} does not repeat its golden rows: {mismatch}", field=MODEL_FILE)
+    return package.golden.max_error(outputs)
+
+
+def _load_failure(version: str, message: str) -> str:
+    reason = _one_line(message)
+    lacks = ("NOT_IMPLEMENTED", "No Op registered", "is not a registered function/op", "opset", "IR version")
+    if any(sign in message for sign in lacks):
+        return (
+            f"{MODEL_FILE} uses an operator or operator set that onnxruntime {version} lacks: {reason}; "
+            "export with the operators that it has, or serve with a newer runtime"
+        )
+    return f"{MODEL_FILE} cannot be loaded by onnxruntime {version}: {reason}"
+
+
+def _one_line(message: str) -> str:
+    # The runtime's own prefix holds a number and a name of its source file, which help nobody.
+    return " ".join(message.rsplit("] : ", 1)[-1].split())[:300]

@@ -1,0 +1,11 @@
+"""Which version a routing key gets: one hash for every engine, client and replay."""
+
+import hashlib
+
+#: The largest routing hash; the last segment of every split ends here.
+MAX_HASH = (1 << 64) - 1
+
+
+def routing_hash(salt: bytes, key: bytes) -> int:
+    """The first 8 bytes, big-endian, of SHA-256(salt + 0x00 + key)."""
+    return int.from_bytes(hashlib.sha256(salt + b"\0" + key).digest()[:8], "big")

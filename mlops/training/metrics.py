@@ -1,0 +1,186 @@
+"""Metrics of a direction model, each with its standard error and sample size.
+
+A figure that is undefined on the rows at hand is absent: never 0, never 0.5.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.package.manifest import Metric
+from mlops.training.features import SESSIONS_PER_YEAR
+from mlops.training.uncertainty import bootstrap_errors, newey_west_error
+
+#: Cost of trading, in basis points of the position traded; turning from long to short trades twice.
+COST_BP = 1.0
+
+Floats = NDArray[np.float64]
+
+
+def evaluate(up: Floats, returns: Floats, *, cost_bp: float = COST_BP, seed: int = 0) -> dict[str, Metric]:
+    """All metrics of predicted probabilities on rows in time order.
+
+    Parameters
+    ----------
+    up : numpy.ndarray
+        float64 of shape (n,): probability that the return is above 0.
+    returns : numpy.ndarray
+        float64 of shape (n,): the realised simple returns, one period each, without overlap.
+    cost_bp : float
+        See `COST_BP`.
+
+    Returns
+    -------
+    dict of str to Metric
+        Of `accuracy`, `auc`, `log_loss`, `ic`, `sharpe`, `sharpe_mertens` and `max_drawdown` those that are defined.
+        `sharpe` has the standard error of the stationary bootstrap, `sharpe_mertens` is the same figure with the
+        analytic one.
+    """
+    labels = returns > 0
+    strategy = strategy_returns(np.sign(2 * up - 1), returns, cost_bp=cost_bp)
+    sharpe, max_drawdown = strategy_figures(strategy, seed=seed)
+    figures = {
+        "accuracy": accuracy(up, labels),
+        "auc": auc(up, labels),
+        "log_loss": log_loss(up, labels),
+        "ic": information_coefficient(2 * up - 1, returns),
+        "sharpe": sharpe,
+        "sharpe_mertens": sharpe_mertens(strategy),
+        "max_drawdown": max_drawdown,
+    }
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def accuracy(up: Floats, labels: NDArray[np.bool_]) -> Metric | None:
+    """Share of rows on the right side of one half; Newey-West standard error, since misses may cluster."""
+    return _mean((up > 0.5) == labels)
+
+
+def log_loss(up: Floats, labels: NDArray[np.bool_]) -> Metric | None:
+    """Mean of -ln of the probability given to what happened, kept away from 0 by 2^-52; Newey-West standard error."""
+    return _mean(-np.log(np.maximum(np.where(labels, up, 1 - up), np.finfo(np.float64).eps)))
+
+
+def auc(up: Floats, labels: NDArray[np.bool_]) -> Metric | None:
+    """Probability that an up row scores above one that is not, ties counted half.
+
+    Undefined with one class only, or where one score is all there is: that ranks nothing.
+
+    Standard error by E. R. DeLong, D. M. DeLong and D. L. Clarke-Pearson, Biometrics 44, 1988, with the ranks of
+    X. Sun and W. Xu, IEEE Signal Processing Letters 21, 2014.
+    """
+    positives, negatives = up[labels], up[~labels]
+    m, n = len(positives), len(negatives)
+    if m == 0 or n == 0 or np.ptp(up) == 0:
+        return None
+    joint = _midranks(np.concatenate([positives, negatives]))
+    above = (joint[:m] - _midranks(positives)) / n
+    below = 1 - (joint[m:] - _midranks(negatives)) / m
+    error = None
+    if m > 1 and n > 1:
+        error = float(np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n)) or None
+    return Metric(value=float(above.mean()), standard_error=error, n=m + n)
+
+
+def information_coefficient(signal: Floats, returns: Floats) -> Metric | None:
+    """Spearman's rank correlation of signal and realised return over time; undefined where either is constant.
+
+    One instrument gives one row a period, so there are no cross-sections to average over: the correlation is taken over
+    the whole window, by ranks, because daily returns have heavy tails. The standard error is the Newey-West one of
+    the influence function of Spearman's rho: C. Croux and C. Dehon, "Influence Functions of the Spearman and Kendall
+    Correlation Measures", Statistical Methods & Applications 19, 2010.
+    """
+    n = len(signal)
+    if n < 3 or np.ptp(signal) == 0 or np.ptp(returns) == 0:
+        return None
+    x, y = _grades(signal), _grades(returns)
+    scale = float(x.std() * y.std())
+    rho = float(x @ y) / n / scale
+    influence = x * y + _mean_above(signal, y) + _mean_above(returns, x)
+    error = newey_west_error(influence)
+    return Metric(value=rho, standard_error=None if error is None else error / scale, n=n)
+
+
+def strategy_returns(positions: Floats, returns: Floats, *, cost_bp: float) -> Floats:
+    """Returns of holding `positions` (-1, 0 or 1), less costs on every change, the first entry from flat included.
+
+    The last position is valued at its last price, not sold.
+    """
+    return np.asarray(positions * returns - cost_bp / 1e4 * np.abs(np.diff(positions, prepend=0.0)))
+
+
+def strategy_figures(strategy: Floats, *, seed: int = 0) -> tuple[Metric | None, Metric | None]:
+    """Sharpe ratio and maximum drawdown of period returns, with standard errors of one stationary bootstrap.
+
+    The Sharpe ratio is mean over standard deviation, per year; undefined without variance. The drawdown is the largest
+    fall of compounded capital below its peak so far, as a positive fraction; the first peak is 1, the capital before
+    the first return.
+    """
+    n = len(strategy)
+    if n == 0:
+        return None, None
+    drawdown = _drawdown(strategy)
+    if np.ptp(strategy) == 0:
+        return None, Metric(value=drawdown, n=n)
+    errors = bootstrap_errors(strategy, lambda sample: (_sharpe(sample), _drawdown(sample)), seed=seed)
+    sharpe_error, drawdown_error = (float(error) if np.isfinite(error) and error > 0 else None for error in errors)
+    return (
+        Metric(value=_sharpe(strategy), standard_error=sharpe_error, n=n),
+        Metric(value=drawdown, standard_error=drawdown_error, n=n),
+    )
+
+
+def sharpe_mertens(strategy: Floats) -> Metric | None:
+    """The same figure with its standard error for independent returns that need not be normal.
+
+    E. Mertens, "Comments on Variance of the IID Estimator in Lo (2002)", 2002: per period, the variance is
+    (1 + s^2 / 2 - skewness s + (kurtosis - 3) s^2 / 4) / n.
+    """
+    n = len(strategy)
+    if n < 2 or np.ptp(strategy) == 0:
+        return None
+    yearly = _sharpe(strategy)
+    s = yearly / SESSIONS_PER_YEAR**0.5
+    z = (strategy - strategy.mean()) / strategy.std()
+    variance = 1 + s**2 / 2 - float((z**3).mean()) * s + (float((z**4).mean()) - 3) * s**2 / 4
+    return Metric(value=yearly, standard_error=float(np.sqrt(variance * SESSIONS_PER_YEAR / n)), n=n)
+
+
+def _mean(values: NDArray[np.bool_] | Floats) -> Metric | None:
+    if len(values) == 0:
+        return None
+    series = values.astype(np.float64)
+    return Metric(value=float(series.mean()), standard_error=newey_west_error(series), n=len(series))
+
+
+def _sharpe(returns: Floats) -> float:
+    deviation = float(returns.std(ddof=1))
+    return float(returns.mean()) / deviation * SESSIONS_PER_YEAR**0.5 if deviation > 0 else math.nan
+
+
+def _drawdown(returns: Floats) -> float:
+    capital = np.cumprod(1 + returns)
+    peaks = np.maximum(np.maximum.accumulate(capital), 1.0)
+    return float((1 - capital / peaks).max())
+
+
+def _midranks(values: Floats) -> Floats:
+    """Ranks from 1, ties at their mean."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray(((2 * last - counts + 1) / 2)[places])
+
+
+def _grades(values: Floats) -> Floats:
+    """Empirical distribution function at each value, centred on 0."""
+    ranks = _midranks(values)
+    return np.asarray((ranks - ranks.mean()) / len(values))
+
+
+def _mean_above(values: Floats, weights: Floats) -> Floats:
+    """For each row, the mean over all rows of weight where their value is above its own, half where equal."""
+    order, places = np.unique(values, return_inverse=True)
+    sums = np.bincount(places, weights, minlength=len(order))
+    above = sums.sum() - np.cumsum(sums) + sums / 2
+    return np.asarray((above / len(values))[places])

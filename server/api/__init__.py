@@ -1,0 +1,1 @@
+"""What operators call: the Control service and the listener that serves it."""

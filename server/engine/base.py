@@ -1,0 +1,90 @@
+"""What an engine is: it executes the installed plan, and is changed only by installing another one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from server.plan import Plan, Role, VersionPlan
+
+#: Stages of one request, in order; `total` spans them all.
+STAGES = ("wait", "decode", "validate_input", "run", "validate_output", "encode", "total")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A version that is loaded, warmed and checked, and may be installed; all figures were measured on this machine."""
+
+    version: VersionPlan
+    run_time_ns: int
+    resident_bytes: int
+    golden_max_error: float | None
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageCounts:
+    """A copy of one histogram: counts by bucket (mlops.histogram) and the sum of durations in nanoseconds."""
+
+    counts: Sequence[int]
+    sum_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCounters:
+    """What one version has done in one role since the process started."""
+
+    model: str
+    version: str
+    role: Role
+    stages: Mapping[str, StageCounts]
+    answered: int
+    rows: int
+    slow: int
+    errors: Mapping[str, int]
+    rule_violations: Mapping[tuple[str, str], int]
+    last_answer_unix_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Everything an engine counts. `refused` counts by (model or "", reason) what reached no version."""
+
+    versions: Sequence[VersionCounters]
+    refused: Mapping[tuple[str, str], int]
+    in_flight: int
+    loop_lag_seconds: float
+    faults: int
+    gauges: Mapping[str, float] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """One implementation of the data plane. Every method may be called from any thread but the engine's own."""
+
+    name: str
+
+    def start(self) -> Sequence[str]:
+        """Opens the listeners and returns their addresses, with the ports that were chosen where 0 was asked.
+
+        Raises ConfigurationError where one cannot be bound.
+        """
+
+    def prepare(self, version: VersionPlan) -> Prepared:
+        """Loads, warms and checks a version, on the calling thread; slow. Raises PackageError; never half-loads."""
+
+    def install(self, plan: Plan) -> None:
+        """Makes `plan` the one that requests read, at once. Each of its versions must be prepared."""
+
+    def discard(self, version: VersionPlan) -> None:
+        """Drops a prepared version that will not be installed after all."""
+
+    def counters(self) -> Counters:
+        """A copy of all counters; never blocks a request."""
+
+    def take_faults(self) -> Sequence[str]:
+        """Tracebacks of unexpected exceptions since the last call, for the log; bounded."""
+
+    def set_ready(self, *, is_ready: bool) -> None:
+        """What health checks and ServerReady say."""
+
+    def stop(self, grace_s: float) -> None:
+        """Refuses new requests, answers those in flight for up to `grace_s` seconds, and ends."""

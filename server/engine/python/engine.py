@@ -1,0 +1,128 @@
+"""Engine over grpc.aio: one event loop on a thread of its own, a small pool for models that run long."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from server.engine.base import Counters, Prepared
+from server.engine.python.reaper import Reaper
+from server.engine.python.runtime import Runtime, Tally, prepare
+from server.engine.python.serving import Installed, build
+from server.engine.python.transport import Transport
+from server.plan import Plan, Role, VersionPlan
+from tickserve.errors import ConfigurationError
+
+_T = TypeVar("_T")
+_Key = tuple[str, str, bytes]
+
+
+class PythonEngine:
+    """Executes plans with grpc.aio and ONNX Runtime's Python API.
+
+    Prepared runtimes wait in `_prepared` until a plan that names them is installed; installed ones that a new plan no
+    longer names go to the reaper.
+    """
+
+    name = "python"
+
+    def __init__(
+        self, listeners: Sequence[str], *, pool_threads: int, max_in_flight: int, max_message_bytes: int
+    ) -> None:
+        self._pool = ThreadPoolExecutor(pool_threads, thread_name_prefix="run")
+        self._transport = Transport(
+            listeners, self._pool, max_in_flight=max_in_flight, max_message_bytes=max_message_bytes
+        )
+        self._reaper = Reaper()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="data", daemon=True)
+        self._lock = threading.Lock()
+        self._prepared: dict[_Key, Runtime] = {}
+        self._installed: dict[_Key, Runtime] = {}
+        self._tallies: dict[tuple[str, str, Role], Tally] = {}
+
+    def start(self) -> Sequence[str]:
+        """Opens the listeners and returns their addresses. Raises ConfigurationError where one cannot be bound."""
+        self._thread.start()
+        self._reaper.start()
+        try:
+            return asyncio.run_coroutine_threadsafe(self._transport.start(), self._loop).result()
+        except RuntimeError as error:
+            raise ConfigurationError(f"listen: {error}", field="listen") from None
+
+    def prepare(self, version: VersionPlan) -> Prepared:
+        """Loads, warms and checks a version on the calling thread. Raises PackageError."""
+        runtime, prepared = prepare(version)
+        with self._lock:
+            self._prepared[_key(version)] = runtime
+        return prepared
+
+    def discard(self, version: VersionPlan) -> None:
+        """Drops a prepared version that will not be installed."""
+        with self._lock:
+            self._prepared.pop(_key(version), None)
+
+    def install(self, plan: Plan) -> None:
+        """Makes `plan` the installed one; returns when requests read it."""
+        with self._lock:
+            keys = {_key(version) for model in plan.models.values() for version in model.versions.values()}
+            runtimes = {key: self._installed.get(key) or self._prepared.pop(key) for key in keys}
+            installed = build(plan, lambda version: runtimes[_key(version)], self._tally)
+            self._on_loop(lambda: self._swap(installed))
+            retired = [runtime for key, runtime in self._installed.items() if key not in keys]
+            self._installed = runtimes
+        self._reaper.retire(retired)
+
+    def counters(self) -> Counters:
+        """A copy of all counters."""
+        transport = self._transport
+        with self._lock:
+            tallies = list(self._tallies.items())
+        return Counters(
+            versions=[tally.copy(*identity) for identity, tally in tallies],
+            refused=transport.refused.copy(),
+            in_flight=transport.in_flight,
+            loop_lag_seconds=transport.lag_ns / 1e9,
+            faults=transport.fault_count,
+        )
+
+    def take_faults(self) -> Sequence[str]:
+        """Tracebacks since the last call."""
+        faults = self._transport.faults
+        return [faults.popleft() for _ in range(len(faults))]
+
+    def set_ready(self, *, is_ready: bool) -> None:
+        """What health checks and ServerReady say."""
+        self._on_loop(lambda: setattr(self._transport, "is_ready", is_ready))
+
+    def stop(self, grace_s: float) -> None:
+        """Refuses new requests, answers those in flight for up to `grace_s` seconds, and ends."""
+        asyncio.run_coroutine_threadsafe(self._transport.stop(grace_s), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._reaper.stop()
+
+    def _swap(self, installed: Installed) -> None:
+        self._transport.installed = installed
+
+    def _tally(self, model: str, version: str, role: Role) -> Tally:
+        return self._tallies.setdefault((model, version, role), Tally())
+
+    def _on_loop(self, call: Callable[[], _T]) -> _T:
+        """Runs `call` between two requests and returns its result."""
+        future: Future[_T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+                future.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        return future.result()
+
+
+def _key(version: VersionPlan) -> _Key:
+    return version.model, version.version, version.digest

@@ -1,0 +1,107 @@
+"""The installed plan as requests read it: every name resolved, every version with its runtime and its counts."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mlops.routing import routing_hash
+from server.engine import texts
+from server.engine.python.runtime import Runtime, Tally
+from server.plan import EMPTY_PLAN, ModelPlan, Plan, Role, VersionPlan
+
+
+class Serving:
+    """One version in one role under one plan."""
+
+    __slots__ = ("generation", "heads", "position_scale", "role", "runtime", "tally", "version")
+
+    def __init__(self, runtime: Runtime, role: Role, tally: Tally, generation: int, position_scale: float) -> None:
+        self.runtime = runtime
+        self.version = runtime.version
+        self.role = role
+        self.tally = tally
+        self.generation = generation
+        self.position_scale = position_scale
+        #: Encoded beginnings of OIP responses, by rows; filled and bounded by the codec.
+        self.heads: dict[int, bytes] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class ServingModel:
+    """One model; `segments` are (upper bound of the routing hash, version)."""
+
+    plan: ModelPlan
+    versions: Mapping[str, Serving]
+    segments: tuple[tuple[int, Serving], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A plan with everything a request needs; replaced whole."""
+
+    plan: Plan
+    models: Mapping[str, ServingModel]
+
+    def route(self, name: str, pin: str, key: str) -> Serving:
+        """The version that answers: the pinned one, or the one whose segment holds the key's hash."""
+        model = self.models.get(name)
+        if model is None:
+            raise self._unknown(name)
+        halt = model.plan.halt
+        if halt is not None:
+            raise texts.HALTED.error(model=name, actor=halt.actor, why=halt.reason)
+        if pin:
+            serving = model.versions.get(pin)
+            if serving is None:
+                known = ", ".join(model.versions)
+                raise texts.UNKNOWN_VERSION.error(at="version", version=pin, model=name, known=known)
+            if pin not in model.plan.pins:
+                raise texts.PIN_REFUSED.error(at="version", version=pin, model=name)
+            return serving
+        if len(model.segments) == 1:
+            return model.segments[0][1]
+        position = routing_hash(model.plan.split.salt, key.encode())
+        return next(serving for upper_bound, serving in model.segments if position <= upper_bound)
+
+    def find(self, name: str, version: str) -> Serving:
+        """The version to describe: the named one, or the stable one. Halted models are described too."""
+        model = self.models.get(name)
+        if model is None:
+            raise self._unknown(name)
+        if not version:
+            return next(s for s in model.versions.values() if s.role is Role.STABLE)
+        serving = model.versions.get(version)
+        if serving is None:
+            known = ", ".join(model.versions)
+            raise texts.UNKNOWN_VERSION.error(at="version", version=version, model=name, known=known)
+        return serving
+
+    def _unknown(self, name: str) -> Exception:
+        if name in self.plan.loading:
+            return texts.LOADING.error(at="model", model=name)
+        known = ", ".join(sorted(self.models)) or "none"
+        return texts.UNKNOWN_MODEL.error(at="model", model=name[:64], known=known)
+
+
+NOTHING_INSTALLED = Installed(EMPTY_PLAN, {})
+
+
+def build(
+    plan: Plan, runtimes: Callable[[VersionPlan], Runtime], tally: Callable[[str, str, Role], Tally]
+) -> Installed:
+    """Resolves a plan against the loaded runtimes and the counts that outlive it."""
+    models = {}
+    for name, model in plan.models.items():
+        roles = {segment.version: segment.role for segment in model.split.segments}
+        versions = {
+            number: Serving(
+                runtimes(version),
+                role := roles.get(number, Role.PREVIOUS),
+                tally(name, number, role),
+                plan.generation,
+                model.position_scale,
+            )
+            for number, version in model.versions.items()
+        }
+        segments = tuple((segment.upper_bound, versions[segment.version]) for segment in model.split.segments)
+        models[name] = ServingModel(model, versions, segments)
+    return Installed(plan, models)

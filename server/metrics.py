@@ -1,0 +1,151 @@
+"""What Prometheus sees: the engine's counters and the reconciler's state, read at each scrape."""
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from mlops.histogram import exposition_buckets
+from server.engine import Counters
+from server.engine.base import StageCounts
+from server.models import Snapshot
+from tickserve import __version__
+
+_BUCKETS = exposition_buckets()
+_VERSION_LABELS = ("model", "version", "role")
+
+
+class ServerCollector(Collector):
+    """Turns one copy of the counters and one snapshot into metric families."""
+
+    def __init__(
+        self,
+        engine_name: str,
+        counters: Callable[[], Counters],
+        snapshot: Callable[[], Snapshot],
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self._engine_name = engine_name
+        self._counters = counters
+        self._snapshot = snapshot
+        self._is_ready = is_ready
+        self._started = time.time()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing ahead of a scrape: registering must not read the engine."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        counters, snapshot = self._counters(), self._snapshot()
+        yield _labelled(
+            "tickserve_build_info",
+            "Always 1; says what is running.",
+            {"version": __version__, "engine": self._engine_name, "python": platform.python_version()},
+            1,
+        )
+        yield _gauge("tickserve_start_time_seconds", "When the server started, Unix time.", self._started)
+        yield _gauge("tickserve_ready", "1 while the server is ready for requests.", float(self._is_ready()))
+        yield _gauge("tickserve_plan_generation", "Generation of the installed plan.", snapshot.plan.generation)
+        yield _gauge("tickserve_in_flight_requests", "Requests accepted and not answered.", counters.in_flight)
+        yield _gauge(
+            "tickserve_loop_lag_seconds", "How late the event loop was when last sampled.", counters.loop_lag_seconds
+        )
+        yield _gauge("tickserve_source_age_seconds", "Time since desired state was last read.", snapshot.source_age_s)
+        faults = CounterMetricFamily("tickserve_faults", "Unexpected exceptions while answering; each is in the log.")
+        faults.add_metric([], counters.faults)
+        yield faults
+        yield from _requests(counters)
+        yield _stages(counters)
+        yield from _models(snapshot)
+
+
+def _requests(counters: Counters) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "tickserve_requests",
+        "Requests by outcome: ok, or the reason of the refusal.",
+        labels=(*_VERSION_LABELS, "outcome"),
+    )
+    rows = CounterMetricFamily("tickserve_rows", "Rows answered.", labels=_VERSION_LABELS)
+    slow = CounterMetricFamily(
+        "tickserve_slow_requests", "Answers over the package's latency budget.", labels=_VERSION_LABELS
+    )
+    violations = CounterMetricFamily(
+        "tickserve_rule_violations",
+        "Broken input and output rules, by policy.",
+        labels=(*_VERSION_LABELS, "rule", "policy"),
+    )
+    for item in counters.versions:
+        identity = [item.model, item.version, item.role.label]
+        requests.add_metric([*identity, "ok"], item.answered)
+        for reason, count in item.errors.items():
+            requests.add_metric([*identity, reason], count)
+        rows.add_metric(identity, item.rows)
+        slow.add_metric(identity, item.slow)
+        for (rule, policy), count in item.rule_violations.items():
+            violations.add_metric([*identity, rule, policy], count)
+    for (model, reason), count in counters.refused.items():
+        requests.add_metric([model, "", "", reason], count)
+    yield from (requests, rows, slow, violations)
+
+
+def _stages(counters: Counters) -> Metric:
+    stages = HistogramMetricFamily(
+        "tickserve_stage_seconds", "Duration of each stage of answered requests.", labels=(*_VERSION_LABELS, "stage")
+    )
+    for item in counters.versions:
+        for stage, counts in item.stages.items():
+            stages.add_metric([item.model, item.version, item.role.label, stage], _classic(counts), counts.sum_ns / 1e9)
+    return stages
+
+
+def _models(snapshot: Snapshot) -> Iterator[Metric]:
+    info = GaugeMetricFamily(
+        "tickserve_model_info",
+        "1 for each version that is served, with its digest.",
+        labels=(*_VERSION_LABELS, "digest"),
+    )
+    halted = GaugeMetricFamily("tickserve_model_halted", "1 while the model is halted.", labels=("model",))
+    failed = GaugeMetricFamily(
+        "tickserve_failed_change",
+        "1 for each version that should be served and could not be.",
+        labels=("model", "version"),
+    )
+    load = GaugeMetricFamily(
+        "tickserve_model_load_seconds", "How long loading and checking took.", labels=("model", "version")
+    )
+    resident = GaugeMetricFamily(
+        "tickserve_model_resident_bytes", "Memory that loading took.", labels=("model", "version")
+    )
+    for record in snapshot.models:
+        for version in record.failed:
+            failed.add_metric([record.name, version], 1)
+        installed = snapshot.plan.models.get(record.name)
+        if installed is None:
+            continue
+        halted.add_metric([record.name], float(installed.halt is not None))
+        roles = {segment.version: segment.role for segment in installed.split.segments}
+        for number, version_plan in installed.versions.items():
+            info.add_metric([record.name, number, roles[number].label, version_plan.digest.hex()], 1)
+            load.add_metric([record.name, number], record.prepared[number].load_seconds)
+            resident.add_metric([record.name, number], record.prepared[number].resident_bytes)
+    yield from (info, halted, failed, load, resident)
+
+
+def _classic(counts: StageCounts) -> list[tuple[str, float]]:
+    cumulative = list(accumulate(counts.counts, initial=0))
+    edges = [(repr(edge), float(cumulative[end])) for edge, end in _BUCKETS]
+    return [*edges, ("+Inf", float(cumulative[-1]))]
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _labelled(name: str, text: str, labels: dict[str, str], value: float) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family

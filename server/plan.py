@@ -1,0 +1,101 @@
+"""What is served: the frozen values that the control plane builds whole and the data plane swaps in with one store.
+
+A request reads the installed plan once and uses it to its end, so nothing ever sees half a change.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from types import MappingProxyType
+
+from mlops.package import ColumnMapping, Golden, InputRules, Limits, OutputRule, TensorSpec
+
+#: Version of these dataclasses' meaning; an engine built for another one does not load.
+PLAN_FORMAT = 1
+
+
+class Role(IntEnum):
+    """Why a version answers; numbered as `tickserve.v1.Role`."""
+
+    STABLE = 1
+    CANARY = 2
+    SHADOW = 3
+    PREVIOUS = 4
+    FALLBACK = 5
+
+    @property
+    def label(self) -> str:
+        """The role as metrics and logs name it."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPlan:
+    """One verified version of a model; the same package always gives an equal one."""
+
+    model: str
+    version: str
+    digest: bytes
+    model_sha256: str
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    feature_names: tuple[str, ...]
+    feature_digest: bytes
+    signal: ColumnMapping | None
+    confidence: ColumnMapping | None
+    input_rules: InputRules
+    output_rules: tuple[OutputRule, ...]
+    limits: Limits
+    golden: Golden | None = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A share of the routing hashes: up to `upper_bound` (unsigned 64-bit, inclusive) and above the one before."""
+
+    upper_bound: int
+    version: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Which version answers which routing hash: ordered segments, the last one up to 2^64 - 1."""
+
+    salt: bytes
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """A model stopped on purpose."""
+
+    reason: str
+    actor: str
+    since_unix_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """One model: its versions that are loaded, which of them answers what, and which any client may pin."""
+
+    name: str
+    versions: Mapping[str, VersionPlan]
+    split: Split
+    pins: frozenset[str] = frozenset()
+    halt: Halt | None = None
+    position_scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything served. `loading` names models that are known but have no version yet."""
+
+    generation: int
+    models: Mapping[str, ModelPlan]
+    loading: frozenset[str] = frozenset()
+
+
+EMPTY_PLAN = Plan(generation=0, models=MappingProxyType({}))

@@ -1,0 +1,109 @@
+"""Small ONNX models whose answers a test can compute by hand."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from mlops.package import InputRules, Limits, TensorSpec, feature_digest
+from server.plan import VersionPlan
+
+FEATURES = ("momentum", "rsi", "volume")
+
+
+def _model(nodes: list[Any], inputs: list[Any], outputs: list[Any], initializers: list[Any] | None = None) -> bytes:
+    graph = helper.make_graph(nodes, "test", inputs, outputs, initializers or [])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def echo_model() -> bytes:
+    """Gives its three features back, so that a request decides its own answer."""
+    return _model(
+        [helper.make_node("Identity", ["features"], ["values"])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", 3])],
+    )
+
+
+def constant_model(value: float) -> bytes:
+    """Answers one value a row, whatever the features: versions can be told apart."""
+    weights = helper.make_tensor("weights", TensorProto.FLOAT, [3, 1], [0.0, 0.0, 0.0])
+    bias = helper.make_tensor("bias", TensorProto.FLOAT, [1], [value])
+    return _model(
+        [helper.make_node("Gemm", ["features", "weights", "bias"], ["values"])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", 1])],
+        [weights, bias],
+    )
+
+
+def mixed_model() -> bytes:
+    """Two inputs of different types and two outputs: `sum` is price + size, `count` is size."""
+    return _model(
+        [
+            helper.make_node("Cast", ["size"], ["size_float"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["price", "size_float"], ["sum"]),
+            helper.make_node("Identity", ["size"], ["count"]),
+        ],
+        [
+            helper.make_tensor_value_info("price", TensorProto.FLOAT, ["rows", 2]),
+            helper.make_tensor_value_info("size", TensorProto.INT64, ["rows", 1]),
+        ],
+        [
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["rows", 2]),
+            helper.make_tensor_value_info("count", TensorProto.INT64, ["rows", 1]),
+        ],
+    )
+
+
+def slow_model(repeats: int = 40) -> bytes:
+    """Multiplies matrices of 400 x 400 `repeats` times before it answers: tens of milliseconds on one thread."""
+    side = helper.make_tensor("side", TensorProto.INT64, [2], [400, 400])
+    small = helper.make_tensor("small", TensorProto.FLOAT, [1], [1e-3])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    nodes = [
+        # From the input, so that the optimiser cannot fold the work away.
+        helper.make_node("ReduceMean", ["features"], ["mean"], axes=[0, 1], keepdims=0),
+        helper.make_node("Expand", ["small", "side"], ["m0"]),
+        helper.make_node("Add", ["m0", "mean"], ["p0"]),
+    ]
+    nodes += [helper.make_node("MatMul", [f"p{i}", "m0"], [f"p{i + 1}"]) for i in range(repeats)]
+    nodes += [
+        helper.make_node("ReduceMean", [f"p{repeats}"], ["end"], axes=[0, 1], keepdims=0),
+        helper.make_node("Mul", ["end", "zero"], ["nothing"]),
+        helper.make_node("ReduceSum", ["features", "axes"], ["row_sum"], keepdims=1),
+        helper.make_node("Add", ["row_sum", "nothing"], ["values"]),
+    ]
+    return _model(
+        nodes,
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", 1])],
+        [side, small, axes, helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])],
+    )
+
+
+def version_plan(folder: Path, model: bytes, *, name: str = "echo", version: str = "1", **changes: Any) -> VersionPlan:
+    """Writes `model` below `folder` and returns its plan: the echo model's schema and no rules, but for `changes`."""
+    path = folder / name / version
+    path.mkdir(parents=True)
+    (path / "model.onnx").write_bytes(model)
+    digest = hashlib.sha256(model).digest()
+    plan: dict[str, Any] = {
+        "inputs": (TensorSpec(name="features", datatype="FP32", shape=(-1, 3)),),
+        "outputs": (TensorSpec(name="values", datatype="FP32", shape=(-1, 3)),),
+        "feature_names": FEATURES,
+        "feature_digest": feature_digest(FEATURES),
+        "signal": None,
+        "confidence": None,
+        "input_rules": InputRules(),
+        "output_rules": (),
+        "limits": Limits(),
+        "golden": None,
+    }
+    return VersionPlan(
+        model=name, version=version, digest=digest, model_sha256=digest.hex(), path=path, **(plan | changes)
+    )

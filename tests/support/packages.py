@@ -1,0 +1,38 @@
+"""Real packages of the small models, built and verified as any other."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlops.package import Golden, ReferenceRows, add_version, build_package
+from tests.support.models import FEATURES, constant_model
+
+
+def build_constant(out: Path, value: float, *, name: str = "demo", **changes: Any) -> Path:
+    """A package whose model answers `value`, written below `out`."""
+    rows = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    golden = Golden(
+        inputs={"features": rows[:8]}, outputs={"values": np.full((8, 1), value, np.float32)}, rtol=0.0, atol=0.0
+    )
+    settings: dict[str, Any] = {
+        "name": name,
+        "model": constant_model(value),
+        "golden": golden,
+        "reference": ReferenceRows("train", {"features": rows}),
+        "feature_names": FEATURES,
+    }
+    return build_package(out, **(settings | changes))
+
+
+def add_constant(models: Path, value: float, *, name: str = "demo", **changes: Any) -> Path:
+    """Adds such a package to a models directory as the next version; returns the version's folder."""
+    _, path = add_version(models, build_constant(models.parent / "packages", value, name=name, **changes))
+    return path
+
+
+def flip_byte(file: Path, position: int = -1) -> None:
+    """Inverts one byte in place; by default the one in the middle."""
+    data = bytearray(file.read_bytes())
+    data[position if position >= 0 else len(data) // 2] ^= 0xFF
+    file.write_bytes(data)

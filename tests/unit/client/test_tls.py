@@ -1,0 +1,71 @@
+"""TLS: the server's certificate is checked, and the client's own is shown."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.unit.client.scripted import ScriptedServer
+from tickserve import Client
+from tickserve.client import Tls
+from tickserve.client.transport import Connect
+from tickserve.errors import ConfigurationError, UnreachableError
+
+ROW = {"a": 1.0, "b": 2.0, "c": 3.0}
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    options = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *options], check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.fixture
+def tls_server(certificate: tuple[Path, Path]) -> Iterator[ScriptedServer]:
+    """Asks for a client certificate of the same authority."""
+    authority, key = (path.read_bytes() for path in certificate)
+    credentials = grpc.ssl_server_credentials([(key, authority)], root_certificates=authority, require_client_auth=True)
+    server = ScriptedServer(credentials=credentials)
+    yield server
+    server.stop()
+
+
+def test_both_sides_show_their_certificates(
+    tls_server: ScriptedServer, certificate: tuple[Path, Path], connect: Connect
+) -> None:
+    authority, key = certificate
+    tls = Tls(ca_file=authority, certificate_file=authority, key_file=key)
+    with Client(tls_server.address, model="m", timeout_s=20.0, tls=tls, connect=connect) as client:
+        assert client.predict(ROW).rows == 1
+
+
+@pytest.mark.parametrize("with_authority", [True, False], ids=["no own certificate", "unknown authority"])
+def test_an_untrusted_side_is_unreachable(
+    tls_server: ScriptedServer, certificate: tuple[Path, Path], connect: Connect, with_authority: bool
+) -> None:
+    authority, key = certificate
+    tls = Tls(ca_file=authority) if with_authority else Tls(certificate_file=authority, key_file=key)
+    with (
+        Client(tls_server.address, model="m", timeout_s=20.0, tls=tls, connect=connect) as client,
+        pytest.raises(UnreachableError),
+    ):
+        client.predict(ROW)
+    assert tls_server.script.described == []
+
+
+def test_a_key_without_its_certificate_is_refused(certificate: tuple[Path, Path], connect: Connect) -> None:
+    with pytest.raises(ConfigurationError, match="go together"):
+        Client("localhost:1", tls=Tls(key_file=certificate[1]), connect=connect)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, connect: Connect) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.pem") as caught:
+        Client("localhost:1", tls=Tls(ca_file=tmp_path / "none.pem"), connect=connect)
+    assert caught.value.field == "tls.ca_file"

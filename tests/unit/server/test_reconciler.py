@@ -1,0 +1,215 @@
+"""The reconciler: what the directory holds is served; whatever goes wrong leaves what was served."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlops.package import MANIFEST_FILE, MODEL_FILE
+from server.engine.python import PythonEngine
+from server.models import DesiredFile, DirectorySource, ModelRecord, Reconciler
+from server.plan import Plan
+from tests.support.models import echo_model
+from tests.support.packages import add_constant, build_constant, flip_byte
+from tickserve.errors import Code, ConfigurationError, ControlError, DamagedPackageError, PackageError
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def engine() -> Iterator[PythonEngine]:
+    made = PythonEngine(["127.0.0.1:0"], pool_threads=1, max_in_flight=8, max_message_bytes=1 << 20)
+    made.start()
+    yield made
+    made.stop(0.0)
+
+
+@pytest.fixture
+def reconciler(models: Path, engine: PythonEngine) -> Reconciler:
+    return Reconciler(DirectorySource(models), engine, DesiredFile(models.parent / "halts.json"))
+
+
+def plan(reconciler: Reconciler) -> Plan:
+    return reconciler.snapshot().plan
+
+
+def record(reconciler: Reconciler, name: str = "demo") -> ModelRecord:
+    return next(item for item in reconciler.snapshot().models if item.name == name)
+
+
+def served(reconciler: Reconciler, name: str = "demo") -> list[str]:
+    return list(plan(reconciler).models[name].versions)
+
+
+def test_highest_version_is_served_and_a_higher_one_replaces_it(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0)
+    add_constant(models, 2.0)
+    reconciler.reconcile()
+    assert served(reconciler) == ["2"]
+    assert record(reconciler).prepared["2"].golden_max_error == 0.0
+    add_constant(models, 3.0)
+    reconciler.reconcile()
+    assert served(reconciler) == ["3"]
+
+
+def test_nothing_changes_while_the_directory_does_not(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    generation = plan(reconciler).generation
+    reconciler.reconcile()
+    assert plan(reconciler).generation == generation
+
+
+@pytest.mark.parametrize("file", [MODEL_FILE, MANIFEST_FILE, "golden.npz", "baseline.json"])
+def test_damaged_version_is_refused_and_the_old_one_stays(reconciler: Reconciler, models: Path, file: str) -> None:
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    flip_byte(add_constant(models, 2.0) / file)
+    reconciler.reconcile()
+    assert served(reconciler) == ["1"]
+    failed = record(reconciler).failed["2"]
+    assert failed.error.code in (Code.DATA_LOSS, Code.FAILED_PRECONDITION)
+    assert file in failed.error.message
+
+
+def test_failed_version_is_tried_again_only_when_it_changed(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    path = add_constant(models, 2.0)
+    good = (path / MODEL_FILE).read_bytes()
+    flip_byte(path / MODEL_FILE)
+    reconciler.reconcile()
+    reconciler.reconcile()
+    assert record(reconciler).failed["2"].attempts == 1
+    (path / MODEL_FILE).write_bytes(good)
+    reconciler.reconcile()
+    assert served(reconciler) == ["2"]
+    assert record(reconciler).failed == {}
+
+
+def test_failed_version_that_is_removed_is_forgotten(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0)
+    path = add_constant(models, 2.0)
+    flip_byte(path / MODEL_FILE)
+    reconciler.reconcile()
+    assert served(reconciler) == ["1"]
+    assert "2" in record(reconciler).failed
+    shutil.rmtree(path)
+    reconciler.reconcile()
+    assert record(reconciler).failed == {}
+
+
+def test_one_bad_model_does_not_keep_the_others_from_serving(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0, name="good")
+    flip_byte(add_constant(models, 1.0, name="bad") / MODEL_FILE)
+    (models / "..odd" / "1").mkdir(parents=True)
+    (models / "Bad Name" / "1").mkdir(parents=True)
+    (models / "Bad Name" / "1" / MODEL_FILE).write_bytes(echo_model())
+    reconciler.reconcile()
+    assert list(plan(reconciler).models) == ["good"]
+    assert plan(reconciler).loading == {"bad", "Bad Name"}
+    assert isinstance(record(reconciler, "bad").failed["1"].error, DamagedPackageError)
+    assert "model name 'Bad Name'" in record(reconciler, "Bad Name").failed["1"].error.message
+
+
+def test_package_of_another_model_is_refused(reconciler: Reconciler, models: Path) -> None:
+    shutil.copytree(build_constant(models.parent / "packages", 1.0, name="demo"), models / "other" / "1")
+    reconciler.reconcile()
+    assert "holds a package of model 'demo', not of 'other'" in record(reconciler, "other").failed["1"].error.message
+
+
+def test_version_with_another_schema_is_refused(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    add_constant(models, 1.0, feature_names=("rsi", "momentum", "volume"))
+    reconciler.reconcile()
+    assert served(reconciler) == ["1"]
+    error = record(reconciler).failed["2"].error
+    assert isinstance(error, PackageError)
+    assert "has other feature names or their order than version 1" in error.message
+
+
+def test_bare_onnx_file_is_served_with_a_synthetic_digest(reconciler: Reconciler, models: Path) -> None:
+    folder = models / "echo" / "1"
+    folder.mkdir(parents=True)
+    (folder / MODEL_FILE).write_bytes(echo_model())
+    reconciler.reconcile()
+    version = plan(reconciler).models["echo"].versions["1"]
+    assert len(version.digest) == 32
+    assert version.golden is None
+
+
+def test_model_whose_folder_goes_is_no_longer_served(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    shutil.rmtree(models / "demo")
+    reconciler.reconcile()
+    assert list(plan(reconciler).models) == []
+
+
+def test_directory_that_cannot_be_read_changes_nothing(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    models.rename(models.with_name("gone"))
+    reconciler.reconcile()
+    assert served(reconciler) == ["1"]
+    assert "gone" not in reconciler.snapshot().source_error
+    assert reconciler.snapshot().source_error
+    models.with_name("gone").rename(models)
+    reconciler.reconcile()
+    assert reconciler.snapshot().source_error == ""
+
+
+def test_halt_is_obeyed_and_survives_a_restart_until_resumed(
+    reconciler: Reconciler, models: Path, engine: PythonEngine
+) -> None:
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    assert reconciler.halt("demo", actor="kim", reason="bad fills") == ["demo"]
+    halt = plan(reconciler).models["demo"].halt
+    assert halt is not None
+    assert (halt.actor, halt.reason) == ("kim", "bad fills")
+
+    again = Reconciler(DirectorySource(models), engine, DesiredFile(models.parent / "halts.json"))
+    again.reconcile()
+    assert plan(again).models["demo"].halt == halt
+    add_constant(models, 2.0)
+    again.reconcile()
+    assert served(again) == ["2"]
+    assert plan(again).models["demo"].halt == halt
+
+    assert again.resume("demo", actor="kim", reason="") == ["demo"]
+    assert plan(again).models["demo"].halt is None
+    assert again.resume("demo", actor="kim", reason="") == []
+    assert DesiredFile(models.parent / "halts.json").read_halts() == {}
+
+
+def test_halt_of_all_and_of_an_unknown_model(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0, name="a")
+    add_constant(models, 1.0, name="b")
+    reconciler.reconcile()
+    assert reconciler.halt("", actor="kim", reason="exchange down") == ["a", "b"]
+    assert reconciler.resume("", actor="kim", reason="") == ["a", "b"]
+    with pytest.raises(ControlError, match="unknown model 'c'; models here: a, b"):
+        reconciler.halt("c", actor="kim", reason="typo")
+
+
+def test_halt_is_obeyed_even_where_it_cannot_be_written(reconciler: Reconciler, models: Path, tmp_path: Path) -> None:
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    (tmp_path / "halts.json").mkdir()
+    with pytest.raises(ControlError, match="it will not survive a restart"):
+        reconciler.halt("demo", actor="kim", reason="now")
+    assert plan(reconciler).models["demo"].halt is not None
+
+
+def test_damaged_halt_file_keeps_the_server_from_starting(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
+    (tmp_path / "halts.json").write_text('{"demo": {"reason": "x"')
+    with pytest.raises(ConfigurationError, match="is damaged; it says which models are halted"):
+        Reconciler(DirectorySource(models), engine, DesiredFile(tmp_path / "halts.json"))

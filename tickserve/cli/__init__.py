@@ -1,0 +1,43 @@
+"""The `tickserve` program.
+
+Exit codes: 0 done, 1 the answer is no, 2 usage or configuration, 3 unreachable or internal.
+"""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from tickserve.cli import package
+from tickserve.cli.control import drain, halt, resume, status
+from tickserve.cli.demo import demo
+from tickserve.cli.predict import predict
+from tickserve.cli.serve import serve
+from tickserve.cli.train import train
+from tickserve.errors import Code, DeadlineError, InternalError, StatusError, TickserveError, UnreachableError
+
+app = typer.Typer(
+    name="tickserve",
+    help="Low-latency model server for trading.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, train, serve, predict, status, halt, resume, drain):
+    app.command()(command)
+app.add_typer(package.app, name="package")
+
+
+def main() -> None:
+    """Runs the program and exits."""
+    try:
+        app()
+    except TickserveError as error:
+        console = Console(stderr=True, style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"error: {error.message}")
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: TickserveError) -> int:
+    if isinstance(error, UnreachableError | DeadlineError | InternalError | StatusError):
+        return 3
+    return 2 if error.code in (Code.INVALID_ARGUMENT, Code.NOT_FOUND) else 1

@@ -1,0 +1,5 @@
+"""`python -m tickserve.cli` is `tickserve`."""
+
+from tickserve.cli import main
+
+main()

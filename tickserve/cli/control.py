@@ -1,0 +1,189 @@
+"""`tickserve status`, `halt`, `resume` and `drain`: one server, over its admin listener."""
+
+import getpass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tickserve.errors import Code
+from tickserve.home import home
+
+if TYPE_CHECKING:
+    from tickserve.client import Change, ControlClient, ModelStatus, ServerStatus, VersionStatus
+
+_Admin = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TICKSERVE_ADMIN",
+        help="Admin listener, unix:/path or host:port; by default the socket in TICKSERVE_HOME.",
+        show_default=False,
+    ),
+]
+_Model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="One model.", show_default=False)]
+_All = Annotated[bool, typer.Option("--all", help="Every model.")]
+_Actor = Annotated[str | None, typer.Option(help="Who asks; by default the login name.", show_default=False)]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def status(admin: _Admin = None, as_json: _Json = False) -> None:
+    """Show what a server serves, since when, and what failed."""
+    with _connect(admin) as control:
+        answer = control.status()
+    if as_json:
+        typer.echo(json.dumps(asdict(answer, dict_factory=_plain), indent=2))
+    else:
+        _show(answer, Console())
+
+
+def halt(
+    reason: Annotated[str, typer.Option(help="Why; shown to whoever is refused.")],
+    model: _Model = None,
+    everything: _All = False,
+    actor: _Actor = None,
+    admin: _Admin = None,
+    as_json: _Json = False,
+) -> None:
+    """Stop the answers of one model, or of all, until resume."""
+    _require_one(model, everything)
+    who = _who(actor)
+    with _connect(admin) as control:
+        change = control.halt(model, reason=reason, actor=who) if model else control.halt_all(reason=reason, actor=who)
+    _show_change("halted", change, as_json)
+
+
+def resume(
+    model: _Model = None,
+    everything: _All = False,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    actor: _Actor = None,
+    admin: _Admin = None,
+    as_json: _Json = False,
+) -> None:
+    """End the halt of one model, or of all."""
+    _require_one(model, everything)
+    who = _who(actor)
+    with _connect(admin) as control:
+        change = (
+            control.resume(model, reason=reason, actor=who) if model else control.resume_all(reason=reason, actor=who)
+        )
+    _show_change("resumed", change, as_json)
+
+
+def drain(
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    actor: _Actor = None,
+    admin: _Admin = None,
+    as_json: _Json = False,
+) -> None:
+    """Make a server refuse new requests, answer those in flight, and exit."""
+    with _connect(admin) as control:
+        control.drain(actor=_who(actor), reason=reason)
+    typer.echo(json.dumps({"state": "draining"}) if as_json else "draining")
+
+
+def _connect(admin: str | None) -> "ControlClient":
+    from tickserve.client import ControlClient
+
+    return ControlClient(admin or f"unix:{home() / 'admin.sock'}")
+
+
+def _require_one(model: str | None, everything: bool) -> None:
+    if bool(model) == everything:
+        raise typer.BadParameter("name one model, or give --all")
+
+
+def _who(actor: str | None) -> str:
+    if actor:
+        return actor
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        raise typer.BadParameter("this user has no login name; say who asks with --actor") from None
+
+
+def _show_change(verb: str, change: "Change", as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(asdict(change)))
+    else:
+        typer.echo(f"{verb}: {', '.join(change.models) or 'nothing'} (plan generation {change.plan_generation})")
+
+
+def _show(answer: "ServerStatus", console: Console) -> None:
+    facts = Table.grid(padding=(0, 2))
+    for name, fact in (
+        ("server", f"{answer.server_id}, tickserve {answer.server_version}, {answer.engine} engine"),
+        ("state", f"{answer.state} since {_time(answer.started_at)}, plan generation {answer.plan_generation}"),
+        ("listening", f"data on {', '.join(answer.listen)}; http on {answer.http}"),
+        ("desired state", f"from {answer.source}, read {answer.source_age_s:.1f} s ago"),
+    ):
+        facts.add_row(name, escape(fact))
+    if answer.source_error:
+        facts.add_row("", f"[red]{escape(answer.source_error)}[/]")
+    console.print(facts, highlight=False)
+    console.print(_models_table(answer.models), highlight=False)
+    for model in answer.models:
+        if model.halt is not None:
+            console.print(
+                f"{model.name} was halted by {model.halt.actor} at {_time(model.halt.since)}: {model.halt.reason}",
+                style="yellow",
+                markup=False,
+                highlight=False,
+            )
+        for change in model.failed:
+            console.print(
+                f"{model.name} version {change.version or '?'} failed, last at {_time(change.at)} "
+                f"(tried {change.attempts} times): {change.code.name}: {change.message}",
+                style="red",
+                markup=False,
+                highlight=False,
+            )
+
+
+def _models_table(models: "tuple[ModelStatus, ...]") -> Table:
+    table = Table("model", "state", "version", "role")
+    for column in ("share", "digest", "since", "run time", "resident"):
+        table.add_column(column, justify="left" if column in ("digest", "since") else "right")
+    for model in models:
+        state = str(model.state) + ("" if model.is_following else ", held")
+        if not model.versions:
+            table.add_row(escape(model.name), state)
+        for index, version in enumerate(model.versions):
+            table.add_row(*((escape(model.name), state) if index == 0 else ("", "")), *_version_cells(version))
+    return table
+
+
+def _version_cells(version: "VersionStatus") -> tuple[str, ...]:
+    return (
+        version.version,
+        str(version.role),
+        f"{version.weight_bp / 100:g}%",
+        version.digest[:12],
+        _time(version.since),
+        f"{version.run_time_ns / 1000:.0f} us",
+        f"{version.resident_bytes / 2**20:.1f} MiB",
+    )
+
+
+def _time(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _plain(items: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    return {name: _plain_value(value) for name, value in items}
+
+
+def _plain_value(value: object) -> object:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case Code():
+            return value.name
+        case _:
+            return value

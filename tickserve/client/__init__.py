@@ -1,0 +1,40 @@
+"""Clients of a tickserve server: predictions from the data listener, control from the admin listener."""
+
+from tickserve.client.control import ControlClient
+from tickserve.client.counters import Counter, Counters, StageHistogram
+from tickserve.client.features import Features, Table
+from tickserve.client.status import (
+    Change,
+    DesiredState,
+    FailedChange,
+    Halt,
+    ModelState,
+    ModelStatus,
+    ServerState,
+    ServerStatus,
+    Share,
+    VersionStatus,
+)
+from tickserve.client.sync import Client
+from tickserve.client.transport import Tls
+
+__all__ = [
+    "Change",
+    "Client",
+    "ControlClient",
+    "Counter",
+    "Counters",
+    "DesiredState",
+    "FailedChange",
+    "Features",
+    "Halt",
+    "ModelState",
+    "ModelStatus",
+    "ServerState",
+    "ServerStatus",
+    "Share",
+    "StageHistogram",
+    "Table",
+    "Tls",
+    "VersionStatus",
+]

@@ -1,0 +1,15 @@
+"""The one folder of state: registry, served models, caches, keys, the admin socket."""
+
+import os
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+
+def home() -> Path:
+    """`TICKSERVE_HOME` where that is set and not empty, else the platform's user data folder.
+
+    Absolute; it need not exist yet.
+    """
+    configured = os.environ.get("TICKSERVE_HOME", "")
+    return Path(configured).expanduser().absolute() if configured else user_data_path("tickserve", appauthor=False)
