@@ -6,7 +6,6 @@ from mlops.package.baseline import (
     CategoricalColumn,
     NumericColumn,
     Reference,
-    make_baseline,
     read_baseline,
     write_baseline,
 )
@@ -42,6 +41,7 @@ from mlops.package.manifest import (
     feature_digest,
     parse_manifest,
 )
+from mlops.package.measure import make_baseline, tensor_columns
 from mlops.package.onnx_file import GraphSchema, read_graph
 from mlops.package.reference import ReferenceRows
 from mlops.package.runtime import check_model, run_model
@@ -106,6 +106,7 @@ __all__ = [
     "read_spec",
     "run_model",
     "square_sum",
+    "tensor_columns",
     "write_baseline",
     "write_golden",
 ]

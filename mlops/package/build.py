@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from mlops.package._files import publish_folder, staged_folder
-from mlops.package.baseline import make_baseline, write_baseline
+from mlops.package.baseline import write_baseline
 from mlops.package.datatypes import Array
 from mlops.package.golden import Golden, check_golden, write_golden
 from mlops.package.manifest import (
@@ -29,6 +29,7 @@ from mlops.package.manifest import (
     Training,
     make_manifest,
 )
+from mlops.package.measure import make_baseline
 from mlops.package.onnx_file import read_graph
 from mlops.package.reference import ReferenceRows
 from mlops.package.runtime import check_model

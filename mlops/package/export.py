@@ -72,17 +72,13 @@ def framework_outputs(estimator: Any, X: Array) -> dict[str, Array]:  # noqa: N8
     Raises
     ------
     DataError
-        Where the estimator is a classifier without probabilities, or has several outputs.
+        Where the estimator is a classifier without probabilities, has several outputs, or does not take such rows.
     """
-    if not hasattr(estimator, "predict_proba"):
-        if _is_classifier(estimator):
-            raise DataError(f"{type(estimator).__name__} gives no probabilities; train it so that predict_proba works")
-        predicted = np.asarray(estimator.predict(X), np.float32)
-        return {"prediction": predicted.reshape(len(X), -1)}
-    probabilities = estimator.predict_proba(X)
-    if isinstance(probabilities, list):
-        raise DataError(f"{type(estimator).__name__} has several outputs; export one model for each")
-    return {"probabilities": np.asarray(probabilities, np.float32)}
+    try:
+        return _framework_outputs(estimator, X)
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(f"{type(estimator).__name__} does not answer rows of float32 features: {reason}") from None
 
 
 def golden_rows(estimator: Any, X: Array, *, rtol: float = _RTOL) -> Golden:  # noqa: N803
@@ -166,6 +162,18 @@ def not_exported(estimator: Any, error: Exception) -> PackageError:
     return PackageError(f"{type(estimator).__name__} cannot be exported to ONNX: {reason}")
 
 
+def _framework_outputs(estimator: Any, X: Array) -> dict[str, Array]:  # noqa: N803
+    if not hasattr(estimator, "predict_proba"):
+        if _is_classifier(estimator):
+            raise DataError(f"{type(estimator).__name__} gives no probabilities; train it so that predict_proba works")
+        predicted = np.asarray(estimator.predict(X), np.float32)
+        return {"prediction": predicted.reshape(len(X), -1)}
+    probabilities = estimator.predict_proba(X)
+    if isinstance(probabilities, list):
+        raise DataError(f"{type(estimator).__name__} has several outputs; export one model for each")
+    return {"probabilities": np.asarray(probabilities, np.float32)}
+
+
 def _convert(estimator: Any, width: int, options: dict[Any, Any]) -> Any:
     convert = require("skl2onnx", "train").convert_sklearn
     float_tensor = require("skl2onnx.common.data_types", "train").FloatTensorType
@@ -217,7 +225,9 @@ def _keep_output(model: Any, name: str, width: int) -> None:
     _replace(graph.output, [kept])
     _replace(graph.node, reversed(nodes))
     _replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
-    _replace(model.opset_import, {entry.domain: entry for entry in model.opset_import}.values())
+    # In the order of their names: the converter keeps them in a set, and the digest must not follow its order.
+    domains = {entry.domain: entry for entry in model.opset_import}
+    _replace(model.opset_import, [domains[name] for name in sorted(domains)])
     # Some converters draw a random name, which would change the digest from run to run.
     graph.name = "model"
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
+from pydantic import ValidationError
 
 from mlops.package.datatypes import BY_ONNX_NUMBER
-from mlops.package.manifest import MODEL_FILE, TensorSpec
+from mlops.package.manifest import MODEL_FILE, TensorSpec, explain
 from tickserve.errors import PackageError
 from tickserve.wire import onnx_subset_pb2 as onnx
 
@@ -68,10 +69,11 @@ def _spec(kind: str, value: onnx.ValueInfoProto) -> TensorSpec:
         raise PackageError(f"{place} has ONNX type {tensor.elem_type}, which cannot be served", field=MODEL_FILE)
     if not tensor.HasField("shape"):
         raise PackageError(f"{place} declares no shape; export it with one (sizes may be open)", field=MODEL_FILE)
-    if not value.name or len(value.name) > 256:
-        raise PackageError(f"{place} needs a name of 1 to 256 characters", field=MODEL_FILE)
     shape = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else -1 for d in tensor.shape.dim)
-    return TensorSpec(name=value.name, datatype=datatype, shape=shape)
+    try:
+        return TensorSpec(name=value.name, datatype=datatype, shape=shape)
+    except ValidationError as error:
+        raise PackageError(f"{place}: {explain(error, MODEL_FILE).message}", field=MODEL_FILE) from None
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

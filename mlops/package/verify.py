@@ -18,7 +18,6 @@ from mlops.package.manifest import (
     FileEntry,
     Manifest,
     TensorSpec,
-    check_model_name,
     make_manifest,
     parse_manifest,
 )
@@ -126,10 +125,6 @@ def read_bare_model(path: Path, name: str) -> Package:
     PackageError
         The name is no model name, or the file cannot be served.
     """
-    try:
-        check_model_name(name)
-    except ValueError as error:
-        raise PackageError(f"{path}: {error}", field="name") from None
     for extra in sorted(list_entries(path) - {MODEL_FILE}):
         raise DamagedPackageError(
             f"{path}: {extra!r} lies beside {MODEL_FILE}, but there is no whole package; remove it or complete it",

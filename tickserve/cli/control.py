@@ -5,9 +5,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -147,9 +148,10 @@ def _show(answer: "ServerStatus", console: Console) -> None:
 
 
 def _models_table(models: "tuple[ModelStatus, ...]") -> Table:
-    table = Table("model", "state", "version", "role")
-    for column in ("share", "digest", "since", "run time", "resident"):
-        table.add_column(column, justify="left" if column in ("digest", "since") else "right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("model", "state", "version", "role", "share", "digest", "since, UTC", "run us", "MiB"):
+        justify: Literal["left", "right"] = "right" if column in ("share", "run us", "MiB") else "left"
+        table.add_column(column, justify=justify, no_wrap=True)
     for model in models:
         state = str(model.state) + ("" if model.is_following else ", held")
         if not model.versions:
@@ -164,10 +166,10 @@ def _version_cells(version: "VersionStatus") -> tuple[str, ...]:
         version.version,
         str(version.role),
         f"{version.weight_bp / 100:g}%",
-        version.digest[:12],
-        _time(version.since),
-        f"{version.run_time_ns / 1000:.0f} us",
-        f"{version.resident_bytes / 2**20:.1f} MiB",
+        version.digest[:8],
+        f"{version.since:%m-%d %H:%M}",
+        f"{version.run_time_ns / 1000:.0f}",
+        f"{version.resident_bytes / 2**20:.1f}",
     )
 
 

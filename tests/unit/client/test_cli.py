@@ -190,10 +190,10 @@ def test_status_prints_what_is_served_and_what_failed(shell: Shell) -> None:
     assert "serving since 2024-01-02 03:04:05 UTC, plan generation 4" in output
     assert "data on 127.0.0.1:8500, unix:/d.sock; http on 127.0.0.1:8501" in output
     assert "from directory [a], read 1.5 s ago" in output
-    cells = ["m", "halted", "2", "stable", "100%", "000102030405", "2024-01-02 03:04:05 UTC", "9 us", "3.0 MiB"]
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines()]
+    cells = ["m", "halted", "2", "stable", "100%", "00010203", "01-02", "03:04", "9", "3.0"]
+    rows = [line.split() for line in output.splitlines()]
     assert cells in rows
-    assert ["n", "loading, held"] in [row[:2] for row in rows]
+    assert ["n", "loading,", "held"] in rows
     assert "m was halted by ann at 2024-01-02 03:04:05 UTC: fat [finger]" in output
     assert "(tried 2 times): DATA_LOSS: model.onnx is damaged" in output
 

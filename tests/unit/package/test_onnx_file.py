@@ -132,9 +132,19 @@ def no_outputs(model: Any) -> None:
     del model.graph.output[:]
 
 
+def nameless_output(model: Any) -> None:
+    model.graph.output[0].name = ""
+
+
+def endless_dimension(model: Any) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2**60
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
+        (nameless_output, "name"),
+        (endless_dimension, "shape"),
         (no_shape, "declares no shape"),
         (sequence_output, "is no tensor"),
         (complex_input, "cannot be served"),
@@ -151,6 +161,11 @@ def test_a_graph_that_cannot_be_served_says_why(edit: Callable[[Any], None], mes
 def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
     with pytest.raises(PackageError):
         read_graph(data)
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    with pytest.raises(PackageError, match="name"):
+        read_graph(linear_model().replace(b"prediction", b"pred\xff\xfetion"))
 
 
 def message(field: int, body: bytes) -> bytes:

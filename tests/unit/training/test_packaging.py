@@ -1,5 +1,6 @@
 """Each kind of model becomes a package that repeats it, learns from its own part only, and can be made again."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -165,3 +166,21 @@ def test_reading_test_rows_imports_nothing_slow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_digest_does_not_follow_the_order_of_sets(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from mlops.training import build, train;"
+        "print(build(train('sp500', 'boosting'), Path(sys.argv[1])).name)"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(digests) == 1

@@ -263,7 +263,7 @@ class Show:
 
     def _title(self, text: str) -> None:
         self._console.print()
-        self._console.print(f"[bold cyan]{text}[/]")
+        self._console.print(f"[bold cyan]{text}[/]", soft_wrap=True)
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)

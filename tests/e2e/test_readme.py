@@ -1,0 +1,48 @@
+"""The README's promise: the demo runs to its end on real data, and the client in it works as it stands."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.conftest import Launcher
+
+ROOT = Path(__file__).resolve().parents[2]
+SECTIONS = (
+    "first prediction after",
+    "How good the models are",
+    "Every row of the test period",
+    "Where the time goes",
+    "What Prometheus scrapes",
+    "What a bad request gets",
+    "A new version with one flipped byte",
+    "Halt and resume",
+    "exited with code 0",
+    "What to type next",
+)
+
+
+def test_demo_shows_everything_and_reports_and_its_models_serve_the_readmes_client(launcher: Launcher) -> None:
+    report = launcher.home / "report.json"
+    shown = launcher.run("demo", "--home", str(launcher.home), "--report", str(report), timeout_s=110).stdout
+    places = [shown.index(section) for section in SECTIONS]
+    assert places == sorted(places)
+    assert "version 2 refused: DATA_LOSS" in shown
+    assert "version 1 still answers" in shown
+
+    facts = json.loads(report.read_text())
+    rows = facts["metrics"]["test"]["accuracy"]["n"]
+    assert (facts["engine"], facts["requests"], facts["failed"]) == ("python", 4 * rows, 0)
+    assert 0 < facts["p50_us"] <= facts["p99_us"]
+    assert re.fullmatch("[0-9a-f]{64}", facts["digest"])
+    assert set(facts["metrics"]) == {"train", "validation", "test"}
+    assert all(abs(model["metrics"]["test"]["auc"]["value"] - 0.5) < 0.1 for model in facts["models"].values())
+
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    assert len([line for line in code[1].splitlines() if line.strip()]) <= 6
+    with launcher.serve() as running:
+        script = code[1].replace("127.0.0.1:8500", running.address)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip().endswith(facts["digest"])

@@ -1,0 +1,58 @@
+"""Retired sessions are freed on the reaper's thread, never by one that answers requests."""
+
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+
+from server.engine.python.reaper import Reaper
+from server.engine.python.runtime import Runtime, prepare
+from tests.support.models import echo_model, version_plan
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    return prepare(version_plan(tmp_path, echo_model()))[0]
+
+
+def wait_until(condition: object, timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    done = threading.Event()
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not happen in time"
+        done.wait(0.02)
+
+
+def test_idle_runtime_is_freed_by_the_reaper(tmp_path: Path) -> None:
+    freed_on: list[str] = []
+    runtime = prepare(version_plan(tmp_path, echo_model()))[0]
+    weakref.finalize(runtime, lambda: freed_on.append(threading.current_thread().name))
+    reaper = Reaper()
+    reaper.start()
+    retired = [runtime]
+    del runtime
+    reaper.retire(retired)
+    retired.clear()
+    wait_until(lambda: freed_on)
+    reaper.stop()
+    assert freed_on == ["reaper"]
+
+
+def test_runtime_in_use_is_kept_until_its_last_request(runtime: Runtime) -> None:
+    seen = weakref.ref(runtime)
+    runtime.in_flight = 1
+    reaper = Reaper()
+    reaper.start()
+    reaper.retire([runtime])
+    idle = prepare(version_plan(runtime.version.path / "other", echo_model()))[0]
+    idle_seen = weakref.ref(idle)
+    reaper.retire([idle])
+    del idle
+    wait_until(lambda: idle_seen() is None)
+    assert seen() is not None
+    assert runtime in [kept for kept, _ in reaper._retired]
+    runtime.in_flight = 0
+    wait_until(lambda: reaper._retired == [])
+    reaper.stop()
