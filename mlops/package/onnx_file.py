@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
+from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 
 from mlops.package.datatypes import BY_ONNX_NUMBER
@@ -14,9 +12,6 @@ from tickserve.errors import PackageError
 from tickserve.wire import onnx_subset_pb2 as onnx
 
 _EXTERNAL = 1
-#: Fields of onnx.proto that the subset does not name, but where tensors may hide.
-_MODEL_TRAINING_INFO = 20
-_FUNCTION_ATTRIBUTE_DEFAULTS = 11
 
 
 @dataclass(frozen=True)
@@ -77,14 +72,13 @@ def _spec(kind: str, value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    if next(_unnamed(model, _MODEL_TRAINING_INFO), None) is not None:
+    if model.training_info:
         raise PackageError(f"{MODEL_FILE} carries a training graph; export for inference", field=MODEL_FILE)
     yield from _graph_tensors(model.graph)
     for function in model.functions:
         for node in function.node:
             yield from _attribute_tensors(node.attribute)
-        for default in _unnamed(function, _FUNCTION_ATTRIBUTE_DEFAULTS):
-            yield from _attribute_tensors([_parse_attribute(default)])
+        yield from _attribute_tensors(function.attribute_proto)
 
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -112,17 +106,3 @@ def _sparse_tensors(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.
     for tensor in tensors:
         yield tensor.values
         yield tensor.indices
-
-
-def _unnamed(message: Message, number: int) -> Iterator[bytes]:
-    fields: Any = UnknownFieldSet(message)
-    for field in fields:
-        if field.field_number == number:
-            yield field.data
-
-
-def _parse_attribute(data: bytes) -> onnx.AttributeProto:
-    try:
-        return onnx.AttributeProto.FromString(data)
-    except (DecodeError, TypeError):
-        raise PackageError(f"{MODEL_FILE}: a function's attribute cannot be read", field=MODEL_FILE) from None

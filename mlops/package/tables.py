@@ -129,7 +129,10 @@ def _read_npz(path: Path) -> dict[str, Array]:
 
 def _read_parquet(path: Path) -> dict[str, Array]:
     require("pyarrow", "parquet")
-    frame = require("pandas", "train").read_parquet(path)
+    try:
+        frame = require("pandas", "train").read_parquet(path)
+    except ValueError as error:
+        raise DataError(f"{path} is no Parquet file: {str(error).partition(chr(10))[0]}", field=str(path)) from None
     return {str(name): _from_pandas(frame[name]) for name in frame.columns}
 
 

@@ -7,22 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ModelProto(_message.Message):
-    __slots__ = ("graph", "opset_import", "functions")
+    __slots__ = ("graph", "training_info", "functions")
     GRAPH_FIELD_NUMBER: _ClassVar[int]
-    OPSET_IMPORT_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_INFO_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     graph: GraphProto
-    opset_import: _containers.RepeatedCompositeFieldContainer[OperatorSetId]
+    training_info: _containers.RepeatedCompositeFieldContainer[TrainingInfoProto]
     functions: _containers.RepeatedCompositeFieldContainer[FunctionProto]
-    def __init__(self, graph: _Optional[_Union[GraphProto, _Mapping]] = ..., opset_import: _Optional[_Iterable[_Union[OperatorSetId, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[FunctionProto, _Mapping]]] = ...) -> None: ...
+    def __init__(self, graph: _Optional[_Union[GraphProto, _Mapping]] = ..., training_info: _Optional[_Iterable[_Union[TrainingInfoProto, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[FunctionProto, _Mapping]]] = ...) -> None: ...
 
-class OperatorSetId(_message.Message):
-    __slots__ = ("domain", "version")
-    DOMAIN_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
-    domain: str
-    version: int
-    def __init__(self, domain: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+class TrainingInfoProto(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class GraphProto(_message.Message):
     __slots__ = ("node", "initializer", "input", "output", "sparse_initializer")
@@ -39,20 +35,18 @@ class GraphProto(_message.Message):
     def __init__(self, node: _Optional[_Iterable[_Union[NodeProto, _Mapping]]] = ..., initializer: _Optional[_Iterable[_Union[TensorProto, _Mapping]]] = ..., input: _Optional[_Iterable[_Union[ValueInfoProto, _Mapping]]] = ..., output: _Optional[_Iterable[_Union[ValueInfoProto, _Mapping]]] = ..., sparse_initializer: _Optional[_Iterable[_Union[SparseTensorProto, _Mapping]]] = ...) -> None: ...
 
 class FunctionProto(_message.Message):
-    __slots__ = ("node",)
+    __slots__ = ("node", "attribute_proto")
     NODE_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTE_PROTO_FIELD_NUMBER: _ClassVar[int]
     node: _containers.RepeatedCompositeFieldContainer[NodeProto]
-    def __init__(self, node: _Optional[_Iterable[_Union[NodeProto, _Mapping]]] = ...) -> None: ...
+    attribute_proto: _containers.RepeatedCompositeFieldContainer[AttributeProto]
+    def __init__(self, node: _Optional[_Iterable[_Union[NodeProto, _Mapping]]] = ..., attribute_proto: _Optional[_Iterable[_Union[AttributeProto, _Mapping]]] = ...) -> None: ...
 
 class NodeProto(_message.Message):
-    __slots__ = ("op_type", "attribute", "domain")
-    OP_TYPE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("attribute",)
     ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
-    DOMAIN_FIELD_NUMBER: _ClassVar[int]
-    op_type: str
     attribute: _containers.RepeatedCompositeFieldContainer[AttributeProto]
-    domain: str
-    def __init__(self, op_type: _Optional[str] = ..., attribute: _Optional[_Iterable[_Union[AttributeProto, _Mapping]]] = ..., domain: _Optional[str] = ...) -> None: ...
+    def __init__(self, attribute: _Optional[_Iterable[_Union[AttributeProto, _Mapping]]] = ...) -> None: ...
 
 class AttributeProto(_message.Message):
     __slots__ = ("t", "g", "tensors", "graphs", "sparse_tensor", "sparse_tensors")
