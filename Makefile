@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := tickserve server mlops benchmarks tests protos
+SOURCES := tickserve server mlops benchmarks tests protos examples
 
-.PHONY: setup proto format lint type test integration bench run serve check clean
+.PHONY: setup proto format lint type test integration bench run serve examples check clean
 
 setup: $(STAMP)
 
@@ -46,7 +46,10 @@ run: setup
 serve: setup
 	@$(BIN)/tickserve demo --serve
 
-check: lint type test
+examples: setup
+	examples/run
+
+check: lint type test examples
 
 clean:
-	rm -rf $(VENV) .venv-* .build .tickserve .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-* .build examples/*/build .tickserve .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

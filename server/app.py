@@ -1,10 +1,13 @@
 """One server process, from settings to exit: what is started in which order, and ended in the reverse."""
 
 import gc
+import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NoReturn
 
 import prometheus_client
 import structlog
@@ -17,7 +20,9 @@ from server.engine.python import PythonEngine
 from server.http import HttpServer
 from server.log import configure_log
 from server.metrics import ServerCollector
-from server.models import DesiredFile, DirectorySource, Reconciler
+from server.models import DesiredFile, DirectorySource, Reconciler, Snapshot
+from server.notify import Notifier
+from server.tls import Certificates
 from tickserve.errors import PackageError
 
 _log = structlog.get_logger()
@@ -28,18 +33,23 @@ _SWITCH_INTERVAL_S = 0.0005
 class Server:
     """Owns every part of the process. `run` blocks until SIGTERM, SIGINT or Drain."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
         self._settings = settings
         self._stopping = threading.Event()
         self._state = "starting"
         self._listen: Sequence[str] = ()
-        self._engine = choose_engine(settings)
+        files = settings.tls_files()
+        self._certificates = Certificates(files) if files is not None else None
+        self._engine = choose_engine(settings, self._certificates)
+        self._notifier = Notifier(environment, self._engine.is_alive)
         self._reconciler = Reconciler(
             DirectorySource(settings.models), self._engine, DesiredFile(settings.home / "server" / "halts.json")
         )
         self._admin = AdminServer(
             settings.admin,
-            ControlService(self._reconciler, self._engine, process=self._facts, drain=self._stopping.set),
+            ControlService(self._reconciler, self._engine, process=self._facts, drain=self._stop),
+            connections=settings.connection_bounds(),
+            certificates=self._certificates,
         )
         registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=registry)
@@ -48,20 +58,23 @@ class Server:
         registry.register(
             ServerCollector(self._engine.name, self._engine.counters, self._reconciler.snapshot, self._is_ready)
         )
+        if self._certificates is not None:
+            export_certificates(self._certificates, registry)
         self._http = HttpServer(settings.http, registry, self._is_ready)
 
     def run(self) -> None:
         """Serves until told to stop. Raises ConfigurationError or PackageError where it cannot start."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopping.set())
+            signal.signal(number, lambda *_: self._stop())
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._http.start()
         self._admin.start()
         self._listen = self._engine.start()
         try:
             self._load()
-            self._become_ready()
-            self._follow()
+            if not self._stopping.is_set():
+                self._become_ready()
+                self._follow()
         finally:
             self._end()
 
@@ -69,6 +82,8 @@ class Server:
         """The first pass. Unless told to serve the rest, every model must load."""
         self._reconciler.reconcile()
         snapshot = self._reconciler.snapshot()
+        if self._stopping.is_set():
+            return
         if snapshot.source_error:
             raise PackageError(f"models cannot be read: {snapshot.source_error}", field="models")
         failures = [
@@ -91,11 +106,16 @@ class Server:
         gc.freeze()
         self._state = "serving"
         self._engine.set_ready(is_ready=True)
+        self._notifier.ready()
+        self._notifier.status(status_line(self._reconciler.snapshot()))
         _log.info("ready", listen=", ".join(self._listen), http=self._http.address, admin=self._admin.address)
 
     def _follow(self) -> None:
         while not self._stopping.wait(self._settings.poll_s):
+            if self._certificates is not None:
+                self._certificates.refresh()
             self._reconciler.reconcile()
+            self._notifier.status(status_line(self._reconciler.snapshot()))
             for fault in self._engine.take_faults():
                 _log.error("request_fault", traceback=fault)
 
@@ -103,13 +123,20 @@ class Server:
         """Not ready first; then the answers in flight; then everything else."""
         self._state = "draining"
         self._engine.set_ready(is_ready=False)
+        self._notifier.stopping()
+        self._notifier.status("draining")
         _log.info("draining", grace_s=self._settings.grace_s)
         if self._settings.drain_delay_s:
             threading.Event().wait(self._settings.drain_delay_s)
         self._engine.stop(self._settings.grace_s)
+        self._notifier.stop()
         self._admin.stop()
         self._http.stop()
         _log.info("stopped")
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._reconciler.stop()
 
     def _facts(self) -> ProcessFacts:
         return ProcessFacts(self._state, self._listen, self._http.address)
@@ -118,20 +145,57 @@ class Server:
         return self._state == "serving"
 
 
-def choose_engine(settings: Settings) -> Engine:
+def choose_engine(settings: Settings, certificates: Certificates | None) -> Engine:
     """The engine that the settings and this machine allow; says in one line which and why."""
     engine = PythonEngine(
         settings.listen,
         pool_threads=settings.pool_threads,
         max_in_flight=settings.max_in_flight,
+        max_in_flight_per_client=settings.max_in_flight_per_client or settings.max_in_flight,
         max_message_bytes=settings.max_message_bytes,
+        connections=settings.connection_bounds(),
+        socket_mode=int(settings.socket_mode, 8),
+        certificates=certificates,
     )
     why = "as asked" if settings.engine == "python" else "there is no other one"
     _log.info("engine", engine=engine.name, why=why)
     return engine
 
 
-def serve(settings: Settings) -> None:
-    """Runs a server with these settings until it is told to stop."""
+def export_certificates(certificates: Certificates, registry: prometheus_client.CollectorRegistry) -> None:
+    """Adds what an operator must know of the certificates to the metrics."""
+
+    def expires(setting: str) -> float:
+        return certificates.current.expires_unix[setting]
+
+    expiry = prometheus_client.Gauge(
+        "tickserve_tls_certificate_expiry_seconds",
+        "When the first certificate in use from the file of this setting expires, Unix time.",
+        ["setting"],
+        registry=registry,
+    )
+    for setting in certificates.current.expires_unix:
+        expiry.labels(setting).set_function(partial(expires, setting))
+    refused = prometheus_client.Gauge(
+        "tickserve_tls_reload_refused",
+        "1 while the TLS files hold something that is not served.",
+        registry=registry,
+    )
+    refused.set_function(lambda: bool(certificates.refused))
+
+
+def status_line(snapshot: Snapshot) -> str:
+    """One line for an operator: what is served, and whether something is not."""
+    failed = sum(len(record.failed) for record in snapshot.models)
+    served = f"models served: {len(snapshot.plan.models)}, plan generation {snapshot.plan.generation}"
+    return f"{served}; versions that cannot be: {failed}" if failed else served
+
+
+def serve(settings: Settings) -> NoReturn:
+    """Runs a server with these settings until it is told to stop, and ends the process with 0."""
     configure_log(settings.log_format)
-    Server(settings).run()
+    Server(settings, os.environ).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A run that outlives the grace would keep the interpreter from ending, and abort it at its end.
+    os._exit(0)

@@ -2,12 +2,16 @@
 
 import os
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from server.connections import DEFAULT_BOUNDS, ConnectionBounds
+from server.sockets import is_unix
+from server.tls import TlsFiles
 from tickserve.errors import ConfigurationError
 from tickserve.home import home
 
@@ -15,20 +19,41 @@ from tickserve.home import home
 _MAX_SOCKET_PATH_BYTES = 107
 
 
+_PREFIX = "TICKSERVE_"
+#: Variables of the other commands.
+_OTHERS = {"address"}
+
+
 class Settings(BaseSettings):
     """Everything an operator may set. `home` and `models` default below the state folder."""
 
-    model_config = SettingsConfigDict(env_prefix="TICKSERVE_", extra="ignore", frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TICKSERVE_", env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True
+    )
 
     home: Path = Field(default_factory=home)
     models: Path = Field(default_factory=lambda data: data["home"] / "models")
     listen: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = ("127.0.0.1:8500",)
+    socket_mode: Annotated[str, Field(pattern="^0?[0-7]{3}$")] = "0660"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    admin_client_ca: Path | None = None
     admin: str = Field(default_factory=lambda data: f"unix:{data['home'] / 'admin.sock'}")
     http: str = "127.0.0.1:8501"
     engine: Literal["auto", "python"] = "auto"
     pool_threads: Annotated[int, Field(ge=1, le=64)] = 2
     max_in_flight: Annotated[int, Field(ge=1)] = 256
+    max_in_flight_per_client: Annotated[int, Field(ge=0)] = 0
     max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 4 << 20
+    max_connections: Annotated[int, Field(ge=1)] = DEFAULT_BOUNDS.max_connections
+    max_streams: Annotated[int, Field(ge=1)] = DEFAULT_BOUNDS.max_streams
+    handshake_timeout_s: Annotated[float, Field(ge=0.1, le=120)] = DEFAULT_BOUNDS.handshake_timeout_s
+    keepalive_s: Annotated[float, Field(ge=1, le=86_400)] = DEFAULT_BOUNDS.keepalive_s
+    keepalive_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = DEFAULT_BOUNDS.keepalive_timeout_s
+    client_ping_interval_s: Annotated[float, Field(ge=0.1, le=3600)] = DEFAULT_BOUNDS.client_ping_interval_s
+    connection_idle_s: Annotated[float, Field(ge=0, le=86_400)] = DEFAULT_BOUNDS.connection_idle_s
+    connection_age_s: Annotated[float, Field(ge=0, le=864_000)] = DEFAULT_BOUNDS.connection_age_s
     poll_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
@@ -50,14 +75,61 @@ class Settings(BaseSettings):
     @field_validator("http")
     @classmethod
     def _check_http(cls, value: str) -> str:
-        if value.startswith("unix:"):
+        if is_unix(value):
             raise ValueError("must be host:port, a Unix socket is not offered")
         return value
 
-    @field_validator("home", "models")
+    @field_validator("tls_key")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _check_pair(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("tls_cert") is None):
+            raise ValueError("tls_cert and tls_key go together; give both or neither")
+        return value
+
+    @field_validator("tls_client_ca", "admin_client_ca")
+    @classmethod
+    def _check_authority(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_cert") is None:
+            raise ValueError("clients show certificates only over TLS; give tls_cert and tls_key too")
+        return value
+
+    @field_validator("admin")
+    @classmethod
+    def _check_admin(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("admin_client_ca") is None and not (is_unix(value) or _is_loopback(value)):
+            raise ValueError(
+                "whoever reaches it operates the server: give tls_cert, tls_key and admin_client_ca, a loopback "
+                "address, or unix:/path"
+            )
+        return value
+
+    @field_validator("home", "models", "tls_cert", "tls_key", "tls_client_ca", "admin_client_ca")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        try:
+            return None if value is None else value.expanduser().absolute()
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
+
+    def connection_bounds(self) -> ConnectionBounds:
+        """What each connection is granted."""
+        return ConnectionBounds(
+            max_connections=self.max_connections,
+            max_streams=self.max_streams,
+            handshake_timeout_s=self.handshake_timeout_s,
+            keepalive_s=self.keepalive_s,
+            keepalive_timeout_s=self.keepalive_timeout_s,
+            client_ping_interval_s=self.client_ping_interval_s,
+            connection_idle_s=self.connection_idle_s,
+            connection_age_s=self.connection_age_s,
+            age_grace_s=self.grace_s,
+        )
+
+    def tls_files(self) -> TlsFiles | None:
+        """The files of TLS, or None where the listeners are plain."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca, self.admin_client_ca)
 
     @classmethod
     def settings_customise_sources(
@@ -90,7 +162,7 @@ def load_settings(file: Path | None, flags: dict[str, Any]) -> Settings:
     given = {name: value for name, value in flags.items() if value is not None}
     from_file = _read_file(file) if file is not None else {}
     # The environment outranks the file: what it sets is taken out of the file's part.
-    environment = {name for name in Settings.model_fields if f"TICKSERVE_{name.upper()}" in os.environ}
+    environment = _read_environment()
     merged = {name: value for name, value in from_file.items() if name not in environment} | given
     try:
         return Settings(**merged)
@@ -110,6 +182,17 @@ def load_settings(file: Path | None, flags: dict[str, Any]) -> Settings:
         ) from None
 
 
+def _read_environment() -> set[str]:
+    """The settings that the environment gives; an empty variable is none."""
+    names = {key.upper().removeprefix(_PREFIX).lower() for key in os.environ if key.upper().startswith(_PREFIX)}
+    unknown = sorted(names - set(Settings.model_fields) - _OTHERS)
+    if unknown:
+        known = ", ".join(Settings.model_fields)
+        variable = f"{_PREFIX}{unknown[0].upper()}"
+        raise ConfigurationError(f"{variable} is no setting; known are: {known}", field=unknown[0])
+    return {name for name in names if any(os.environ[k] for k in os.environ if k.upper() == _PREFIX + name.upper())}
+
+
 def _read_file(file: Path) -> dict[str, Any]:
     try:
         with open(file, "rb") as opened:
@@ -126,7 +209,7 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 
 def _check_address(address: str) -> None:
-    if address.startswith("unix:"):
+    if is_unix(address):
         path = address.removeprefix("unix:")
         if not path.startswith("/"):
             raise ValueError(f"{address!r} must be unix:/absolute/path")
@@ -138,6 +221,14 @@ def _check_address(address: str) -> None:
     host, separator, port = address.rpartition(":")
     if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{address!r} must be host:port or unix:/path")
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _lower(message: str) -> str:

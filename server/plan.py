@@ -91,11 +91,14 @@ class ModelPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything served. `loading` names models that are known but have no version yet."""
+    """Everything served.
+
+    `not_loaded` names the models that are known but have no version yet, with the reason where loading failed.
+    """
 
     generation: int
     models: Mapping[str, ModelPlan]
-    loading: frozenset[str] = frozenset()
+    not_loaded: Mapping[str, str] = field(default_factory=dict)
 
 
 EMPTY_PLAN = Plan(generation=0, models=MappingProxyType({}))

@@ -6,7 +6,8 @@ from tickserve import errors
 from tickserve.errors import PredictionError, TickserveError
 
 if TYPE_CHECKING:
-    from tickserve.client import Client, ControlClient
+    from tickserve import aio
+    from tickserve.client import Client, ControlClient, Request, Stream, Tls
     from tickserve.prediction import Finding, ModelInfo, Prediction
 
     __version__: str
@@ -14,7 +15,12 @@ else:
 
     def __getattr__(name: str) -> object:
         # The command line and the server's children import this package for one module: numpy and grpc can wait.
-        if name in {"Client", "ControlClient"}:
+        if name == "aio":
+            # Importing the submodule makes it an attribute, so this is reached once.
+            from importlib import import_module
+
+            return import_module("tickserve.aio")
+        if name in {"Client", "ControlClient", "Request", "Stream", "Tls"}:
             from tickserve import client as home
         elif name in {"Finding", "ModelInfo", "Prediction"}:
             from tickserve import prediction as home
@@ -34,7 +40,11 @@ __all__ = [
     "ModelInfo",
     "Prediction",
     "PredictionError",
+    "Request",
+    "Stream",
     "TickserveError",
+    "Tls",
     "__version__",
+    "aio",
     "errors",
 ]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
+from tickserve.errors import ConfigurationError
+
 
 def home() -> Path:
     """`TICKSERVE_HOME` where that is set and not empty, else the platform's user data folder.
@@ -12,4 +14,9 @@ def home() -> Path:
     Absolute; it need not exist yet.
     """
     configured = os.environ.get("TICKSERVE_HOME", "")
-    return Path(configured).expanduser().absolute() if configured else user_data_path("tickserve", appauthor=False)
+    if not configured:
+        return user_data_path("tickserve", appauthor=False)
+    try:
+        return Path(configured).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigurationError(f"TICKSERVE_HOME is {configured!r}: {error}", field="home") from None

@@ -35,8 +35,8 @@ class FindingKind(StrEnum):
 class Finding:
     """Something a caller should know about an answer that was given all the same.
 
-    `row` and `column` count from 0; the column is one of the features for an input rule, of `Prediction.values` for an
-    output rule. `rule` is the rule's name, such as `bounds:rsi_14`.
+    `row` and `column` count from 0; the column is one of the features for an input rule, of the output's row for an
+    output rule. `rule` is the rule's name, such as `bounds:rsi_14d`.
     """
 
     kind: FindingKind
@@ -64,7 +64,7 @@ class Prediction:
     findings : tuple of Finding
         Empty when all is in order.
     server_duration_ns : int
-        From the call into the service to the encoded answer.
+        From the call into the service until the answer stood, checked but not encoded yet.
     value_names : tuple of str
         Names of the columns of `values`; empty where the version that answered is not the one that the client has
         described (see `Client.get_model`).
@@ -126,8 +126,8 @@ class ModelInfo:
         Columns of `Prediction.values`.
     requires_event_time : bool
         True where a request must say when its features were true.
-    max_age_ns, max_future_ns : int
-        Bounds on that time, before and after arrival; 0 means none.
+    max_age_ns, max_future_ns : int or None
+        Bounds on that time, before and after arrival; None means no bound, and a `max_future_ns` of 0 no future time.
     """
 
     model: str
@@ -144,5 +144,5 @@ class ModelInfo:
     has_signal: bool
     has_confidence: bool
     requires_event_time: bool
-    max_age_ns: int
-    max_future_ns: int
+    max_age_ns: int | None
+    max_future_ns: int | None

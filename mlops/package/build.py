@@ -9,7 +9,6 @@ import numpy as np
 
 from mlops.package._files import publish_folder, staged_folder
 from mlops.package.baseline import write_baseline
-from mlops.package.datatypes import Array
 from mlops.package.golden import Golden, check_golden, write_golden
 from mlops.package.manifest import (
     BASELINE_FILE,
@@ -31,10 +30,12 @@ from mlops.package.manifest import (
 )
 from mlops.package.measure import make_baseline
 from mlops.package.onnx_file import read_graph
+from mlops.package.out_of_sample import check_out_of_sample
 from mlops.package.reference import ReferenceRows
+from mlops.package.rules import OutputLimits, as_rows, feature_bounds, out_of_bounds
 from mlops.package.runtime import check_model
 from mlops.package.verify import describe_file, read_package, verify_files, witness_file
-from tickserve.errors import DataError, PackageError
+from tickserve.errors import PackageError
 
 Task = Literal["classification", "regression", "unknown"]
 
@@ -108,16 +109,14 @@ def build_package(
         Where the model does not load, or does not repeat the golden rows within their tolerance; where the golden rows
         break the package's own rules; where entries contradict each other or the graph; where it cannot be written.
     DataError
-        Where reference rows do not fit the model.
+        Where reference rows do not fit the model, or those of the outputs are not out of sample.
     """
     graph = read_graph(model)
     check_golden(golden, graph.inputs, graph.outputs)
-    if outputs_reference is not None and outputs_reference.dataset == reference.dataset:
-        raise DataError(
-            f"outputs of data set {reference.dataset!r} are no reference, because its inputs are the model's own "
-            "training rows; give outputs on rows that the model was not trained on",
-            field=outputs_reference.dataset,
-        )
+    described = {rows.dataset: rows.describe() for rows in (reference, outputs_reference) if rows is not None}
+    described |= datasets or {}
+    if outputs_reference is not None:
+        check_out_of_sample(reference, outputs_reference, described)
     if output_rules is None:
         output_rules = tuple(_default_rules(task, graph.outputs, golden))
     baseline = make_baseline(
@@ -129,7 +128,6 @@ def build_package(
         categorical=categorical,
     )
     payload = {MODEL_FILE: model, GOLDEN_FILE: write_golden(golden), BASELINE_FILE: write_baseline(baseline)}
-    described = {rows.dataset: rows.describe() for rows in (reference, outputs_reference) if rows is not None}
     manifest = make_manifest(
         name=name,
         description=description,
@@ -146,7 +144,7 @@ def build_package(
         limits=limits or Limits(),
         outcomes=outcomes,
         training=training or Training(),
-        datasets=described | dict(datasets or {}),
+        datasets=described,
         baseline_inputs=reference.dataset,
         baseline_outputs=outputs_reference.dataset if outputs_reference else "",
         metrics={dataset: dict(figures) for dataset, figures in (metrics or {}).items()},
@@ -193,8 +191,11 @@ def _check_own_rules(manifest: Manifest, golden: Golden) -> None:
                 "set it to false where the model takes missing values",
                 field="input_rules.finite",
             )
+    _check_bounds(manifest, golden)
+    datatypes = {spec.name: spec.datatype for spec in manifest.outputs}
     for rule in manifest.output_rules:
-        if not _obeys(rule, golden.outputs[rule.output]):
+        output, datatype = golden.outputs[rule.output], datatypes[rule.output]
+        if datatype == "BYTES" or OutputLimits(rule, datatype).violations(as_rows(output)).any():
             raise PackageError(
                 f"golden output {rule.output!r} breaks output rule {rule.name!r} ({rule.kind}) of the same package; "
                 "correct the rule or the rows",
@@ -202,14 +203,20 @@ def _check_own_rules(manifest: Manifest, golden: Golden) -> None:
             )
 
 
-def _obeys(rule: OutputRule, output: Array) -> bool:
-    if output.dtype.kind not in "biuf":
-        return False
-    if rule.kind == "finite":
-        return bool(np.isfinite(output).all())
-    figures = output.astype(np.float64)
-    if rule.kind == "row_sum":
-        figures = figures.reshape(len(figures), -1).sum(axis=1) if figures.ndim else figures
-    above = figures >= (-math.inf if rule.minimum is None else rule.minimum)
-    below = figures <= (math.inf if rule.maximum is None else rule.maximum)
-    return bool((above & below).all())
+def _check_bounds(manifest: Manifest, golden: Golden) -> None:
+    rules, names = manifest.input_rules, manifest.feature_names
+    if not rules.bounds:
+        return
+    # Bounds are by feature name, and only a package of one input names features.
+    [spec] = manifest.inputs
+    lows, highs = feature_bounds(names, rules, spec.datatype)
+    values = golden.inputs[spec.name]
+    for place in np.argwhere(out_of_bounds(values, lows, highs)).tolist():
+        feature = names[place[-1]]
+        if rules.bounds[feature].policy == "reject":
+            raise PackageError(
+                f"golden input {spec.name!r}, row {place[0]}: feature {feature!r} is {values[tuple(place)]}, outside "
+                f"its bounds {lows[place[-1]]} to {highs[place[-1]]} of the same package, which reject it; "
+                "correct the bounds or the rows",
+                field=f"input_rules.bounds.{feature}",
+            )

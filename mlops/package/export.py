@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mlops.package._text import one_line
 from mlops.package.datatypes import Array
 from mlops.package.golden import Golden
 from mlops.package.runtime import run_model
@@ -158,8 +159,7 @@ def require(module: str, extra: str) -> Any:
 
 def not_exported(estimator: Any, error: Exception) -> PackageError:
     """The error for an estimator that a converter refused."""
-    reason = " ".join(str(error).split())[:300]
-    return PackageError(f"{type(estimator).__name__} cannot be exported to ONNX: {reason}")
+    return PackageError(f"{type(estimator).__name__} cannot be exported to ONNX: {one_line(str(error))}")
 
 
 def _framework_outputs(estimator: Any, X: Array) -> dict[str, Array]:  # noqa: N803

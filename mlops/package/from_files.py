@@ -29,6 +29,7 @@ from mlops.package.manifest import (
 )
 from mlops.package.npz import read_arrays
 from mlops.package.onnx_file import read_graph
+from mlops.package.out_of_sample import check_unseen_rows
 from mlops.package.reference import ReferenceRows
 from mlops.package.runtime import run_model
 from mlops.package.tables import Table, read_table
@@ -110,10 +111,12 @@ def build_from_files(
     table = read_table(reference, time_column)
     source = _read_model(model, table, spec)
     graph = read_graph(source.onnx)
+    trained = table.rows(spec.reference_dataset, graph.inputs, source.feature_names)
     outputs, datasets = None, {}
     if outputs_reference is not None:
         unseen = read_table(outputs_reference, time_column)
         inputs = unseen.rows(spec.outputs_dataset, graph.inputs, source.feature_names)
+        check_unseen_rows(trained, inputs)
         datasets = {inputs.dataset: inputs.describe()}
         outputs = ReferenceRows(inputs.dataset, run_model(source.onnx, inputs.tensors), inputs.times)
     return build_package(
@@ -121,7 +124,7 @@ def build_from_files(
         name=name,
         model=source.onnx,
         golden=_read_golden(golden) if golden else source.golden(),
-        reference=table.rows(spec.reference_dataset, graph.inputs, source.feature_names),
+        reference=trained,
         outputs_reference=outputs,
         feature_names=source.feature_names,
         categorical=spec.categorical,

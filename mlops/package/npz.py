@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mlops.package._text import one_line
 from mlops.package.datatypes import Array, datatype_of
 from tickserve.errors import PackageError
 
@@ -72,7 +73,9 @@ def read_arrays(data: bytes, what: str, max_unpacked_bytes: int = MAX_UNPACKED_B
     except PackageError:
         raise
     except Exception as error:  # noqa: BLE001 - zipfile, zlib, numpy, ast and tokenize each raise their own
-        raise PackageError(f"{what}: not a readable .npz file ({_one_line(error)})", field=what) from None
+        raise PackageError(
+            f"{what}: not a readable .npz file ({one_line(str(error)) or type(error).__name__})", field=what
+        ) from None
 
 
 def _read_array(member: bytes, what: str) -> Array:
@@ -91,7 +94,3 @@ def _read_array(member: bytes, what: str) -> Array:
         raise ValueError(f"{what} declares shape {shape} of {dtype}, but has {len(member) - stream.tell()} bytes")
     stream.seek(0)
     return np.lib.format.read_array(stream, allow_pickle=False)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

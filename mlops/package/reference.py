@@ -100,7 +100,7 @@ class ReferenceRows:
             return DatasetInfo(fingerprint=self.fingerprint(), rows=self.rows, order="unknown")
         first, last = int(self.times.min()), int(self.times.max())
         return DatasetInfo(
-            fingerprint=self.fingerprint(), rows=self.rows, order="time", first=_iso(first), last=_iso(last)
+            fingerprint=self.fingerprint(), rows=self.rows, order="time", first=iso(first), last=iso(last)
         )
 
     def fingerprint(self) -> str:
@@ -116,7 +116,8 @@ class ReferenceRows:
         return digest.hexdigest()
 
 
-def _iso(unix_ns: int) -> str:
+def iso(unix_ns: int) -> str:
+    """A time as ISO 8601 in UTC, a date alone where it is midnight."""
     moment = np.datetime64(unix_ns, "ns")
     day = moment.astype("datetime64[D]")
     return str(day) if day == moment else f"{np.datetime_as_string(moment, unit='auto')}Z"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mlops.package._text import one_line
 from mlops.package.datatypes import Array
 from mlops.package.manifest import MODEL_FILE
 from mlops.package.verify import Package
@@ -39,7 +40,7 @@ def run_model(model: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
     try:
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
     except Exception as error:  # noqa: BLE001 - as above
-        raise PackageError(f"{MODEL_FILE} fails on its inputs: {_one_line(str(error))}", field=MODEL_FILE) from None
+        raise PackageError(f"{MODEL_FILE} fails on its inputs: {_reason(str(error))}", field=MODEL_FILE) from None
 
 
 def check_model(package: Package) -> float:
@@ -64,7 +65,7 @@ def check_model(package: Package) -> float:
 
 
 def _load_failure(version: str, message: str) -> str:
-    reason = _one_line(message)
+    reason = _reason(message)
     lacks = ("NOT_IMPLEMENTED", "No Op registered", "is not a registered function/op", "opset", "IR version")
     if any(sign in message for sign in lacks):
         return (
@@ -74,6 +75,6 @@ def _load_failure(version: str, message: str) -> str:
     return f"{MODEL_FILE} cannot be loaded by onnxruntime {version}: {reason}"
 
 
-def _one_line(message: str) -> str:
+def _reason(message: str) -> str:
     # The runtime's own prefix holds a number and a name of its source file, which help nobody.
-    return " ".join(message.rsplit("] : ", 1)[-1].split())[:300]
+    return one_line(message.rsplit("] : ", 1)[-1])

@@ -50,7 +50,7 @@ def train(dataset: str | Path, kind: Kind, *, seed: int = 0) -> TrainedModel:
     Raises
     ------
     DataError
-        Where the data set is unknown, malformed, too short, or cannot name a model.
+        Where the data set is unknown, malformed, too short, moves in one direction only, or cannot name a model.
     """
     return train_on(load_bars(dataset), kind, seed=seed)
 
@@ -64,6 +64,12 @@ def train_on(bars: Bars, kind: Kind, *, seed: int = 0) -> TrainedModel:
     except ValueError as error:
         raise DataError(f"data set {bars.name!r} cannot name a model: {error}; rename the file") from None
     split = split_rows(bars)
+    if np.ptp(split.train.labels) == 0:
+        raise DataError(
+            f"{bars.name}: every training row has the label {split.train.labels[0]}, expected rows of both; "
+            "is column Open filled in?",
+            field="Open",
+        )
     estimator = make_estimator(kind, seed=seed)
     # Threads that add up in another order show in the last bits, and so in the package's digest.
     with threadpool_limits(limits=1):

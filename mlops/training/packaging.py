@@ -30,6 +30,7 @@ from mlops.training.fitting import TrainedModel, probabilities, train
 from mlops.training.metrics import COST_BP
 from mlops.training.models import TITLES, Kind
 from mlops.training.split import Rows
+from tickserve.errors import ConfigurationError
 
 #: Worst case of adding a hundred trees' shares, together at most 1, in float32, where each addition rounds by up to
 #: 2^-24. A row that took a wrong turn in one tree would be off by about a hundred times as much.
@@ -96,10 +97,23 @@ def publish(model: TrainedModel, models_dir: Path) -> tuple[int, Path]:
     tuple of int and Path
         The version and its folder `models_dir/<name>/<version>`. Training again with the same data, code and libraries
         gives the same digest, and so the version that is there already.
+
+    Raises
+    ------
+    ConfigurationError
+        Where `models_dir` cannot be made or written.
+    PackageError
+        As `build` and `add_version`.
     """
-    models_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".train-", dir=models_dir) as staging:
-        return add_version(models_dir, build(model, Path(staging)))
+    try:
+        models_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".train-", dir=models_dir) as staging:
+            return add_version(models_dir, build(model, Path(staging)))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{models_dir} cannot be written: {error.strerror}; name a folder for models that can",
+            field="models_dir",
+        ) from None
 
 
 def train_and_package(dataset: str | Path, kind: Kind, models_dir: Path, *, seed: int = 0) -> Path:

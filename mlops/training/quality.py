@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlops.training.data import Bars
+from tickserve.errors import DataError
 
 #: The exchange whose sessions the bundled data sets follow.
 CALENDAR = "XNYS"
@@ -78,12 +80,16 @@ def report(bars: Bars) -> DataReport:
     ----------
     bars : Bars
         At least two sessions.
-    """
-    import exchange_calendars
 
+    Raises
+    ------
+    DataError
+        Where there are fewer, or none of them lies where the calendar has sessions.
+    """
+    if len(bars) < 2:
+        raise DataError(f"{bars.name}: a single session has no return, expected one line for each of about 1,000")
     first, last = str(bars.sessions[0]), str(bars.sessions[-1])
-    calendar = exchange_calendars.get_calendar(CALENDAR, start=first, end=last)
-    expected = calendar.sessions.to_numpy().astype("datetime64[D]")
+    expected = _exchange_sessions(bars.name, first, last)
     stale = bars.open[1:] == bars.close[:-1]
     years = bars.sessions[1:].astype("datetime64[Y]").astype(int) + 1970
     stale_years = [year for year in np.unique(years).tolist() if stale[years == year].mean() > 0.05]
@@ -101,6 +107,20 @@ def report(bars: Bars) -> DataReport:
         stale_open_share=float(stale.mean()),
         last_stale_year=stale_years[-1] if stale_years else None,
     )
+
+
+def _exchange_sessions(name: str, first: str, last: str) -> NDArray[np.datetime64]:
+    import exchange_calendars
+
+    try:
+        calendar = exchange_calendars.get_calendar(CALENDAR, start=first, end=last)
+    except (exchange_calendars.errors.CalendarError, ValueError) as error:
+        raise DataError(
+            f"{name}: the calendar of {CALENDAR} has no sessions from {first} to {last}, expected dates of exchange "
+            f"sessions ({type(error).__name__})",
+            field="Date",
+        ) from None
+    return np.asarray(calendar.sessions.to_numpy().astype("datetime64[D]"))
 
 
 def _some(dates: tuple[str, ...]) -> str:

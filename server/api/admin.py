@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -16,36 +11,44 @@ import structlog
 from google.protobuf.message import Message
 
 from server.api.control import ControlService
-from tickserve.errors import ConfigurationError, TickserveError
+from server.connections import DEFAULT_BOUNDS, ConnectionBounds
+from server.engine.listeners import Listeners, Tls
+from server.tls import Certificates
+from tickserve.errors import TickserveError
 from tickserve.v1 import control_pb2 as pb
 
 _log = structlog.get_logger()
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_SOCKET_MODE = 0o600
 _Request = TypeVar("_Request", bound=Message)
 
 
 class AdminServer:
-    """Serves Control on one address until stopped. A Unix socket is for its owner alone."""
+    """Serves Control on one address until stopped. A Unix socket is for its owner alone.
 
-    def __init__(self, address: str, control: ControlService) -> None:
+    With `certificates` that name who vouches for operators, a TCP listener asks for an operator's certificate.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        control: ControlService,
+        *,
+        connections: ConnectionBounds = DEFAULT_BOUNDS,
+        certificates: Certificates | None = None,
+    ) -> None:
         self.address = address
         self._control = control
-        self._server = grpc.server(ThreadPoolExecutor(2, thread_name_prefix="admin"))
+        tls = None
+        if certificates is not None and certificates.current.admin_client_ca is not None:
+            tls = Tls(certificates, lambda identity: identity.admin_client_ca)
+        self._listeners = Listeners("admin", [address], connections, _SOCKET_MODE, tls)
+        self._server = grpc.server(ThreadPoolExecutor(2, thread_name_prefix="admin"), options=self._listeners.options())
 
     def start(self) -> None:
         """Opens the listener. Raises ConfigurationError where it cannot be bound or another server holds it."""
         self._server.add_generic_rpc_handlers((self._handlers(),))
-        socket_path = Path(self.address.removeprefix("unix:")) if self.address.startswith("unix:") else None
-        if socket_path is not None:
-            _make_way(socket_path)
-        try:
-            port = self._server.add_insecure_port(self.address)
-        except RuntimeError as error:
-            raise ConfigurationError(f"admin: cannot listen on {self.address}: {error}", field="admin") from None
-        if socket_path is not None:
-            socket_path.chmod(0o600)
-        else:
-            self.address = f"{self.address.rpartition(':')[0]}:{port}"
+        (self.address,) = self._listeners.open(self._server)
         self._server.start()
 
     def stop(self) -> None:
@@ -80,27 +83,3 @@ def _handler(request_type: type[_Request], answer: Callable[[_Request], Message]
         request_deserializer=request_type.FromString,
         response_serializer=lambda reply: reply.SerializeToString(),
     )
-
-
-def _make_way(path: Path) -> None:
-    """Removes the socket that a killed server left behind; refuses where a server still answers there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ConfigurationError(f"admin: {path} exists and is no socket", field="admin")
-        if _answers(path):
-            raise ConfigurationError(
-                f"admin: another server answers on {path}; stop it, or give this one another TICKSERVE_HOME",
-                field="admin",
-            )
-        path.unlink()
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True

@@ -59,6 +59,9 @@ class ControlService:
         """Stops one model or all. Raises ControlError."""
         _require("actor", request.actor)
         _require("reason", request.reason)
+        # Both are part of every refusal, which gRPC bounds.
+        _bound("actor", request.actor, 100)
+        _bound("reason", request.reason, 500)
         models = self._reconciler.halt(request.model, actor=request.actor, reason=request.reason)
         return pb.HaltResponse(models=models, plan_generation=self._reconciler.snapshot().plan.generation)
 
@@ -95,6 +98,14 @@ def _require(field: str, text: str) -> None:
     if not text.strip():
         raise ControlError(
             f"{field} is empty; every change says who asked for it and why", code=Code.INVALID_ARGUMENT, field=field
+        )
+
+
+def _bound(field: str, text: str, size_bytes: int) -> None:
+    size = len(text.encode())
+    if size > size_bytes:
+        raise ControlError(
+            f"{field} has {size} bytes, at most {size_bytes} are accepted", code=Code.INVALID_ARGUMENT, field=field
         )
 
 

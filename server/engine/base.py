@@ -1,7 +1,7 @@
 """What an engine is: it executes the installed plan, and is changed only by installing another one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from server.plan import Plan, Role, VersionPlan
@@ -54,7 +54,6 @@ class Counters:
     in_flight: int
     loop_lag_seconds: float
     faults: int
-    gauges: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -82,6 +81,9 @@ class Engine(Protocol):
 
     def take_faults(self) -> Sequence[str]:
         """Tracebacks of unexpected exceptions since the last call, for the log; bounded."""
+
+    def is_alive(self, within_s: float) -> bool:
+        """Whether the data plane makes progress; waits for a sign of it for up to `within_s` seconds."""
 
     def set_ready(self, *, is_ready: bool) -> None:
         """What health checks and ServerReady say."""

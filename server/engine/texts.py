@@ -16,19 +16,35 @@ class Text:
 
     def error(self, *, at: str = "", **facts: object) -> PredictionError:
         """The exception to raise; `at` names the field or tensor at fault."""
-        return BY_REASON[self.reason](self.template.format(**facts), field=at, executed=self.executed)
+        return BY_REASON[self.reason](
+            bounded(self.template.format(**facts)), field=bounded(at, 200), executed=self.executed
+        )
+
+
+def bounded(text: str, size_bytes: int = 1000) -> str:
+    """The text, cut to at most `size_bytes` of UTF-8: a status that is too long for gRPC is lost with its reason."""
+    data = text.encode(errors="replace")
+    if len(data) <= size_bytes:
+        return text
+    return data[: size_bytes - 3].decode(errors="ignore") + "..."
 
 
 MALFORMED: Final = Text(Reason.INVALID_INPUT, "the message is not a valid {message}: its bytes do not decode")
+NO_REQUEST: Final = Text(Reason.INVALID_INPUT, "the message holds no request")
 UNKNOWN_MODEL: Final = Text(Reason.NOT_FOUND, "unknown model {model!r}; models here: {known}")
 UNKNOWN_VERSION: Final = Text(Reason.NOT_FOUND, "version {version!r} of model {model!r} is not loaded; loaded: {known}")
 LOADING: Final = Text(Reason.LOADING, "model {model!r} is still loading")
+NOT_LOADED: Final = Text(Reason.LOADING, "model {model!r} could not be loaded: {why}")
+NO_REPOSITORY: Final = Text(Reason.INVALID_INPUT, "unknown repository {name!r}; there is one, and it has no name")
 HALTED: Final = Text(Reason.HALTED, "model {model!r} was halted by {actor}: {why}")
 DRAINING: Final = Text(Reason.DRAINING, "the server is draining; use another endpoint")
 PIN_REFUSED: Final = Text(
     Reason.PIN_REFUSED, "version {version!r} of model {model!r} does not take requests; leave the version empty"
 )
 OVERLOADED_IN_FLIGHT: Final = Text(Reason.OVERLOADED, "{count} requests are in flight, the bound is {bound}")
+CLIENT_IN_FLIGHT: Final = Text(
+    Reason.RATE_LIMITED, "{count} requests of this client are in flight, the bound is {bound}"
+)
 OVERLOADED_WAIT: Final = Text(
     Reason.OVERLOADED, "requests wait {wait_us} us, the bound of model {model!r} is {bound_us} us"
 )
@@ -38,6 +54,7 @@ INTERNAL: Final = Text(Reason.INTERNAL, "internal error; the server's log has th
 
 TOO_LONG: Final = Text(Reason.INVALID_INPUT, "{name} has {size} bytes, at most {bound} are accepted")
 PARAMETER_REFUSED: Final = Text(Reason.INVALID_INPUT, "parameter {name!r} asks for {what}, which is not offered")
+PARAMETER_UNKNOWN: Final = Text(Reason.INVALID_INPUT, "unknown parameter {name!r}; ours are {known}")
 PARAMETER_TYPE: Final = Text(Reason.INVALID_INPUT, "parameter {name!r} must be {expected}")
 INPUT_MISSING: Final = Text(Reason.INVALID_INPUT, "input {tensor!r} is missing; expected {expected}")
 INPUT_UNKNOWN: Final = Text(Reason.INVALID_INPUT, "unknown input {tensor!r}; expected {expected}")

@@ -73,6 +73,7 @@ class Reconciler:
         self._plan = EMPTY_PLAN
         self._read_at = time.monotonic()
         self._source_error = ""
+        self._stopping = threading.Event()
 
     def reconcile(self) -> None:
         """One pass: lists the source, loads what is new, installs it, drops what is gone."""
@@ -95,7 +96,13 @@ class Reconciler:
             if gone or new:
                 self._install()
         for name, versions in wanted.items():
+            if self._stopping.is_set():
+                return
             self._reconcile_model(name, versions)
+
+    def stop(self) -> None:
+        """Lets a pass that is under way load no further model."""
+        self._stopping.set()
 
     def halt(self, model: str, *, actor: str, reason: str) -> list[str]:
         """Stops the answers of one model, or of all where `model` is empty; durable before it returns."""
@@ -109,7 +116,9 @@ class Reconciler:
     def resume(self, model: str, *, actor: str, reason: str) -> list[str]:
         """Ends the halt of one model, or of all where `model` is empty; returns those that were halted."""
         with self._lock:
-            names = [name for name in (self._named(model) if model else list(self._halts)) if name in self._halts]
+            # A halt can also be lifted while the model's folder is away.
+            asked = [model] if model in self._halts else self._named(model) if model else sorted(self._halts)
+            names = [name for name in asked if name in self._halts]
             self._write_halts({name: halt for name, halt in self._halts.items() if name not in names})
         _log.warning("resumed", models=names, actor=actor, reason=reason)
         return names
@@ -203,7 +212,8 @@ class Reconciler:
 
     def _update(self, record: ModelRecord) -> None:
         with self._lock:
-            is_same = self._records[record.name].plan is record.plan
+            before = self._records[record.name]
+            is_same = before.plan is record.plan and (record.plan is not None or _why(before) == _why(record))
             self._records[record.name] = record
             if not is_same:
                 self._install()
@@ -215,10 +225,16 @@ class Reconciler:
             for name, record in self._records.items()
             if record.plan is not None
         }
-        loading = frozenset(name for name, record in self._records.items() if record.plan is None)
-        plan = Plan(self._plan.generation + 1, MappingProxyType(models), loading)
+        not_loaded = {name: _why(record) for name, record in self._records.items() if record.plan is None}
+        plan = Plan(self._plan.generation + 1, MappingProxyType(models), MappingProxyType(not_loaded))
         self._engine.install(plan)
         self._plan = plan
+
+
+def _why(record: ModelRecord) -> str:
+    """Why a model has no version: its newest failure, or nothing while it is loading."""
+    failed = record.failed.get(record.wanted)
+    return "" if failed is None else failed.error.message
 
 
 def _only_version(version: VersionPlan) -> ModelPlan:

@@ -1,6 +1,6 @@
 """Every engine runs the same suite, over real sockets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -37,12 +37,15 @@ class Bench:
     """A running engine, a channel to it, and short ways to install and call."""
 
     engine: Engine
+    address: str
     channel: grpc.Channel
     folder: Path
     generation: int = 0
     models: dict[str, ModelPlan] = field(default_factory=dict)
 
-    def install(self, *versions: VersionPlan, halt: Halt | None = None, loading: frozenset[str] = frozenset()) -> None:
+    def install(
+        self, *versions: VersionPlan, halt: Halt | None = None, not_loaded: dict[str, str] | None = None
+    ) -> None:
         """Prepares and installs each as the only version of its model, beside what is installed."""
         for version in versions:
             known = self.models.get(version.model)
@@ -55,12 +58,12 @@ class Bench:
                 pins=frozenset({version.version}),
                 halt=halt,
             )
-        self.install_models(loading)
+        self.install_models(not_loaded)
 
-    def install_models(self, loading: frozenset[str] = frozenset()) -> None:
+    def install_models(self, not_loaded: dict[str, str] | None = None) -> None:
         """Installs `models` as they are."""
         self.generation += 1
-        self.engine.install(Plan(self.generation, MappingProxyType(dict(self.models)), loading))
+        self.engine.install(Plan(self.generation, MappingProxyType(dict(self.models)), not_loaded or {}))
 
     def call(self, method: str, data: bytes, response: Any = None, timeout_s: float = TIMEOUT_S) -> Outcome:
         """Sends bytes and says what came of it."""
@@ -93,16 +96,35 @@ class Bench:
         return found
 
 
-@pytest.fixture(params=["python"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+def python_engine(**bounds: int) -> Engine:
+    """The reference, on a free port."""
+    defaults = {"pool_threads": 1, "max_in_flight": 8, "max_in_flight_per_client": 8, "max_message_bytes": 1 << 20}
+    return PythonEngine(["127.0.0.1:0"], **(defaults | bounds))  # type: ignore[arg-type]
+
+
+ENGINES = {"python": python_engine}
+
+
+@pytest.fixture(params=ENGINES)
+def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Starts engines with the bounds given, ready and with nothing installed; ends them without a fault."""
+    started: list[Bench] = []
+
+    def make(**bounds: int) -> Bench:
+        engine = ENGINES[request.param](**bounds)
+        (address,) = engine.start()
+        engine.set_ready(is_ready=True)
+        started.append(Bench(engine, address, grpc.insecure_channel(address), tmp_path))
+        return started[-1]
+
+    yield make
+    for bench in started:
+        bench.channel.close()
+        bench.engine.stop(1.0)
+        assert bench.engine.take_faults() == []
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
     """An engine with nothing installed, ready."""
-    engine = PythonEngine(["127.0.0.1:0"], pool_threads=1, max_in_flight=8, max_message_bytes=1 << 20)
-    (address,) = engine.start()
-    engine.set_ready(is_ready=True)
-    channel = grpc.insecure_channel(address)
-    try:
-        yield Bench(engine, channel, tmp_path)
-    finally:
-        channel.close()
-        engine.stop(grace_s=1.0)
-        assert engine.take_faults() == []
+    return make_bench()

@@ -1,14 +1,15 @@
 """ModelInfer: what is answered, and how every wrong request is refused while the server goes on."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from mlops.package import InputRules, Limits, OutputRule, TensorSpec
+from mlops.package import EventTimeRule, InputRules, Limits, OutputRule, TensorSpec, feature_digest
 from tests.conformance.conftest import Bench
-from tests.support.models import echo_model, mixed_model, version_plan
+from tests.support.models import FEATURES, echo_model, mixed_model, version_plan
 from tickserve.wire import grpc_service_pb2 as oip
 
 Request = oip.ModelInferRequest
@@ -213,6 +214,10 @@ REFUSALS = [
     Refused("other features", _parameter("tickserve_feature_digest", string_param="00" * 32),
             "feature_digest is not that of version 1 of model 'echo'; read GetModel again and reorder the features",
             "FAILED_PRECONDITION", "FEATURES_CHANGED", "tickserve_feature_digest"),
+    Refused("misspelt own parameter", _parameter("tickserve_feature_digst", string_param="00"),
+            "unknown parameter 'tickserve_feature_digst'; ours are tickserve_routing_key, "
+            "tickserve_event_time_unix_ns, tickserve_entities, tickserve_feature_digest",
+            field="tickserve_feature_digst"),
     Refused("ill-typed timeout", _parameter("timeout", string_param="1"),
             "parameter 'timeout' must be a number of microseconds", field="timeout"),
 ]  # fmt: skip
@@ -274,3 +279,18 @@ def test_findings_travel_as_json(bench: Bench) -> None:
     assert answer.parameters["tickserve_findings"].string_param == (
         '[{"kind": "FLAGGED", "row": 1, "column": 1, "rule": "positive"}]'
     )
+
+
+def test_timeout_and_event_time_come_as_parameters(bench: Bench) -> None:
+    rule = EventTimeRule(required=True, max_age_s=60)
+    bench.install(version_plan(bench.folder, echo_model(), input_rules=InputRules(event_time=rule)))
+    made = request()
+    made.parameters["tickserve_event_time_unix_ns"].int64_param = time.time_ns()
+    made.parameters["tickserve_feature_digest"].string_param = feature_digest(FEATURES).hex()
+    made.parameters["tickserve_entities"].string_param = "SPY"
+    assert bench.infer(made).status == "OK"
+    made.parameters["tickserve_event_time_unix_ns"].int64_param = 1
+    assert bench.infer(made).reason == "STALE_INPUT"
+    made.parameters["tickserve_event_time_unix_ns"].int64_param = time.time_ns()
+    made.parameters["timeout"].int64_param = 1
+    assert bench.infer(made).reason == "DEADLINE"

@@ -18,9 +18,10 @@ from mlops.package import (
     TensorSpec,
     feature_digest,
 )
-from server.plan import Halt
+from mlops.routing import MAX_HASH, routing_hash
+from server.plan import Halt, ModelPlan, Role, Segment, Split
 from tests.conformance.conftest import Bench
-from tests.support.models import FEATURES, constant_model, echo_model, slow_model, version_plan
+from tests.support.models import FEATURES, constant_model, echo_model, slow_model, square_model, version_plan
 from tickserve.v1 import prediction_pb2 as pb
 
 ONE_VALUE = (TensorSpec(name="values", datatype="FP32", shape=(-1, 1)),)
@@ -154,7 +155,11 @@ def test_event_time_must_be_there_fresh_and_not_in_the_future(bench: Bench) -> N
         assert (outcome.status, outcome.reason, outcome.executed) == ("FAILED_PRECONDITION", "STALE_INPUT", "0")
         assert outcome.text.endswith(text)
         assert outcome.field == "event_time_unix_ns"
-    assert bench.counted("echo").rule_violations == {("max_age", "reject"): 1, ("max_future", "reject"): 1}
+    assert bench.counted("echo").rule_violations == {
+        ("event_time", "reject"): 1,
+        ("max_age", "reject"): 1,
+        ("max_future", "reject"): 1,
+    }
 
 
 def test_stale_event_time_may_be_answered_with_a_finding(bench: Bench) -> None:
@@ -255,7 +260,7 @@ def test_halted_model_refuses_while_another_answers(bench: Bench) -> None:
 
 
 def test_model_that_is_still_loading_is_unavailable(bench: Bench) -> None:
-    bench.install_models(loading=frozenset({"echo"}))
+    bench.install_models({"echo": ""})
     outcome = bench.predict(features=[1, 2, 3])
     assert (outcome.status, outcome.reason) == ("UNAVAILABLE", "LOADING")
 
@@ -290,8 +295,18 @@ def test_get_model_describes_names_order_and_limits(bench: Bench) -> None:
     assert (info.limits.max_rows, info.limits.latency_budget_us) == (7, 250)
     assert (info.has_signal, info.has_confidence, info.requires_event_time) == (False, True, True)
     assert info.max_age_ns == 1_500_000_000
+    assert not info.HasField("max_future_ns")
     outcome = bench.call("/tickserve.v1.Prediction/GetModel", pb.GetModelRequest(model="x").SerializeToString())
     assert (outcome.status, outcome.reason) == ("NOT_FOUND", "NOT_FOUND")
+
+
+def test_get_model_tells_a_bound_of_zero_from_none(bench: Bench) -> None:
+    rule = EventTimeRule(max_future_s=0)
+    bench.install(version_plan(bench.folder, echo_model(), input_rules=InputRules(event_time=rule)))
+    data = pb.GetModelRequest(model="echo").SerializeToString()
+    info = bench.call("/tickserve.v1.Prediction/GetModel", data, pb.ModelInfo).message
+    assert (info.HasField("max_future_ns"), info.max_future_ns) == (True, 0)
+    assert not info.HasField("max_age_ns")
 
 
 def test_every_stage_is_counted_once_an_answer(echo: Bench) -> None:
@@ -310,3 +325,98 @@ def test_slow_answers_are_counted_against_the_packages_budget(bench: Bench) -> N
     bench.install(version_plan(bench.folder, slow_model(), outputs=ONE_VALUE, limits=Limits(latency_budget_us=100)))
     bench.predict(features=[1, 2, 3])
     assert bench.counted("echo").slow == 1
+
+
+def test_flagged_answer_names_every_broken_row(bench: Bench) -> None:
+    rule = OutputRule(name="positive", output="values", kind="range", minimum=0, policy="flag")
+    bench.install(version_plan(bench.folder, echo_model(), output_rules=(rule,)))
+    answer = bench.predict(features=[1, 1, 1, 1, -1, -1, 1, 1, 1, -1, 1, 1], rows=4).message
+    assert [(finding.row, finding.column) for finding in answer.findings] == [(1, 1), (3, 0)]
+
+
+def test_figures_that_float32_cannot_hold_are_withheld(bench: Bench) -> None:
+    signal = ColumnMapping(output="values", column=0, scale=1e30)
+    bench.install(version_plan(bench.folder, echo_model(), signal=signal))
+    assert bench.predict(features=[1, 2, 3]).status == "OK"
+    outcome = bench.predict(features=[1e20, 2, 3])
+    assert (outcome.status, outcome.reason, outcome.executed) == ("INTERNAL", "OUTPUT_RULE", "1")
+    assert "'float32:signal'" in outcome.text
+    double = (TensorSpec(name="values", datatype="FP64", shape=(-1, 3)),)
+    bench.install(version_plan(bench.folder, square_model(), name="square", outputs=double))
+    assert list(bench.predict(model="square", features=[3, 0, 0]).message.values) == [9, 0, 0]
+    assert bench.predict(model="square", features=[1e30, 0, 0]).reason == "OUTPUT_RULE"
+
+
+def test_refused_inputs_are_counted_by_rule(bench: Bench) -> None:
+    rules = InputRules(bounds={"rsi": Bounds(maximum=100)}, event_time=EventTimeRule(required=True))
+    bench.install(version_plan(bench.folder, echo_model(), input_rules=rules))
+    now = time.time_ns()
+    bench.predict(features=[1, 200, 3], event_time_unix_ns=now)
+    bench.predict(features=[1, math.nan, 3], event_time_unix_ns=now)
+    bench.predict(features=[1, 2, 3])
+    assert bench.counted("echo").rule_violations == {
+        ("bounds:rsi", "reject"): 1,
+        ("finite:features", "reject"): 1,
+        ("event_time", "reject"): 1,
+    }
+
+
+def test_refusals_stay_readable_however_long_the_names_are(bench: Bench) -> None:
+    names = tuple(f"feature_{number:04}_of_a_wide_model" for number in range(1000))
+    wide = (TensorSpec(name="features", datatype="FP32", shape=(-1, 3)),)
+    bench.install(version_plan(bench.folder, echo_model(), inputs=wide, feature_names=names))
+    for unknown in ("nope", "x" * 5000, "\u20ac" * 2000):
+        outcome = bench.predict(named=[pb.NamedValue(name=unknown, value=1)])
+        assert (outcome.status, outcome.reason, outcome.executed) == ("INVALID_ARGUMENT", "INVALID_INPUT", "0")
+        assert outcome.text.startswith("unknown feature")
+        assert len(outcome.text.encode()) <= 1000
+
+
+def test_segments_decide_by_the_hash_of_the_routing_key(bench: Bench) -> None:
+    plans = {
+        number: version_plan(bench.folder, constant_model(float(number)), version=number, outputs=ONE_VALUE)
+        for number in ("1", "2")
+    }
+    for plan in plans.values():
+        bench.engine.prepare(plan)
+    middle = MAX_HASH // 2
+    segments = (Segment(middle, "1", Role.STABLE), Segment(MAX_HASH, "2", Role.CANARY))
+    bench.models["echo"] = ModelPlan(
+        "echo", plans, Split(b"salt", segments), pins=frozenset({"1"}), position_scale=0.25
+    )
+    bench.install_models()
+    seen = set()
+    for number in range(40):
+        key = f"key-{number}"
+        expected = "1" if routing_hash(b"salt", key.encode()) <= middle else "2"
+        answer = bench.predict(features=[1, 2, 3], routing_key=key).message
+        assert (answer.version, answer.position_scale) == (expected, 0.25)
+        assert bench.predict(features=[1, 2, 3], request_id=key).message.version == expected
+        seen.add((answer.version, answer.role))
+    assert seen == {("1", pb.ROLE_STABLE), ("2", pb.ROLE_CANARY)}
+    assert bench.predict(features=[1, 2, 3], version="1").message.version == "1"
+    outcome = bench.predict(features=[1, 2, 3], version="2")
+    assert (outcome.status, outcome.reason) == ("FAILED_PRECONDITION", "PIN_REFUSED")
+
+
+def test_packages_default_deadline_holds_where_the_call_brings_none(bench: Bench) -> None:
+    limits = Limits(default_deadline_us=5_000)
+    bench.install(version_plan(bench.folder, slow_model(), outputs=ONE_VALUE, limits=limits))
+    outcome = bench.predict(features=[1, 2, 3])
+    assert (outcome.status, outcome.reason, outcome.executed) == ("DEADLINE_EXCEEDED", "DEADLINE", "1")
+
+
+def test_unexpected_faults_are_internal_and_tell_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.install(version_plan(bench.folder, echo_model()))
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("server.engine.python.runtime.Runtime.check_outputs", fail)
+        outcome = bench.predict(features=[1, 2, 3])
+    assert (outcome.status, outcome.reason, outcome.executed) == ("INTERNAL", "INTERNAL", "1")
+    assert outcome.text == "internal error; the server's log has the details"
+    (fault,) = bench.engine.take_faults()
+    assert "ZeroDivisionError: secret" in fault
+    assert bench.engine.counters().faults == 1

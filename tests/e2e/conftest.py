@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,7 @@ class Launcher:
     """Starts the program over one folder of state."""
 
     home: Path
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def models(self) -> Path:
@@ -47,7 +48,7 @@ class Launcher:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKSERVE_")}
-        return kept | {"TICKSERVE_HOME": str(self.home), "TICKSERVE_POLL_S": "0.1", "COLUMNS": "200"}
+        return kept | {"TICKSERVE_HOME": str(self.home), "TICKSERVE_POLL_S": "0.1", "COLUMNS": "200"} | self.settings
 
     def run(self, *arguments: str, code: int = 0, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Runs the program to its end and holds its exit code against `code`."""
@@ -71,7 +72,7 @@ class Launcher:
         with ControlClientContext(f"unix:{self.home / 'admin.sock'}") as control:
             try:
                 try:
-                    status = control.wait(lambda status: process.poll() is not None or status.state == "serving", 30)
+                    status = control.wait(lambda status: status.state == "serving", 30)
                 except UnreachableError:
                     pytest.fail(f"the server did not start: {log.read_text()}")
                 yield Running(process, control, status.listen[0], status.http, log)

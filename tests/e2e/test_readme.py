@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mlops.training import train_and_package
 from tests.e2e.conftest import Launcher
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,3 +47,13 @@ def test_demo_shows_everything_and_reports_and_its_models_serve_the_readmes_clie
         script = code[1].replace("127.0.0.1:8500", running.address)
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip().endswith(facts["digest"])
+
+
+def test_demo_leaves_versions_of_earlier_runs_alone(launcher: Launcher) -> None:
+    versions = launcher.models / "sp500-logistic"
+    for seed in (7, 8):
+        train_and_package("sp500", "logistic", launcher.models, seed=seed)
+    shown = launcher.run("demo", "--home", str(launcher.home), timeout_s=110).stdout
+    assert sorted(path.name for path in versions.iterdir() if path.is_dir()) == ["1", "2", "3"]
+    assert "version 4 refused: DATA_LOSS" in shown
+    assert "version 3 still answers" in shown

@@ -136,6 +136,69 @@ def test_drain_answers_what_is_in_flight_refuses_the_rest_and_exits_0(
     assert log.index("draining") < log.index("stopped")
 
 
+def test_drain_is_not_ready_first_and_goes_on_answering_for_the_delay(
+    launcher: Launcher, client_of: MakeClient
+) -> None:
+    add_constant(launcher.models, 1.0)
+    launcher.settings["TICKSERVE_DRAIN_DELAY_S"] = "2"
+    with launcher.serve() as running:
+        client = client_of(running)
+        client.predict(ROW, model="demo")
+        running.process.terminate()
+        running.control.wait(lambda status: status.state == "draining", 20)
+        assert get(running, "/readyz")[0] == 503
+        assert get(running, "/livez")[0] == 200
+        assert client.predict(ROW, model="demo").values.tolist() == [[1.0]]
+        assert running.process.wait(20) == 0
+
+
+def test_run_that_outlives_the_grace_does_not_keep_the_process(launcher: Launcher, client_of: MakeClient) -> None:
+    folder = launcher.models / "slow" / "1"
+    folder.mkdir(parents=True)
+    (folder / MODEL_FILE).write_bytes(slow_model(repeats=800))
+    with launcher.serve("--grace-s", "0.1") as running:
+        run_time_s = running.control.status().models[0].versions[0].run_time_ns / 1e9
+        client = client_of(running, check_features=False)
+        threads = [
+            threading.Thread(target=lambda: client.predict([1.0, 2.0, 3.0], model="slow", timeout_s=5), daemon=True)
+            for _ in range(8)
+        ]
+        threading.excepthook = lambda _: None
+        for thread in threads:
+            thread.start()
+        running.control.wait(lambda _: "tickserve_in_flight_requests 8.0" in get(running, "/metrics")[1], 20)
+        # Eight runs on two threads would take four times as long as one.
+        assert run_time_s > 0.2
+        running.process.terminate()
+        assert running.process.wait(4 * run_time_s) == 0
+
+
+def test_told_to_stop_while_loading_it_never_becomes_ready(launcher: Launcher) -> None:
+    for number in range(4):
+        folder = launcher.models / f"slow-{number}" / "1"
+        folder.mkdir(parents=True)
+        (folder / MODEL_FILE).write_bytes(slow_model(repeats=1000 + number))
+    log = launcher.home / "server.log"
+    with open(log, "w") as stderr:
+        process = subprocess.Popen(
+            [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"],
+            env=launcher.environment,
+            stderr=stderr,
+        )
+    try:
+        while "installed" not in log.read_text():
+            assert process.poll() is None
+            threading.Event().wait(0.05)
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+    text = log.read_text()
+    assert "stopped" in text
+    assert "ready" not in text
+    assert text.count("installed") < 4
+
+
 def test_refuses_to_start_on_a_bad_model_unless_told_to_serve_the_rest(
     launcher: Launcher, client_of: MakeClient
 ) -> None:

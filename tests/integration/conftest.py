@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import Launcher, Running, client_of, launcher
+from tests.e2e.conftest import Launcher, Running, launcher
 from tests.support.packages import add_constant
 
-__all__ = ["client_of", "launcher", "served"]
+__all__ = ["launcher", "served"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -41,6 +41,18 @@ def constant_model(value: float) -> bytes:
     )
 
 
+def square_model() -> bytes:
+    """Squares its three features in float64."""
+    return _model(
+        [
+            helper.make_node("Cast", ["features"], ["wide"], to=TensorProto.DOUBLE),
+            helper.make_node("Mul", ["wide", "wide"], ["values"]),
+        ],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.DOUBLE, ["rows", 3])],
+    )
+
+
 def mixed_model() -> bytes:
     """Two inputs of different types and two outputs: `sum` is price + size, `count` is size."""
     return _model(

@@ -1,12 +1,16 @@
 """Settings: flags before environment before file, and every error names its setting."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.config import Settings, load_settings
+from server.connections import ConnectionBounds
+from server.tls import TlsFiles
 from tickserve.errors import ConfigurationError
+from tickserve.home import home
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +55,17 @@ def test_several_listeners_come_from_one_variable(monkeypatch: pytest.MonkeyPatc
         ({"engine": "cobol"}, "engine", "(--engine) is 'cobol'"),
         ({"grace_s": -1.0}, "grace_s", "(--grace-s) is -1.0"),
         ({"pool_threads": 0}, "pool_threads", "(--pool-threads) is 0"),
+        ({"socket_mode": "0999"}, "socket_mode", "(--socket-mode) is '0999'"),
+        ({"socket_mode": "1777"}, "socket_mode", "(--socket-mode) is '1777'"),
+        ({"tls_cert": Path("/a.pem")}, "tls_key", "tls_cert and tls_key go together; give both or neither"),
+        ({"tls_key": Path("/a.pem")}, "tls_key", "tls_cert and tls_key go together; give both or neither"),
+        ({"tls_client_ca": Path("/a.pem")}, "tls_client_ca", "clients show certificates only over TLS"),
+        ({"admin_client_ca": Path("/a.pem")}, "admin_client_ca", "clients show certificates only over TLS"),
+        ({"admin": "0.0.0.0:1"}, "admin", "whoever reaches it operates the server"),
+        ({"admin": "[::]:1"}, "admin", "whoever reaches it operates the server"),
+        ({"admin": "db.example:1"}, "admin", "whoever reaches it operates the server"),
+        ({"max_streams": 0}, "max_streams", "(--max-streams) is 0"),
+        ({"keepalive_s": 0.0}, "keepalive_s", "(--keepalive-s) is 0.0"),
     ],
 )
 def test_wrong_flags_are_named(flags: dict[str, Any], field: str, text: str) -> None:
@@ -58,6 +73,32 @@ def test_wrong_flags_are_named(flags: dict[str, Any], field: str, text: str) -> 
         load_settings(None, flags)
     assert caught.value.field == field
     assert text in caught.value.message
+
+
+def test_clients_authority_is_none_for_operators() -> None:
+    tls = {"tls_cert": Path("/cert.pem"), "tls_key": Path("/key.pem"), "tls_client_ca": Path("/clients.pem")}
+    with pytest.raises(ConfigurationError, match="whoever reaches it operates the server"):
+        load_settings(None, tls | {"admin": "0.0.0.0:1"})
+    assert load_settings(None, tls | {"admin": "0.0.0.0:1", "admin_client_ca": Path("/operators.pem")}).admin
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:/run/a.sock"])
+def test_operators_of_this_machine_need_no_certificate(address: str) -> None:
+    assert load_settings(None, {"admin": address}).admin == address
+
+
+def test_tls_files_are_below_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = load_settings(None, {"tls_cert": Path("cert.pem"), "tls_key": Path("key.pem")}).tls_files()
+    assert files == TlsFiles(tmp_path / "cert.pem", tmp_path / "key.pem")
+    assert load_settings(None, {}).tls_files() is None
+
+
+def test_every_bound_of_connections_can_be_set() -> None:
+    bounds = {field.name: 7 for field in fields(ConnectionBounds) if field.name != "age_grace_s"}
+    settings = load_settings(None, bounds | {"grace_s": 3.0})
+    assert settings.connection_bounds() == ConnectionBounds(**bounds, age_grace_s=3.0)
+    assert load_settings(None, {}).connection_bounds() == ConnectionBounds()
 
 
 def test_wrong_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +127,34 @@ def test_wrong_files_are_named(tmp_path: Path, content: str, text: str) -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot read the settings file"):
         load_settings(tmp_path / "none.toml", {})
+
+
+def test_environment_outranks_the_file_in_any_case_and_empty_is_not_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('http = "127.0.0.1:1"\ngrace_s = 3\n')
+    monkeypatch.setenv("tickserve_http", "127.0.0.1:2")
+    monkeypatch.setenv("TICKSERVE_GRACE_S", "")
+    settings = load_settings(file, {})
+    assert (settings.http, settings.grace_s) == ("127.0.0.1:2", 3.0)
+
+
+def test_empty_home_is_the_same_for_server_and_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKSERVE_HOME", "")
+    assert load_settings(None, {}).home == home()
+
+
+def test_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKSERVE_LISTN", "127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match="TICKSERVE_LISTN is no setting"):
+        load_settings(None, {})
+
+
+def test_home_of_an_unknown_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKSERVE_HOME", "~no-such-user-here/x")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(None, {})
+    assert caught.value.field == "home"
+    with pytest.raises(ConfigurationError):
+        home()

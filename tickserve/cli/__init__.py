@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the answer is no, 2 usage or configuration, 3 unreachable 
 """
 
 import sys
+import traceback
 
 import typer
 from rich.console import Console
@@ -35,6 +36,9 @@ def main() -> None:
         console = Console(stderr=True, style="red", markup=False, highlight=False, soft_wrap=True)
         console.print(f"error: {error.message}")
         sys.exit(_exit_code(error))
+    except Exception:  # noqa: BLE001 - whatever it is, it is ours: a traceback to report, and the documented exit code
+        traceback.print_exc()
+        sys.exit(3)
 
 
 def _exit_code(error: TickserveError) -> int:

@@ -52,15 +52,23 @@ def predict(
         ),
     ] = None,
     timeout_s: Annotated[float, typer.Option(help="Deadline, in seconds.")] = 5.0,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="TLS; trust servers whose certificate this PEM file signs.", show_default=False)
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="TLS; show the server this certificate (PEM).", show_default=False)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Key of --tls-cert (PEM).", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask a server for a prediction: features as NAME=VALUE, --features or --csv."""
     given = _read_features(named or [], features, csv_file)
     when = None if event_time is None else _parse_time(event_time)
 
-    from tickserve.client import Client
+    from tickserve.client import Client, Tls
 
-    with Client(address, model=model, timeout_s=timeout_s) as client:
+    tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
+    with Client(address, model=model, timeout_s=timeout_s, tls=tls) as client:
         prediction = client.predict(
             given,
             version=version,

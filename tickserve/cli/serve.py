@@ -14,6 +14,16 @@ def serve(
     ] = None,
     http: Annotated[str | None, typer.Option(help="Address of /metrics, /livez, /readyz.", show_default=False)] = None,
     admin: Annotated[str | None, typer.Option(help="Admin listener.", show_default=False)] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate with its chain, PEM; TLS on TCP listeners.", show_default=False)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Key of the certificate, PEM.", show_default=False)] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Authorities of clients, PEM; clients must show one.", show_default=False)
+    ] = None,
+    admin_client_ca: Annotated[
+        Path | None, typer.Option(help="Authorities of operators on a TCP admin listener, PEM.", show_default=False)
+    ] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of state (TICKSERVE_HOME).", show_default=False)] = None,
     engine: Annotated[str | None, typer.Option(help="auto or python.", show_default=False)] = None,
     serve_rest: Annotated[
@@ -34,6 +44,10 @@ def serve(
             "models": models,
             "listen": tuple(listen) if listen else None,
             "http": http,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
+            "tls_client_ca": tls_client_ca,
+            "admin_client_ca": admin_client_ca,
             "admin": admin,
             "engine": engine,
             "serve_rest": serve_rest,

@@ -1,7 +1,7 @@
 """`tickserve train`: models from daily bars, packaged where a server finds them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -73,11 +73,13 @@ def train(
             published.append({"name": trained[-1].name, "version": version, "digest": digest, "path": str(path)})
         progress.update(task, advance=1)
     if as_json:
-        models = [entry | {"metrics": _plain(fitted.metrics)} for entry, fitted in zip(published, trained, strict=True)]
+        models = [
+            entry | {"metrics": plain_metrics(fitted.metrics)} for entry, fitted in zip(published, trained, strict=True)
+        ]
         result = {
             "data": asdict(found),
             "models": models,
-            "always_long": _plain(always_long(trained[0].split)),
+            "always_long": plain_metrics(always_long(trained[0].split)),
             "comment": comment(trained),
         }
         typer.echo(json.dumps(result, indent=2))
@@ -124,5 +126,6 @@ def _show(figure: "Metric | None", digits: int) -> str:
     return f"{figure.value:.{digits}f}±{figure.standard_error:.{digits}f}"
 
 
-def _plain(metrics: "dict[str, dict[str, Metric]]") -> dict[str, dict[str, Any]]:
+def plain_metrics(metrics: "Mapping[str, Mapping[str, Metric]]") -> dict[str, dict[str, Any]]:
+    """Metrics by part and name as JSON has them."""
     return {part: {name: figure.model_dump() for name, figure in found.items()} for part, found in metrics.items()}

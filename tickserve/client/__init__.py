@@ -3,6 +3,7 @@
 from tickserve.client.control import ControlClient
 from tickserve.client.counters import Counter, Counters, StageHistogram
 from tickserve.client.features import Features, Table
+from tickserve.client.options import Request, RequestOptions
 from tickserve.client.status import (
     Change,
     DesiredState,
@@ -15,6 +16,7 @@ from tickserve.client.status import (
     Share,
     VersionStatus,
 )
+from tickserve.client.stream import Stream
 from tickserve.client.sync import Client
 from tickserve.client.transport import Tls
 
@@ -30,10 +32,13 @@ __all__ = [
     "Halt",
     "ModelState",
     "ModelStatus",
+    "Request",
+    "RequestOptions",
     "ServerState",
     "ServerStatus",
     "Share",
     "StageHistogram",
+    "Stream",
     "Table",
     "Tls",
     "VersionStatus",

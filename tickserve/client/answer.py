@@ -28,12 +28,11 @@ def decode(kind: type[_M], data: bytes) -> _M:
         ) from None
 
 
-def decode_prediction(data: bytes, info: ModelInfo | None) -> Prediction:
-    """Reads a PredictResponse; columns get their names where `info` describes the very package that answered.
+def to_prediction(answer: pb.PredictResponse, info: ModelInfo | None) -> Prediction:
+    """Columns get their names where `info` describes the very package that answered.
 
-    Raises InternalError where the answer does not decode or contradicts itself.
+    Raises InternalError where the answer contradicts itself.
     """
-    answer = decode(pb.PredictResponse, data)
     rows, digest = answer.rows, answer.digest.hex()
     if (
         rows == 0
@@ -70,9 +69,8 @@ def decode_prediction(data: bytes, info: ModelInfo | None) -> Prediction:
     )
 
 
-def decode_model_info(data: bytes) -> ModelInfo:
-    """Reads a ModelInfo. Raises InternalError where it does not decode."""
-    info = decode(pb.ModelInfo, data)
+def to_model_info(info: pb.ModelInfo) -> ModelInfo:
+    """The same as a frozen value."""
     return ModelInfo(
         model=info.model,
         version=info.version,
@@ -93,8 +91,8 @@ def decode_model_info(data: bytes) -> ModelInfo:
         has_signal=info.has_signal,
         has_confidence=info.has_confidence,
         requires_event_time=info.requires_event_time,
-        max_age_ns=info.max_age_ns,
-        max_future_ns=info.max_future_ns,
+        max_age_ns=info.max_age_ns if info.HasField("max_age_ns") else None,
+        max_future_ns=info.max_future_ns if info.HasField("max_future_ns") else None,
     )
 
 

@@ -10,8 +10,9 @@ from google.protobuf.message import Message
 from tickserve.client.answer import decode
 from tickserve.client.counters import Counters, to_counters
 from tickserve.client.failure import control_error
+from tickserve.client.grpc_sync import GrpcTransport
 from tickserve.client.status import Change, ServerStatus, to_server_status
-from tickserve.client.transport import CallError, Connect, GrpcTransport, check_address
+from tickserve.client.transport import CallError, Connect, check_address
 from tickserve.errors import Code, ControlError, InvalidInputError, TickserveError, UnreachableError
 from tickserve.v1 import control_pb2 as pb
 

@@ -65,7 +65,8 @@ class PredictionServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PredictStream(self, request_iterator, context):
-        """Answers each message in order with exactly one answer or one error; a bad message never ends the stream.
+        """Answers each message in order with exactly one answer or one error; a bad request never ends the stream.
+        Only a message that does not decode, or is larger than the server takes, does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from server.connections import DEFAULT_BOUNDS, ConnectionBounds
 from server.engine.base import Counters, Prepared
+from server.engine.listeners import Listeners, Tls
+from server.engine.python.pipeline import Pipeline
 from server.engine.python.reaper import Reaper
 from server.engine.python.runtime import Runtime, Tally, prepare
 from server.engine.python.serving import Installed, build
 from server.engine.python.transport import Transport
 from server.plan import Plan, Role, VersionPlan
-from tickserve.errors import ConfigurationError
+from server.tls import Certificates
 
 _T = TypeVar("_T")
 _Key = tuple[str, str, bytes]
@@ -28,11 +31,26 @@ class PythonEngine:
     name = "python"
 
     def __init__(
-        self, listeners: Sequence[str], *, pool_threads: int, max_in_flight: int, max_message_bytes: int
+        self,
+        listeners: Sequence[str],
+        *,
+        pool_threads: int,
+        max_in_flight: int,
+        max_in_flight_per_client: int,
+        max_message_bytes: int,
+        connections: ConnectionBounds = DEFAULT_BOUNDS,
+        socket_mode: int = 0o660,
+        certificates: Certificates | None = None,
     ) -> None:
         self._pool = ThreadPoolExecutor(pool_threads, thread_name_prefix="run")
+        self._pipeline = Pipeline(
+            self._pool, max_in_flight=max_in_flight, max_in_flight_per_client=max_in_flight_per_client
+        )
+        tls = Tls(certificates, lambda identity: identity.client_ca) if certificates is not None else None
         self._transport = Transport(
-            listeners, self._pool, max_in_flight=max_in_flight, max_message_bytes=max_message_bytes
+            Listeners("listen", listeners, connections, socket_mode, tls),
+            self._pipeline,
+            max_message_bytes=max_message_bytes,
         )
         self._reaper = Reaper()
         self._loop = asyncio.new_event_loop()
@@ -46,10 +64,7 @@ class PythonEngine:
         """Opens the listeners and returns their addresses. Raises ConfigurationError where one cannot be bound."""
         self._thread.start()
         self._reaper.start()
-        try:
-            return asyncio.run_coroutine_threadsafe(self._transport.start(), self._loop).result()
-        except RuntimeError as error:
-            raise ConfigurationError(f"listen: {error}", field="listen") from None
+        return asyncio.run_coroutine_threadsafe(self._transport.start(), self._loop).result()
 
     def prepare(self, version: VersionPlan) -> Prepared:
         """Loads, warms and checks a version on the calling thread. Raises PackageError."""
@@ -76,28 +91,36 @@ class PythonEngine:
 
     def counters(self) -> Counters:
         """A copy of all counters."""
-        transport = self._transport
+        pipeline = self._pipeline
         with self._lock:
             tallies = list(self._tallies.items())
         return Counters(
             versions=[tally.copy(*identity) for identity, tally in tallies],
-            refused=transport.refused.copy(),
-            in_flight=transport.in_flight,
-            loop_lag_seconds=transport.lag_ns / 1e9,
-            faults=transport.fault_count,
+            refused=pipeline.refused.copy(),
+            in_flight=pipeline.in_flight,
+            loop_lag_seconds=pipeline.lag_ns / 1e9,
+            faults=pipeline.fault_count,
         )
 
     def take_faults(self) -> Sequence[str]:
         """Tracebacks since the last call."""
-        faults = self._transport.faults
+        faults = self._pipeline.faults
         return [faults.popleft() for _ in range(len(faults))]
+
+    def is_alive(self, within_s: float) -> bool:
+        """Whether the event loop makes a pass within `within_s` seconds."""
+        passed = threading.Event()
+        self._loop.call_soon_threadsafe(passed.set)
+        return passed.wait(within_s)
 
     def set_ready(self, *, is_ready: bool) -> None:
         """What health checks and ServerReady say."""
-        self._on_loop(lambda: setattr(self._transport, "is_ready", is_ready))
+        self._on_loop(lambda: self._transport.set_ready(is_ready))
 
     def stop(self, grace_s: float) -> None:
-        """Refuses new requests, answers those in flight for up to `grace_s` seconds, and ends."""
+        """Refuses new requests, answers those in flight for up to `grace_s` seconds, and ends; once."""
+        if not self._thread.is_alive():
+            return
         asyncio.run_coroutine_threadsafe(self._transport.stop(grace_s), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -105,7 +128,7 @@ class PythonEngine:
         self._reaper.stop()
 
     def _swap(self, installed: Installed) -> None:
-        self._transport.installed = installed
+        self._pipeline.installed = installed
 
     def _tally(self, model: str, version: str, role: Role) -> Tally:
         return self._tallies.setdefault((model, version, role), Tally())

@@ -13,6 +13,7 @@ from tickserve.wire import health_pb2, model_config_pb2
 ADMIN_ONLY = "this call changes state and is served on the admin listener only"
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
+EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 #: Names whose health is told; every one has the state of the whole server.
 SERVICES = ("", "inference.GRPCInferenceService", "tickserve.v1.Prediction")
 
@@ -29,7 +30,7 @@ def server_ready(is_ready: bool) -> bytes:
 
 def server_metadata() -> bytes:
     """Answers ServerMetadata."""
-    return oip.ServerMetadataResponse(name="tickserve", version=__version__, extensions=[]).SerializeToString()
+    return oip.ServerMetadataResponse(name="tickserve", version=__version__, extensions=EXTENSIONS).SerializeToString()
 
 
 def model_ready(data: bytes, installed: Installed) -> bytes:
@@ -73,14 +74,47 @@ def model_config(data: bytes, installed: Installed) -> bytes:
     return oip.ModelConfigResponse(config=config).SerializeToString()
 
 
+def repository_index(data: bytes, installed: Installed) -> bytes:
+    """Answers RepositoryIndex. Raises PredictionError."""
+    request = oip.RepositoryIndexRequest()
+    _parse(request, data)
+    if request.repository_name:
+        raise texts.NO_REPOSITORY.error(at="repository_name", name=request.repository_name[:64])
+    response = oip.RepositoryIndexResponse()
+    for name, model in sorted(installed.models.items()):
+        halt = model.plan.halt
+        for number in sorted(model.versions, key=int):
+            if halt is None:
+                response.models.add(name=name, version=number, state="READY")
+            elif not request.ready:
+                reason = f"halted by {halt.actor}: {halt.reason}"
+                response.models.add(name=name, version=number, state="UNAVAILABLE", reason=reason)
+    if not request.ready:
+        for name, why in sorted(installed.plan.not_loaded.items()):
+            response.models.add(name=name, state="UNAVAILABLE" if why else "LOADING", reason=why)
+    return response.SerializeToString()
+
+
 def health(data: bytes, is_ready: bool) -> bytes:
     """Answers grpc.health.v1 Check. Raises StatusError NOT_FOUND for a service that is not told about."""
-    request = health_pb2.HealthCheckRequest()
-    _parse(request, data)
+    request = _health_request(data)
     if request.service not in SERVICES:
         raise StatusError(f"unknown service {request.service[:64]!r}", code=Code.NOT_FOUND)
-    status = health_pb2.HealthCheckResponse.SERVING if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
+    return watched_health(data, is_ready)
+
+
+def watched_health(data: bytes, is_ready: bool) -> bytes:
+    """One message of grpc.health.v1 Watch; a service that is not told about is SERVICE_UNKNOWN."""
+    status = "SERVING" if is_ready else "NOT_SERVING"
+    if _health_request(data).service not in SERVICES:
+        status = "SERVICE_UNKNOWN"
     return health_pb2.HealthCheckResponse(status=status).SerializeToString()
+
+
+def _health_request(data: bytes) -> health_pb2.HealthCheckRequest:
+    request = health_pb2.HealthCheckRequest()
+    _parse(request, data)
+    return request
 
 
 def _parse(request: Message, data: bytes) -> None:

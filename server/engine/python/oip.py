@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from mlops.package import TensorSpec
 from server.engine import texts
+from server.engine.python.pipeline import Codec
 from server.engine.python.rules import Array
 from server.engine.python.runtime import Call
 from server.engine.python.serving import Installed, Serving
@@ -36,24 +37,34 @@ class _Options:
 
 
 _NO_OPTIONS = _Options()
+_OWN = (
+    "tickserve_routing_key",
+    "tickserve_event_time_unix_ns",
+    "tickserve_entities",
+    "tickserve_feature_digest",
+)
 
 
 #: A request that is parsed and routed and not read yet, with what its parameters ask for.
 Pending = tuple[Any, _Options]
 
 
-def route(data: bytes, installed: Installed, drawn_id: str) -> tuple[Serving, Pending]:
-    """Parses one ModelInferRequest and finds the version that answers it. Raises PredictionError."""
+def parse(data: bytes) -> Any:
+    """One ModelInferRequest. Raises PredictionError where the bytes are none."""
     try:
-        request = oip.ModelInferRequest.FromString(data)
+        return oip.ModelInferRequest.FromString(data)
     except DecodeError:
         raise texts.MALFORMED.error(message="ModelInferRequest") from None
+
+
+def route(request: Any, installed: Installed, drawn_id: str) -> tuple[Serving, Pending]:
+    """Finds the version that answers. Raises PredictionError."""
     options = _read_options(request.parameters) if request.parameters else _NO_OPTIONS
     key = options.routing_key or request.id or drawn_id
     return installed.route(request.model_name, request.model_version, key), (request, options)
 
 
-def decode(serving: Serving, pending: Pending) -> Call:
+def read(serving: Serving, pending: Pending) -> Call:
     """Reads the tensors and options of a routed request. Raises PredictionError."""
     request, options = pending
     arrays, rows = read_inputs(request, serving.runtime.readers)
@@ -90,10 +101,10 @@ def encode(serving: Serving, call: Call, outputs: Sequence[Array], _duration_ns:
     parts = [head]
     if call.request_id:
         request_id = call.request_id.encode()
-        parts += (_ID_TAG, _varint(len(request_id)), request_id)
+        parts += (_ID_TAG, varint(len(request_id)), request_id)
     for array in outputs:
         raw = _raw(array)
-        parts += (_RAW_TAG, _varint(len(raw)), raw)
+        parts += (_RAW_TAG, varint(len(raw)), raw)
     if call.findings:
         parts.append(_findings(call))
     return b"".join(parts)
@@ -130,6 +141,9 @@ def _read_options(parameters: Any) -> _Options:
 
 
 def _read_own_option(options: _Options, name: str, parameter: Any, kind: str | None) -> None:
+    if name not in _OWN:
+        # A misspelt check must not be lost in silence.
+        raise texts.PARAMETER_UNKNOWN.error(at=name, name=name, known=", ".join(_OWN))
     if name == "tickserve_event_time_unix_ns":
         if kind not in ("int64_param", "uint64_param"):
             raise texts.PARAMETER_TYPE.error(at=name, name=name, expected="an integer of nanoseconds")
@@ -143,7 +157,7 @@ def _read_own_option(options: _Options, name: str, parameter: Any, kind: str | N
         options.routing_key = text
     elif name == "tickserve_entities":
         options.entities = text.count(",") + 1 if text else 0
-    elif name == "tickserve_feature_digest":
+    else:
         try:
             options.feature_digest = bytes.fromhex(text)
         except ValueError:
@@ -202,7 +216,8 @@ def _raw(array: Array) -> bytes:
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A protobuf varint."""
     if number < 0x80:
         return bytes((number,))
     out = bytearray()
@@ -211,3 +226,13 @@ def _varint(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
+
+
+CODEC: Codec[Any, Pending] = Codec(
+    parse=parse,
+    model=lambda request: str(request.model_name),
+    identify=lambda request, _drawn_id: str(request.id),
+    route=route,
+    read=read,
+    encode=encode,
+)

@@ -2,48 +2,55 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from mlops.package import TensorSpec
+from mlops.package import ColumnMapping, TensorSpec
 from server.engine import texts
 from server.engine.python.oip import check_feature_digest, check_length
+from server.engine.python.pipeline import Codec
 from server.engine.python.rules import Array, Finding
 from server.engine.python.runtime import Call, row_values
 from server.engine.python.serving import Installed, Serving
 from server.plan import VersionPlan
 from tickserve.v1 import prediction_pb2 as pb
 
+#: What still rounds to a finite float32.
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _NUMBERS = ("FP16", "FP32", "FP64", "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 
 
-@dataclass(slots=True)
-class Pending:
-    """A request that is parsed and routed, and not read yet; `request_id` is the client's or the drawn one."""
-
-    request: pb.PredictRequest
-    request_id: str
+#: A request that is parsed and routed and not read yet, with the client's request id or the drawn one.
+Pending = tuple[pb.PredictRequest, str]
 
 
-def route(data: bytes, installed: Installed, drawn_id: str) -> tuple[Serving, Pending]:
-    """Parses one PredictRequest and finds the version that answers it. Raises PredictionError."""
+def parse(data: bytes) -> pb.PredictRequest:
+    """One PredictRequest. Raises PredictionError where the bytes are none."""
     try:
-        request = pb.PredictRequest.FromString(data)
+        return pb.PredictRequest.FromString(data)
     except DecodeError:
         raise texts.MALFORMED.error(message="PredictRequest") from None
-    request_id = request.request_id or drawn_id
+
+
+def identify(request: pb.PredictRequest, drawn_id: str) -> str:
+    """The client's request id, or the drawn one."""
+    return request.request_id or drawn_id
+
+
+def route(request: pb.PredictRequest, installed: Installed, drawn_id: str) -> tuple[Serving, Pending]:
+    """Finds the version that answers. Raises PredictionError."""
+    request_id = identify(request, drawn_id)
     check_length("request_id", request_id)
     check_length("routing_key", request.routing_key)
     key = request.routing_key or request_id
-    return installed.route(request.model, request.version, key), Pending(request, request_id)
+    return installed.route(request.model, request.version, key), (request, request_id)
 
 
-def decode(serving: Serving, pending: Pending) -> Call:
+def read(serving: Serving, pending: Pending) -> Call:
     """Reads the features of a routed request. Raises PredictionError."""
-    request, version = pending.request, serving.version
+    (request, request_id), version = pending, serving.version
     if not takes_predictions(version):
         raise texts.NOT_ONE_FLOAT_INPUT.error(at="model", model=version.model)
     if request.feature_digest:
@@ -65,7 +72,7 @@ def decode(serving: Serving, pending: Pending) -> Call:
     else:
         values = request.features
     array = _shaped(values, rows, steps, version)
-    call = Call([array], rows, pending.request_id, request.event_time_unix_ns, request.timeout_us)
+    call = Call([array], rows, request_id, request.event_time_unix_ns, request.timeout_us)
     call.findings = findings
     return call
 
@@ -74,6 +81,9 @@ def encode(serving: Serving, call: Call, outputs: Sequence[Array], duration_ns: 
     """One PredictResponse."""
     version = serving.version
     flat = [array.ravel().tolist() for array in outputs]
+    for spec, values in zip(version.outputs, flat, strict=True):
+        if spec.datatype == "FP64":
+            _require_float32(values, spec.name, serving)
     response = pb.PredictResponse(
         request_id=call.request_id,
         model=version.model,
@@ -87,11 +97,9 @@ def encode(serving: Serving, call: Call, outputs: Sequence[Array], duration_ns: 
         server_duration_ns=duration_ns,
     )
     if version.signal is not None:
-        response.signal.extend(row_values(version.signal, flat[_index(version, version.signal.output)], call.rows))
+        response.signal.extend(_mapped(version.signal, "signal", flat, serving, call.rows))
     if version.confidence is not None:
-        response.confidence.extend(
-            row_values(version.confidence, flat[_index(version, version.confidence.output)], call.rows)
-        )
+        response.confidence.extend(_mapped(version.confidence, "confidence", flat, serving, call.rows))
     for finding in call.findings:
         response.findings.add(
             kind=f"FINDING_KIND_{finding.kind}", row=finding.row, column=finding.column, rule=finding.rule
@@ -128,8 +136,8 @@ def describe(data: bytes, installed: Installed) -> bytes:
         has_signal=version.signal is not None,
         has_confidence=version.confidence is not None,
         requires_event_time=rule.required,
-        max_age_ns=round((rule.max_age_s or 0) * 1e9),
-        max_future_ns=round((rule.max_future_s or 0) * 1e9),
+        max_age_ns=_nanoseconds(rule.max_age_s),
+        max_future_ns=_nanoseconds(rule.max_future_s),
     ).SerializeToString()
 
 
@@ -198,6 +206,23 @@ def _interleaved(flat: list[list[float]], rows: int) -> list[float]:
     ]
 
 
+def _mapped(mapping: ColumnMapping, what: str, flat: list[list[float]], serving: Serving, rows: int) -> list[float]:
+    values = row_values(mapping, flat[_index(serving.version, mapping.output)], rows)
+    _require_float32(values, what, serving)
+    return values
+
+
+def _require_float32(values: list[float], what: str, serving: Serving) -> None:
+    """Refuses finite figures that would leave as infinities, because the message carries float32."""
+    if all(-_FLOAT32_MAX <= value <= _FLOAT32_MAX for value in values):
+        return
+    if any(math.isfinite(value) and abs(value) > _FLOAT32_MAX for value in values):
+        rule = f"float32:{what}"
+        serving.tally.count_violation(rule, "reject")
+        version = serving.version
+        raise texts.OUTPUT_RULE.error(at=what, rule=rule, version=version.version, model=version.model)
+
+
 def _index(version: VersionPlan, output: str) -> int:
     return next(index for index, spec in enumerate(version.outputs) if spec.name == output)
 
@@ -206,8 +231,17 @@ def _tensor(spec: TensorSpec) -> pb.TensorSpec:
     return pb.TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape)
 
 
+def _nanoseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e9)
+
+
 def _value_names(version: VersionPlan) -> list[str]:
     """Names of the columns of a row of values; empty where a row's width is not fixed."""
     if not takes_predictions(version) or any(-1 in spec.shape[1:] for spec in version.outputs):
         return []
     return [f"{spec.name}[{column}]" for spec in version.outputs for column in range(math.prod(spec.shape[1:]))]
+
+
+CODEC: Codec[pb.PredictRequest, Pending] = Codec(
+    parse=parse, model=lambda request: request.model, identify=identify, route=route, read=read, encode=encode
+)

@@ -1,7 +1,8 @@
 """Input and output rules, compiled once a version.
 
 Each check has a cheap screen over the values as Python floats, which passes what is surely fine, and an exact one with
-NumPy that finds the row and column. The exact one alone says what the rule means; the screen never disagrees with it.
+NumPy that finds the row and column. The exact one, `mlops.package.rules`, alone says what the rule means; the screen
+never disagrees with it.
 """
 
 import math
@@ -13,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops.package import Datatype, InputRules, OutputRule, TensorSpec
-from mlops.package.datatypes import numpy_dtype
+from mlops.package.rules import OutputLimits, as_rows, feature_bounds, out_of_bounds
 from server.engine import texts
 
 Array = NDArray[Any]
 _SMALL = 256
-_FLOATS = ("FP16", "FP32", "FP64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,7 @@ class BoundsCheck:
     def __init__(self, feature_names: Sequence[str], rules: InputRules, datatype: Datatype) -> None:
         self._names = feature_names
         self._policies = [rules.bounds[name].policy if name in rules.bounds else "" for name in feature_names]
-        bounds = [rules.bounds.get(name) for name in feature_names]
-        lows = [-math.inf if bound is None or bound.minimum is None else bound.minimum for bound in bounds]
-        highs = [math.inf if bound is None or bound.maximum is None else bound.maximum for bound in bounds]
-        self._lows = np.array([_representable(low, datatype) for low in lows])
-        self._highs = np.array([_representable(high, datatype) for high in highs])
+        self._lows, self._highs = feature_bounds(feature_names, rules, datatype)
         self._pairs = list(zip(self._lows.tolist(), self._highs.tolist(), strict=True))
 
     def __call__(self, array: Array, findings: list[Finding]) -> Array:
@@ -81,7 +77,7 @@ class BoundsCheck:
                     break
             else:
                 return array
-        outside = (array < self._lows) | (array > self._highs)
+        outside = out_of_bounds(array, self._lows, self._highs)
         if not outside.any():
             return array
         return self._apply(array, outside, findings)
@@ -116,22 +112,21 @@ class OutputCheck:
     """All rules of one output."""
 
     def __init__(self, rules: Sequence[OutputRule], spec: TensorSpec) -> None:
-        self._rules = [(rule, *_limits(rule, spec.datatype)) for rule in rules]
-        self._low = max((low for rule, low, _ in self._rules if rule.kind == "range"), default=-math.inf)
-        self._high = min((high for rule, _, high in self._rules if rule.kind == "range"), default=math.inf)
-        self._sums = [(low, high) for rule, low, high in self._rules if rule.kind == "row_sum"]
+        self._limits = [OutputLimits(rule, spec.datatype) for rule in rules]
+        self._low = max((each.low for each in self._limits if each.rule.kind == "range"), default=-math.inf)
+        self._high = min((each.high for each in self._limits if each.rule.kind == "range"), default=math.inf)
+        self._sums = [(each.low, each.high) for each in self._limits if each.rule.kind == "row_sum"]
 
     def broken(self, array: Array) -> list[tuple[OutputRule, int, int]]:
-        """The rules that `array` breaks, each with its first row and column; empty where all is in order."""
+        """Each broken rule in each row that breaks it, with the first column there; empty where all is in order."""
         if array.size <= _SMALL and self._is_fine(array):
             return []
-        flat = array.reshape(array.shape[0] if array.ndim else 1, -1).astype(np.float64)
+        values = as_rows(array)
         found = []
-        for rule, low, high in self._rules:
-            bad = _violations(rule.kind, low, high, flat)
-            if bad.any():
-                row, column = np.argwhere(bad)[0].tolist()
-                found.append((rule, row, column))
+        for limits in self._limits:
+            bad = limits.violations(values)
+            rows = np.flatnonzero(bad.any(axis=1)).tolist()
+            found += [(limits.rule, row, int(bad[row].argmax())) for row in rows]
         return found
 
     def _is_fine(self, array: Array) -> bool:
@@ -151,30 +146,6 @@ class OutputCheck:
                     if not low <= total <= high:
                         return False
         return True
-
-
-def _violations(kind: str, low: float, high: float, rows: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which elements of `rows` (n x width, float64) break the rule; row sums are one column wide."""
-    if kind == "finite":
-        return ~np.isfinite(rows)
-    # Left to right, as the other implementations add, so that an answer at the edge is judged the same.
-    values = np.add.accumulate(rows, axis=1)[:, -1:] if kind == "row_sum" else rows
-    inside: NDArray[np.bool_] = (values >= low) & (values <= high)
-    return ~inside
-
-
-def _limits(rule: OutputRule, datatype: Datatype) -> tuple[float, float]:
-    low = -math.inf if rule.minimum is None else rule.minimum
-    high = math.inf if rule.maximum is None else rule.maximum
-    if rule.kind == "row_sum":
-        return low, high
-    return _representable(low, datatype), _representable(high, datatype)
-
-
-def _representable(bound: float, datatype: Datatype) -> float:
-    """The bound in the tensor's own precision, so that a value equal to it is inside."""
-    with np.errstate(over="ignore"):
-        return float(numpy_dtype(datatype).type(bound)) if datatype in _FLOATS else bound
 
 
 def _first(bad: Array, array: Array) -> tuple[int, int, float]:

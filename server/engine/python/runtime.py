@@ -17,11 +17,13 @@ from server.engine.python.rules import Array, BoundsCheck, Finding, FiniteCheck,
 from server.engine.python.session import Session
 from server.engine.python.tensors import InputReader
 from server.plan import Role, VersionPlan
-from tickserve.errors import DamagedPackageError, PackageError
+from tickserve.errors import DamagedPackageError, InvalidInputError, PackageError
 
 _WARM_UP_RUNS = 20
 _TIMED_RUNS = 50
 _TIMING_BUDGET_S = 0.5
+#: The policy behind each kind of finding.
+_POLICY = {"CLIPPED": "clip", "FLAGGED": "flag"}
 
 
 @dataclass(slots=True)
@@ -98,6 +100,10 @@ class Runtime:
             if (checks := [rule for rule in version.output_rules if rule.output == spec.name])
         ]
 
+    def release(self) -> None:
+        """Ends one use by a thread of the pool. On the engine's thread."""
+        self.in_flight -= 1
+
     def check_inputs(self, call: Call, tally: Tally, now_unix_ns: int) -> None:
         """Applies the input rules; may replace the call's arrays by clipped ones."""
         rule = self.version.input_rules.event_time
@@ -105,12 +111,20 @@ class Runtime:
             self._check_event_time(call, tally, now_unix_ns)
         for index, check in enumerate(self._finite):
             if check is not None:
-                check(call.arrays[index])
+                try:
+                    check(call.arrays[index])
+                except InvalidInputError:
+                    tally.count_violation(f"finite:{self.version.inputs[index].name}", "reject")
+                    raise
         if self._bounds is not None:
             before = len(call.findings)
-            call.arrays[0] = self._bounds(call.arrays[0], call.findings)
+            try:
+                call.arrays[0] = self._bounds(call.arrays[0], call.findings)
+            except InvalidInputError as error:
+                tally.count_violation(f"bounds:{error.field}", "reject")
+                raise
             for finding in call.findings[before:]:
-                tally.count_violation(finding.rule, finding.kind.lower())
+                tally.count_violation(finding.rule, _POLICY[finding.kind])
 
     def check_outputs(self, call: Call, outputs: Sequence[Array], tally: Tally) -> None:
         """Applies the output rules; raises where one of policy reject is broken."""
@@ -125,10 +139,10 @@ class Runtime:
 
     def _check_event_time(self, call: Call, tally: Tally, now_unix_ns: int) -> None:
         rule = self.version.input_rules.event_time
-        if not call.event_time_unix_ns:
-            raise texts.EVENT_TIME_ABSENT.error(at="event_time_unix_ns", model=self.version.model)
         age_s = (now_unix_ns - call.event_time_unix_ns) / 1e9
-        if rule.max_age_s is not None and age_s > rule.max_age_s:
+        if not call.event_time_unix_ns:
+            name, error = "event_time", texts.EVENT_TIME_ABSENT.error(at="event_time_unix_ns", model=self.version.model)
+        elif rule.max_age_s is not None and age_s > rule.max_age_s:
             name, error = (
                 "max_age",
                 texts.EVENT_TIME_OLD.error(at="event_time_unix_ns", age_s=age_s, bound_s=rule.max_age_s),

@@ -76,8 +76,10 @@ class Installed:
         return serving
 
     def _unknown(self, name: str) -> Exception:
-        if name in self.plan.loading:
-            return texts.LOADING.error(at="model", model=name)
+        why = self.plan.not_loaded.get(name)
+        if why is not None:
+            text = texts.NOT_LOADED if why else texts.LOADING
+            return text.error(at="model", model=name, why=why)
         known = ", ".join(sorted(self.models)) or "none"
         return texts.UNKNOWN_MODEL.error(at="model", model=name[:64], known=known)
 

@@ -14,8 +14,6 @@ from server.engine.python.rules import Array
 
 _REFUSED = {"classification": "classification results"}
 _REFUSED_PREFIXES = {"shared_memory_": "shared memory", "sequence_": "stateful sequences"}
-#: Parameters that clients send by habit and that change nothing here.
-_IGNORED = {"triton_enable_empty_final_response", "priority", "binary_data_output"}
 _SHAPES = 64
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -197,8 +195,6 @@ def _wrong_count(got: int, shape: tuple[int, ...], count: int, spec: TensorSpec,
 
 def refuse_unsupported(name: str) -> None:
     """Refuses a parameter that asks for what there is not; every other unknown one is accepted."""
-    if name in _IGNORED:
-        return
     what = _REFUSED.get(name) or next((w for prefix, w in _REFUSED_PREFIXES.items() if name.startswith(prefix)), None)
     if what is not None:
         raise texts.PARAMETER_REFUSED.error(at=name, name=name, what=what)

@@ -1,18 +1,30 @@
-"""A scripted server, and a client of it over each transport."""
+"""A scripted server, and both clients of it."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
+from tests.unit.client.blocking import BlockingClient, Connect, Loop
 from tests.unit.client.scripted import Script, ScriptedServer
 from tickserve import Client
-from tickserve.client.transport import Connect, GrpcTransport
 
 
-@pytest.fixture(params=[pytest.param(GrpcTransport, id="grpc")])
-def connect(request: pytest.FixtureRequest) -> Connect:
-    """Every transport runs the same suite."""
-    return request.param
+@pytest.fixture(scope="session")
+def loop() -> Iterator[Loop]:
+    running = Loop()
+    yield running
+    running.close()
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def connect(request: pytest.FixtureRequest, loop: Loop) -> Connect:
+    """Both clients run the same suite."""
+
+    def connect_aio(address: str, **options: Any) -> Client:
+        return cast(Client, BlockingClient(loop, address, **options))
+
+    return Client if request.param == "blocking" else connect_aio
 
 
 @pytest.fixture
@@ -29,5 +41,5 @@ def script(server: ScriptedServer) -> Script:
 
 @pytest.fixture
 def client(server: ScriptedServer, connect: Connect) -> Iterator[Client]:
-    with Client(server.address, model="m", timeout_s=20.0, connect=connect) as connected:
+    with connect(server.address, model="m", timeout_s=20.0) as connected:
         yield connected

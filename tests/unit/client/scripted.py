@@ -3,10 +3,11 @@
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 
@@ -51,7 +52,10 @@ def describe(
 
 @dataclass
 class Script:
-    """What the server will say. `refusals` are used up one a call of Predict; then it echoes the features."""
+    """What the server will say. `refusals` are used up one a request for a prediction; then it echoes the features.
+
+    A stream ends in place of the answer to a sequence that is in `stream_ends`: with that status, or OK for None.
+    """
 
     models: dict[str, pb.ModelInfo] = field(default_factory=lambda: {"m": describe()})
     refusals: deque[Refusal] = field(default_factory=deque)
@@ -65,6 +69,9 @@ class Script:
     described: list[pb.GetModelRequest] = field(default_factory=list)
     controlled: list[Any] = field(default_factory=list)
     seconds_left: list[float] = field(default_factory=list)
+    streams: list[grpc.ServicerContext] = field(default_factory=list)
+    stream_ends: dict[int, Refusal | None] = field(default_factory=dict)
+    stream_edit: Callable[[pb.PredictStreamResponse], None] = lambda response: None
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -98,15 +105,40 @@ class _Prediction(prediction_pb2_grpc.PredictionServicer):
         self._script = script
 
     def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> pb.PredictResponse:
+        self._script.seconds_left.append(context.time_remaining())
+        answer = self._answer(request)
+        if isinstance(answer, Refusal):
+            _refuse(context, answer)
+        return answer
+
+    def PredictStream(
+        self, requests: Iterator[pb.PredictStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.PredictStreamResponse]:
+        script = self._script
+        script.streams.append(context)
+        for message in requests:
+            if message.sequence in script.stream_ends:
+                refusal = script.stream_ends[message.sequence]
+                if refusal is not None:
+                    _refuse(context, refusal)
+                return
+            answer = self._answer(message.predict)
+            if isinstance(answer, Refusal):
+                response = pb.PredictStreamResponse(sequence=message.sequence, error=_in_band(answer))
+            else:
+                response = pb.PredictStreamResponse(sequence=message.sequence, answer=answer)
+            script.stream_edit(response)
+            yield response
+
+    def _answer(self, request: pb.PredictRequest) -> "pb.PredictResponse | Refusal":
         script = self._script
         script.requests.append(request)
-        script.seconds_left.append(context.time_remaining())
         script.gate.wait()
         if script.refusals:
-            _refuse(context, script.refusals.popleft())
+            return script.refusals.popleft()
         info = script.models[request.model]
         if request.feature_digest not in (b"", info.feature_digest):
-            _refuse(context, changed(executed="0"))
+            return changed(executed="0")
         rows = request.rows or 1
         answer = pb.PredictResponse(
             request_id=request.request_id,
@@ -174,6 +206,17 @@ def _health(script: Script) -> grpc.GenericRpcHandler:
         response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
     )
     return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": handler})
+
+
+def _in_band(refusal: Refusal) -> pb.Error:
+    said = dict(refusal.trailers)
+    return pb.Error(
+        code=refusal.code.value[0],
+        message=refusal.message,
+        reason=f"REASON_{said['tickserve-reason']}" if "tickserve-reason" in said else "REASON_UNSPECIFIED",
+        executed=said.get("tickserve-executed") != "0",
+        field=unquote(said.get("tickserve-field", "")),
+    )
 
 
 def _refuse(context: grpc.ServicerContext, refusal: Refusal) -> None:

@@ -1,4 +1,4 @@
-"""The control client: typed status, changes, refusals, and waiting. Every transport passes this."""
+"""The control client: typed status, changes, refusals, and waiting."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,7 +10,6 @@ import pytest
 from tests.unit.client.scripted import DIGEST, Refusal, Script, ScriptedServer
 from tickserve import ControlClient
 from tickserve.client import Change, FailedChange, Halt, ModelState, ServerState, Share, VersionStatus
-from tickserve.client.transport import Connect
 from tickserve.errors import Code, ControlError, InvalidInputError, UnreachableError
 from tickserve.prediction import Role
 from tickserve.v1 import control_pb2 as pb
@@ -20,9 +19,9 @@ SINCE = datetime(2024, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
 @pytest.fixture
-def control(tmp_path: Path, connect: Connect) -> Iterator[tuple[ControlClient, Script]]:
+def control(tmp_path: Path) -> Iterator[tuple[ControlClient, Script]]:
     server = ScriptedServer(f"unix:{tmp_path / 'admin.sock'}")
-    with ControlClient(server.address, timeout_s=20.0, connect=connect) as client:
+    with ControlClient(server.address, timeout_s=20.0) as client:
         yield client, server.script
     server.stop()
 
@@ -129,9 +128,9 @@ def test_a_refusal_keeps_its_status_and_field(control: tuple[ControlClient, Scri
     assert (caught.value.code, caught.value.field) == (Code.INVALID_ARGUMENT, "actor")
 
 
-def test_no_server_is_unreachable(tmp_path: Path, connect: Connect) -> None:
+def test_no_server_is_unreachable(tmp_path: Path) -> None:
     address = f"unix:{tmp_path / 'none.sock'}"
-    with ControlClient(address, connect=connect) as client, pytest.raises(UnreachableError) as caught:
+    with ControlClient(address) as client, pytest.raises(UnreachableError) as caught:
         client.status()
     assert address in caught.value.message
     assert "TICKSERVE_HOME" in caught.value.message
@@ -151,7 +150,7 @@ def test_wait_returns_the_status_waited_for(control: tuple[ControlClient, Script
     assert len(seen) == 2
 
 
-def test_wait_gives_up(control: tuple[ControlClient, Script], tmp_path: Path, connect: Connect) -> None:
+def test_wait_gives_up(control: tuple[ControlClient, Script], tmp_path: Path) -> None:
     client, script = control
     script.status = pb.StatusResponse(
         state="SERVER_STATE_STARTING", models=[pb.ModelStatus(name="m", state="MODEL_STATE_LOADING")]
@@ -160,7 +159,7 @@ def test_wait_gives_up(control: tuple[ControlClient, Script], tmp_path: Path, co
         client.wait(lambda status: status.is_serving, timeout_s=0.2)
     assert caught.value.code is Code.DEADLINE_EXCEEDED
     with (
-        ControlClient(f"unix:{tmp_path / 'none.sock'}", connect=connect) as nowhere,
+        ControlClient(f"unix:{tmp_path / 'none.sock'}") as nowhere,
         pytest.raises(UnreachableError),
     ):
         nowhere.wait(lambda status: True, timeout_s=0.2)

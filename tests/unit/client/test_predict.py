@@ -1,4 +1,4 @@
-"""What a client sends for each kind of features, and what it makes of the answer. Every transport passes this."""
+"""What a client sends for each kind of features, and what it makes of the answer. Both clients pass this."""
 
 import threading
 from collections.abc import Callable
@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.unit.client.blocking import Connect
 from tests.unit.client.scripted import DIGEST, Refusal, Script, ScriptedServer, changed, describe
 from tickserve import Client, Finding, Prediction
-from tickserve.client.transport import Connect
 from tickserve.errors import FeaturesChangedError, InternalError, InvalidInputError, NotFoundError
 from tickserve.prediction import FindingKind, Role
 from tickserve.v1 import prediction_pb2 as pb
@@ -159,7 +159,7 @@ def test_a_model_is_described_once(client: Client, script: Script) -> None:
 
 
 def test_unchecked_arrays_ask_nothing_and_send_no_digest(server: ScriptedServer, connect: Connect) -> None:
-    with Client(server.address, model="m", check_features=False, connect=connect) as client:
+    with connect(server.address, model="m", check_features=False) as client:
         client.predict(np.zeros(3, np.float32))
     assert server.script.described == []
     assert server.script.requests[0].feature_digest == b""
@@ -335,7 +335,7 @@ def test_a_lone_entity_is_one_entity(client: Client, script: Script) -> None:
 
 
 def test_a_model_must_be_named_somewhere(server: ScriptedServer, connect: Connect) -> None:
-    with Client(server.address, connect=connect) as client:
+    with connect(server.address) as client:
         with pytest.raises(InvalidInputError, match="no model is named"):
             client.predict(ROW)
         assert client.predict(ROW, model="m").model == "m"
@@ -352,6 +352,13 @@ def test_get_model_describes_a_model(client: Client, script: Script) -> None:
     assert info.limits.max_rows == 100
     assert (info.has_signal, info.has_confidence, info.requires_event_time) == (True, False, True)
     assert (info.max_age_ns, info.max_future_ns, info.plan_generation) == (5, 6, 7)
+
+
+def test_a_bound_of_zero_on_the_event_time_is_not_the_lack_of_one(client: Client, script: Script) -> None:
+    script.models["m"].ClearField("max_age_ns")
+    script.models["m"].max_future_ns = 0
+    info = client.get_model(version="1")
+    assert (info.max_age_ns, info.max_future_ns) == (None, 0)
 
 
 def test_a_refused_description_means_that_nothing_ran(client: Client, script: Script) -> None:

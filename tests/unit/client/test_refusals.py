@@ -1,4 +1,4 @@
-"""What a caller gets where there is no answer, and whether it may ask again. Every transport passes this."""
+"""What a caller gets where there is no answer, and whether it may ask again. Both clients pass this."""
 
 import socket
 import struct
@@ -10,9 +10,9 @@ import grpc
 import numpy as np
 import pytest
 
+from tests.unit.client.blocking import Connect
 from tests.unit.client.scripted import Refusal, Script, ScriptedServer
 from tickserve import Client, PredictionError, TickserveError
-from tickserve.client.transport import Connect
 from tickserve.errors import (
     BY_REASON,
     Code,
@@ -86,7 +86,7 @@ def test_a_late_description_is_a_deadline_error_that_ran_nothing(client: Client,
 
 
 def test_every_call_has_a_deadline(server: ScriptedServer, connect: Connect) -> None:
-    with Client(server.address, model="m", timeout_s=30.0, connect=connect) as client:
+    with connect(server.address, model="m", timeout_s=30.0) as client:
         client.predict(ROW)
         client.predict(ROW, timeout_s=10.0)
     by_client, by_call = server.script.seconds_left
@@ -106,7 +106,7 @@ def closed_port() -> Iterator[int]:
 def test_no_server_is_unreachable_and_nothing_ran(closed_port: int, connect: Connect) -> None:
     address = f"127.0.0.1:{closed_port}"
     with (
-        Client(address, model="m", check_features=False, timeout_s=10.0, connect=connect) as client,
+        connect(address, model="m", check_features=False, timeout_s=10.0) as client,
         pytest.raises(UnreachableError, match="no server answered") as caught,
     ):
         client.predict(np.zeros(3, np.float32))
@@ -117,7 +117,7 @@ def test_no_server_is_unreachable_and_nothing_ran(closed_port: int, connect: Con
 
 def test_an_unknown_host_is_unreachable_and_nothing_ran(connect: Connect) -> None:
     with (
-        Client("no-such-host.invalid:1", model="m", check_features=False, timeout_s=20.0, connect=connect) as client,
+        connect("no-such-host.invalid:1", model="m", check_features=False, timeout_s=20.0) as client,
         pytest.raises(UnreachableError, match=r"no-such-host\.invalid") as caught,
     ):
         client.predict(np.zeros(3, np.float32))
@@ -151,9 +151,7 @@ def _take_one_request_and_drop(listener: socket.socket) -> None:
 
 def test_a_connection_that_breaks_after_the_request_may_have_run(dropping_port: int, connect: Connect) -> None:
     with (
-        Client(
-            f"127.0.0.1:{dropping_port}", model="m", check_features=False, timeout_s=20.0, connect=connect
-        ) as client,
+        connect(f"127.0.0.1:{dropping_port}", model="m", check_features=False, timeout_s=20.0) as client,
         pytest.raises(UnreachableError, match="broke before an answer") as caught,
     ):
         client.predict(np.zeros(3, np.float32))
@@ -185,7 +183,7 @@ def test_a_closed_client_says_so(client: Client) -> None:
 )
 def test_an_address_that_is_none_is_refused_at_once(address: str, connect: Connect) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        Client(address, connect=connect)
+        connect(address)
     assert caught.value.field == "address"
     assert repr(address) in caught.value.message
 
@@ -193,7 +191,7 @@ def test_an_address_that_is_none_is_refused_at_once(address: str, connect: Conne
 def test_a_timeout_that_is_none_is_refused_at_once(connect: Connect) -> None:
     for timeout_s in (0, -1, float("inf"), None):
         with pytest.raises(ConfigurationError, match="timeout_s"):
-            Client("localhost:1", timeout_s=timeout_s, connect=connect)  # type: ignore[arg-type]
+            connect("localhost:1", timeout_s=timeout_s)  # type: ignore[arg-type]
 
 
 def test_wait_ready_returns_once_the_server_is_ready(client: Client, script: Script) -> None:
@@ -205,7 +203,7 @@ def test_wait_ready_returns_once_the_server_is_ready(client: Client, script: Scr
 
 def test_a_server_that_starts_later_is_found(tmp_path: Path, connect: Connect) -> None:
     address = f"unix:{tmp_path / 's'}"
-    with Client(address, model="m", timeout_s=20.0, connect=connect) as client:
+    with connect(address, model="m", timeout_s=20.0) as client:
         with pytest.raises(UnreachableError):
             client.predict(ROW)
         server = ScriptedServer(address)
@@ -220,7 +218,7 @@ def test_wait_ready_gives_up(client: Client, script: Script, closed_port: int, c
     with pytest.raises(DeadlineError, match="answers, but was not ready within"):
         client.wait_ready(timeout_s=0.2)
     with (
-        Client(f"127.0.0.1:{closed_port}", connect=connect) as nowhere,
+        connect(f"127.0.0.1:{closed_port}") as nowhere,
         pytest.raises(UnreachableError, match="no server answered"),
     ):
         nowhere.wait_ready(timeout_s=0.3)

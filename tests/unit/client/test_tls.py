@@ -6,11 +6,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from typer.testing import CliRunner
 
+from tests.unit.client.blocking import Connect
 from tests.unit.client.scripted import ScriptedServer
-from tickserve import Client
+from tickserve.cli import app
 from tickserve.client import Tls
-from tickserve.client.transport import Connect
 from tickserve.errors import ConfigurationError, UnreachableError
 
 ROW = {"a": 1.0, "b": 2.0, "c": 3.0}
@@ -42,8 +43,9 @@ def test_both_sides_show_their_certificates(
 ) -> None:
     authority, key = certificate
     tls = Tls(ca_file=authority, certificate_file=authority, key_file=key)
-    with Client(tls_server.address, model="m", timeout_s=20.0, tls=tls, connect=connect) as client:
+    with connect(tls_server.address, model="m", timeout_s=20.0, tls=tls) as client, client.stream() as stream:
         assert client.predict(ROW).rows == 1
+        assert stream.predict(ROW).rows == 1
 
 
 @pytest.mark.parametrize("with_authority", [True, False], ids=["no own certificate", "unknown authority"])
@@ -53,7 +55,7 @@ def test_an_untrusted_side_is_unreachable(
     authority, key = certificate
     tls = Tls(ca_file=authority) if with_authority else Tls(certificate_file=authority, key_file=key)
     with (
-        Client(tls_server.address, model="m", timeout_s=20.0, tls=tls, connect=connect) as client,
+        connect(tls_server.address, model="m", timeout_s=20.0, tls=tls) as client,
         pytest.raises(UnreachableError),
     ):
         client.predict(ROW)
@@ -62,10 +64,24 @@ def test_an_untrusted_side_is_unreachable(
 
 def test_a_key_without_its_certificate_is_refused(certificate: tuple[Path, Path], connect: Connect) -> None:
     with pytest.raises(ConfigurationError, match="go together"):
-        Client("localhost:1", tls=Tls(key_file=certificate[1]), connect=connect)
+        connect("localhost:1", tls=Tls(key_file=certificate[1]))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, connect: Connect) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.pem") as caught:
-        Client("localhost:1", tls=Tls(ca_file=tmp_path / "none.pem"), connect=connect)
+        connect("localhost:1", tls=Tls(ca_file=tmp_path / "none.pem"))
     assert caught.value.field == "tls.ca_file"
+
+
+def test_predict_shows_its_certificate_from_the_command_line(
+    tls_server: ScriptedServer, certificate: tuple[Path, Path]
+) -> None:
+    authority, key = map(str, certificate)
+    command = ["predict", "-m", "m", "--address", tls_server.address, "--timeout-s", "20", "a=1", "b=2", "c=3"]
+    certificates = ["--tls-ca", authority, "--tls-cert", authority, "--tls-key", key]
+    result = CliRunner().invoke(app, [*command, *certificates], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    with pytest.raises(UnreachableError):
+        CliRunner().invoke(app, [*command, "--tls-ca", authority], catch_exceptions=False)
+    with pytest.raises(ConfigurationError, match="go together"):
+        CliRunner().invoke(app, [*command, "--tls-cert", authority], catch_exceptions=False)

@@ -25,6 +25,7 @@ FEATURES = ("momentum", "rsi", "volume")
 WEIGHTS = np.array([[1.0], [2.0], [4.0]], np.float32)
 ROWS = np.random.default_rng(7).normal(size=(200, 3)).astype(np.float32)
 TIMES = np.datetime64("2020-01-01") + np.arange(len(ROWS))
+LATER = TIMES + len(ROWS)
 
 
 def linear_model(edit: Callable[[Any], None] | None = None) -> bytes:
@@ -55,7 +56,7 @@ def build_small(out: Path, **changes: Any) -> Path:
         "model": linear_model(),
         "golden": golden(),
         "reference": ReferenceRows("train", {"features": ROWS}, TIMES),
-        "outputs_reference": ReferenceRows("test", {"prediction": ROWS[:100] @ WEIGHTS}, TIMES[:100]),
+        "outputs_reference": ReferenceRows("test", {"prediction": ROWS[:100] @ WEIGHTS}, LATER[:100]),
         "feature_names": FEATURES,
         "task": "regression",
     }

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ from mlops.package import (
     read_bare_model,
     read_package,
 )
-from tests.unit.package.builders import ROWS, TIMES, WEIGHTS, build_small, golden, linear_model, rewrite
+from tests.unit.package.builders import LATER, ROWS, TIMES, WEIGHTS, build_small, golden, linear_model, rewrite
 from tickserve.errors import DamagedPackageError, DataError, PackageError
 
 
@@ -120,6 +120,50 @@ def test_outputs_on_training_rows_are_no_reference(tmp_path: Path) -> None:
         build_small(tmp_path, outputs_reference=outputs)
 
 
+def test_outputs_of_a_data_set_with_the_same_fingerprint_are_no_reference(tmp_path: Path) -> None:
+    same = ReferenceRows("train", {"features": ROWS}, TIMES).describe()
+
+    with pytest.raises(DataError, match="fingerprint of 'train'") as caught:
+        build_small(tmp_path, datasets={"test": same})
+    assert caught.value.field == "test"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("start", ["2019-10-01", "2020-03-01", "2020-07-18"])
+def test_outputs_of_an_overlapping_period_are_no_reference(tmp_path: Path, start: str) -> None:
+    times = np.datetime64(start) + np.arange(100)
+    outputs = ReferenceRows("test", {"prediction": ROWS[:100] @ WEIGHTS}, times)
+
+    first = max(times[0], TIMES[0])
+    last = min(times[-1], TIMES[-1])
+    with pytest.raises(DataError, match=f"both it and 'train' cover {first} to {last}"):
+        build_small(tmp_path, outputs_reference=outputs)
+
+
+@pytest.mark.parametrize("start", ["2019-09-23", "2020-07-19"])
+def test_outputs_right_before_or_after_the_training_period_are_a_reference(tmp_path: Path, start: str) -> None:
+    outputs = ReferenceRows("test", {"prediction": ROWS[:100] @ WEIGHTS}, np.datetime64(start) + np.arange(100))
+
+    assert build_small(tmp_path, outputs_reference=outputs).exists()
+
+
+def constant_model(dtype: type[np.floating[Any]], value: float) -> bytes:
+    """`values` is `value` for each row, in this precision."""
+
+    def edit(model: Any) -> None:
+        graph = model.graph
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        graph.initializer[0].CopyFrom(helper.make_tensor("weights", kind, [3, 1], [0.0] * 3))
+        graph.initializer.append(helper.make_tensor("value", kind, [1], [value]))
+        del graph.node[:]
+        graph.node.append(helper.make_node("Cast", ["features"], ["cast"], to=kind))
+        graph.node.append(helper.make_node("MatMul", ["cast", "weights"], ["zero"]))
+        graph.node.append(helper.make_node("Add", ["zero", "value"], ["values"]))
+        graph.output[0].CopyFrom(helper.make_tensor_value_info("values", kind, ["rows", 1]))
+
+    return linear_model(edit)
+
+
 def softmax_model(name: str = "probabilities") -> bytes:
     def edit(model: Any) -> None:
         graph = model.graph
@@ -160,6 +204,45 @@ def test_rules_that_the_golden_rows_break_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="breaks output rule 'narrow'"):
         build_small(tmp_path, output_rules=[too_narrow])
     assert not os.path.exists(tmp_path) or os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_golden_output_equal_to_its_bound_obeys_the_rule_in_its_own_precision(
+    tmp_path: Path, dtype: type[np.floating[Any]]
+) -> None:
+    rule = OutputRule(name="most", output="values", kind="range", maximum=0.1)
+    at_bound = dtype(0.1)
+    above = np.nextafter(at_bound, dtype(1))
+
+    def build(answer: np.floating[Any]) -> Path:
+        return build_small(
+            tmp_path,
+            model=constant_model(dtype, float(answer)),
+            golden=Golden({"features": ROWS[:2]}, {"values": np.full((2, 1), answer, dtype)}, 0.0, 0.0),
+            outputs_reference=None,
+            output_rules=[rule],
+        )
+
+    assert build(at_bound).exists()
+    with pytest.raises(PackageError, match="breaks output rule 'most'"):
+        build(above)
+
+
+def test_golden_inputs_that_the_package_would_reject_are_refused(tmp_path: Path) -> None:
+    features = ROWS[:8].copy()
+    features[3, 1] = 2.5
+    rows = Golden({"features": features}, {"prediction": features @ WEIGHTS})
+
+    def build(policy: Literal["reject", "clip", "flag"], maximum: float) -> Path:
+        rules = InputRules(bounds={"rsi": Bounds(maximum=maximum, policy=policy)})
+        return build_small(tmp_path, golden=rows, input_rules=rules)
+
+    with pytest.raises(PackageError, match=r"row 3: feature 'rsi' is 2\.5, outside its bounds -inf to 2\.4") as caught:
+        build("reject", 2.4)
+    assert caught.value.field == "input_rules.bounds.rsi"
+    assert build("reject", 2.5).exists()
+    assert build("clip", 2.4).exists()
+    assert build("flag", 2.4).exists()
 
 
 def test_golden_rows_with_missing_values_need_a_rule_that_lets_them_in(tmp_path: Path) -> None:
@@ -292,7 +375,7 @@ def test_models_with_several_inputs_and_kinds_of_tensors_are_packaged(tmp_path: 
         model=model,
         golden=Golden(inputs, outputs),
         reference=ReferenceRows("train", inputs, TIMES),
-        outputs_reference=ReferenceRows("test", outputs, TIMES),
+        outputs_reference=ReferenceRows("test", outputs, LATER),
         feature_names=(),
     )
 

@@ -127,6 +127,16 @@ def test_verify_runs_the_golden_rows(package: Path, tmp_path: Path) -> None:
     assert "does not repeat" in json.loads(result.stdout)["error"]
 
 
+def test_training_rows_as_the_reference_of_outputs_exit_2(build_arguments: list[str], tmp_path: Path) -> None:
+    in_sample = [str(tmp_path / "train.csv") if each.endswith("later.csv") else each for each in build_arguments]
+
+    refused = tickserve(*in_sample)
+
+    assert refused.returncode == 2
+    assert "give outputs on rows that the model was not trained on" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_exit_codes_of_the_program(package: Path, tmp_path: Path, build_arguments: list[str]) -> None:
     copy = copy_as(package, tmp_path / "1")
     os.truncate(copy / MODEL_FILE, 100)

@@ -98,6 +98,45 @@ def test_columns_are_put_into_the_order_of_the_features(files: dict[str, Any], t
     assert build_from_files(**files | {"reference": swapped}) == build_from_files(**files)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [ROWS[:150], ROWS[149::-1], ROWS[20:60]],
+    ids=["the same rows", "the same rows in another order", "some of the rows"],
+)
+@pytest.mark.parametrize("time_column", ["day", None])
+def test_outputs_on_training_rows_are_no_reference(
+    files: dict[str, Any], tmp_path: Path, rows: np.ndarray, time_column: str | None
+) -> None:
+    spec = tmp_path / "spec.toml"
+    spec.write_text(f"feature_names = {list(FEATURES)}")
+    for name, written in (("train", ROWS[:150]), ("again", rows)):
+        path = write_csv(tmp_path / f"{name}.csv", written, start="2022-01-01" if name == "again" else "2020-01-01")
+        if time_column is None:
+            path.write_text("".join(line.partition(",")[2] for line in path.read_text().splitlines(keepends=True)))
+    files |= {"outputs_reference": tmp_path / "again.csv", "time_column": time_column, "spec": read_spec(spec)}
+
+    with pytest.raises(
+        DataError, match="'out_of_sample' are no reference, because every row of it is a row of 'train'"
+    ):
+        build_from_files(**files)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_row_or_two_that_training_had_too_are_no_fault(files: dict[str, Any], tmp_path: Path) -> None:
+    mixed = np.concatenate([ROWS[:2], ROWS[150:]])
+    write_csv(tmp_path / "later.csv", mixed, start="2021-01-01")
+
+    assert build_from_files(**files).exists()
+
+
+def test_rows_of_a_few_categories_may_repeat_those_of_training(files: dict[str, Any], tmp_path: Path) -> None:
+    generator = np.random.default_rng(5)
+    write_csv(tmp_path / "train.csv", generator.integers(0, 2, (150, 3)).astype(np.float32))
+    write_csv(tmp_path / "later.csv", generator.integers(0, 2, (60, 3)).astype(np.float32), start="2021-01-01")
+
+    assert build_from_files(**files).exists()
+
+
 def test_everything_in_a_specification_reaches_the_manifest(files: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "spec.toml").write_text(
         """

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from server.engine.python import PythonEngine
 from server.engine.python.reaper import Reaper
 from server.engine.python.runtime import Runtime, prepare
+from server.models import DesiredFile, DirectorySource, Reconciler
 from tests.support.models import echo_model, version_plan
+from tests.support.packages import add_constant
 
 
 @pytest.fixture
@@ -56,3 +59,24 @@ def test_runtime_in_use_is_kept_until_its_last_request(runtime: Runtime) -> None
     runtime.in_flight = 0
     wait_until(lambda: reaper._retired == [])
     reaper.stop()
+
+
+def test_engine_hands_what_a_new_plan_leaves_out_to_the_reaper(tmp_path: Path) -> None:
+    engine = PythonEngine(
+        ["127.0.0.1:0"], pool_threads=1, max_in_flight=8, max_in_flight_per_client=8, max_message_bytes=1 << 20
+    )
+    engine.start()
+    models = tmp_path / "models"
+    models.mkdir()
+    reconciler = Reconciler(DirectorySource(models), engine, DesiredFile(tmp_path / "halts.json"))
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    freed_on: list[str] = []
+    (first,) = engine._installed.values()
+    weakref.finalize(first.session, lambda: freed_on.append(threading.current_thread().name))
+    del first
+    add_constant(models, 2.0)
+    reconciler.reconcile()
+    wait_until(lambda: freed_on)
+    engine.stop(1.0)
+    assert freed_on == ["reaper"]

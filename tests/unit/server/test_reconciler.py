@@ -1,6 +1,7 @@
 """The reconciler: what the directory holds is served; whatever goes wrong leaves what was served."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine() -> Iterator[PythonEngine]:
-    made = PythonEngine(["127.0.0.1:0"], pool_threads=1, max_in_flight=8, max_message_bytes=1 << 20)
+    made = PythonEngine(
+        ["127.0.0.1:0"], pool_threads=1, max_in_flight=8, max_in_flight_per_client=8, max_message_bytes=1 << 20
+    )
     made.start()
     yield made
     made.stop(0.0)
@@ -113,7 +116,8 @@ def test_one_bad_model_does_not_keep_the_others_from_serving(reconciler: Reconci
     (models / "Bad Name" / "1" / MODEL_FILE).write_bytes(echo_model())
     reconciler.reconcile()
     assert list(plan(reconciler).models) == ["good"]
-    assert plan(reconciler).loading == {"bad", "Bad Name"}
+    assert set(plan(reconciler).not_loaded) == {"bad", "Bad Name"}
+    assert "is damaged" in plan(reconciler).not_loaded["bad"]
     assert isinstance(record(reconciler, "bad").failed["1"].error, DamagedPackageError)
     assert "model name 'Bad Name'" in record(reconciler, "Bad Name").failed["1"].error.message
 
@@ -198,6 +202,38 @@ def test_halt_of_all_and_of_an_unknown_model(reconciler: Reconciler, models: Pat
     assert reconciler.resume("", actor="kim", reason="") == ["a", "b"]
     with pytest.raises(ControlError, match="unknown model 'c'; models here: a, b"):
         reconciler.halt("c", actor="kim", reason="typo")
+
+
+def test_halt_can_be_lifted_while_the_models_folder_is_away(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    reconciler.halt("demo", actor="kim", reason="bad fills")
+    (models / "demo").rename(models.parent / "away")
+    reconciler.reconcile()
+    assert reconciler.resume("demo", actor="kim", reason="") == ["demo"]
+    (models.parent / "away").rename(models / "demo")
+    reconciler.reconcile()
+    assert plan(reconciler).models["demo"].halt is None
+
+
+def test_pass_that_is_stopped_loads_no_further_model(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0)
+    reconciler.stop()
+    reconciler.reconcile()
+    assert list(plan(reconciler).models) == []
+
+
+def test_failed_version_is_tried_again_when_its_time_comes(
+    reconciler: Reconciler, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip_byte(add_constant(models, 1.0) / MODEL_FILE)
+    reconciler.reconcile()
+    reconciler.reconcile()
+    assert record(reconciler).failed["1"].attempts == 1
+    later = time.monotonic() + 6
+    monkeypatch.setattr("server.models.reconciler.time.monotonic", lambda: later)
+    reconciler.reconcile()
+    assert record(reconciler).failed["1"].attempts == 2
 
 
 def test_halt_is_obeyed_even_where_it_cannot_be_written(reconciler: Reconciler, models: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlops.package import export_sklearn, read_baseline, read_package, run_model
+from mlops.package import Metric, export_sklearn, read_baseline, read_package, run_model
 from mlops.training import (
     FEATURES,
     KINDS,
@@ -134,12 +134,79 @@ def test_models_are_compared_with_always_going_long(models: dict[Kind, TrainedMo
     assert "auc" not in figures
 
 
-def test_the_comment_names_models_that_are_suspiciously_good(models: dict[Kind, TrainedModel]) -> None:
+def with_auc(model: TrainedModel, **figures: Metric) -> TrainedModel:
+    """The model with these figures as its AUC, by part."""
+    changed = {part: model.metrics[part] | {"auc": figure} for part, figure in figures.items()}
+    return replace(model, metrics=model.metrics | changed)
+
+
+NEAR = Metric(value=0.51, standard_error=0.02, n=1000)
+EXPECTED = "what to expect"
+
+
+def test_the_comment_calls_a_chance_auc_expected_only_where_both_parts_have_one(
+    models: dict[Kind, TrainedModel],
+) -> None:
+    told = comment([with_auc(models["logistic"], validation=NEAR, test=NEAR)])
+    assert "validation days, 1 of 1 models have an AUC within two standard errors of 0.5" in told
+    assert "test days, 1 of 1 models have" in told
+    assert EXPECTED in told
+    assert "suspect" not in told
+
+
+@pytest.mark.parametrize(
+    ("figure", "said", "suspect"),
+    [
+        (
+            Metric(value=0.6, standard_error=0.02, n=1000),
+            "0.600±0.020 on {}, 5.0 standard errors above 0.5",
+            "look ahead",
+        ),
+        (Metric(value=0.4, standard_error=0.02, n=1000), "0.400±0.020 on {}, 5.0 standard errors below 0.5", "labels"),
+        (Metric(value=1.0, n=1000), "1.000 on {}, above 0.5 and without a standard error", "look ahead"),
+    ],
+)
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_the_comment_suspects_an_auc_far_from_one_half_on_either_part(
+    models: dict[Kind, TrainedModel], part: str, figure: Metric, said: str, suspect: str
+) -> None:
+    told = comment([with_auc(models["logistic"], **{"validation": NEAR, "test": NEAR, part: figure}), models["mlp"]])
+    assert f"{part} days, 1 of 2 models have" in told
+    assert f"logistic has {said.format(part)}" in told
+    assert f"suspect a {suspect}" in told or f"or {suspect} the wrong way round" in told
+    assert "4 were looked at" in told
+    assert EXPECTED not in told
+
+
+def test_the_comment_compares_accuracy_with_how_often_prices_rose(models: dict[Kind, TrainedModel]) -> None:
     model = models["logistic"]
-    assert "1 of 1 models lie within two standard errors of 0.5" in comment([model])
-    too_good = replace(model, metrics=model.metrics | {"test": model.metrics["train"]})
-    assert "0 of 1 models" in comment([too_good])
-    assert "logistic lies further from 0.5" in comment([too_good])
+    share = model.split.test.labels.mean()
+
+    def told(accuracy: float) -> str:
+        figures = model.metrics["test"] | {"accuracy": Metric(value=accuracy, standard_error=0.01, n=1000)}
+        return comment([replace(model, metrics=model.metrics | {"test": figures})])
+
+    assert f"Prices rose on {share:.1%} of the test days" in told(0.5)
+    assert "no model is more accurate" in told(0.5)
+    assert "no clear difference" in told(share + 0.01)
+    assert "more than two standard errors beyond that" in told(share + 0.03)
+
+
+def test_the_comment_says_where_an_auc_is_undefined(models: dict[Kind, TrainedModel]) -> None:
+    model = models["logistic"]
+    without = replace(model, metrics=always_long(model.split))
+    assert "AUC is undefined on the" in comment([without])
+    assert EXPECTED not in comment([without])
+    assert "1 of 1 models have an AUC within two standard errors of 0.5, 1 has none" in comment(
+        [without, with_auc(model, validation=NEAR, test=NEAR)]
+    )
+
+
+def test_prices_that_only_rise_are_refused_before_training() -> None:
+    bars = load_bars("nasdaq")
+    rising = replace(bars, open=np.linspace(100, 200, len(bars)))
+    with pytest.raises(DataError, match="every training row has the label 1"):
+        train_on(rising, "logistic")
 
 
 def test_a_file_of_prices_trains_a_model_named_after_it(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def replay(address: str, dataset: str, models: list[str]) -> list[dict[str, Any]
                     answer = client.predict(row, model=model, entities=dataset, event_time=event_time)
                 except TickserveError as error:
                     failures.append(f"{session}: {error}")
+                    signals.append(None)
                 else:
                     latencies_us.append((time.perf_counter() - start) * 1e6)
                     signals.append(float(answer.signal[0]) if answer.signal is not None else None)

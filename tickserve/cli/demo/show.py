@@ -31,9 +31,9 @@ from mlops.training import (
     train_on,
 )
 from tickserve.cli.demo.process import ServerProcess, check_free, serve_command
-from tickserve.cli.train import metric_tables
-from tickserve.client import Client, ControlClient
-from tickserve.errors import HaltedError, TickserveError
+from tickserve.cli.train import metric_tables, plain_metrics
+from tickserve.client import Client, ControlClient, FailedChange, ServerStatus
+from tickserve.errors import ConfigurationError, HaltedError, TickserveError
 
 DATASET = "sp500"
 FIRST: Kind = "logistic"
@@ -63,7 +63,10 @@ class Show:
     def run(self) -> dict[str, Any]:
         """Runs everything and returns the facts for the report. Raises TickserveError where a step goes wrong."""
         check_free(self._server.control, self._home)
-        self._models.mkdir(parents=True, exist_ok=True)
+        try:
+            self._models.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"home: cannot make {self._models}: {error.strerror}", field="home") from None
         bars = load_bars(DATASET)
         trained = [train_on(bars, FIRST)]
         self._publish(trained[0])
@@ -93,19 +96,25 @@ class Show:
             digests = {model.name: client.get_model(model.name).digest for model in trained}
         engine = self._server.control.status().engine
         self._title("The end")
-        self._print(f"SIGTERM: the server answered what was in flight and exited with code {self._server.stop()}")
+        exit_code = self._server.stop()
+        self._print(f"SIGTERM: the server answered what was in flight and exited with code {exit_code}")
+        failed = sum(len(result["failures"]) for result in replayed)
+        if failed or exit_code:
+            raise TickserveError(
+                f"{failed} requests failed, the server's exit code is {exit_code}; see {self._server.log}"
+            )
         self._next_steps()
         latencies = np.concatenate([result["latencies_us"] for result in replayed])
         return {
             "engine": engine,
             "requests": sum(len(result["latencies_us"]) + len(result["failures"]) for result in replayed),
-            "failed": sum(len(result["failures"]) for result in replayed),
+            "failed": failed,
             "p50_us": round(float(np.quantile(latencies, 0.5)), 1),
             "p99_us": round(float(np.quantile(latencies, 0.99)), 1),
             "digest": digests[trained[0].name],
-            "metrics": _plain(trained[0]),
+            "metrics": plain_metrics(trained[0].metrics),
             "stages_us": stages,
-            "models": {m.name: {"digest": digests[m.name], "metrics": _plain(m)} for m in trained},
+            "models": {m.name: {"digest": digests[m.name], "metrics": plain_metrics(m.metrics)} for m in trained},
         }
 
     def _publish(self, model: TrainedModel) -> None:
@@ -160,7 +169,7 @@ class Show:
         self._title("The last predictions: signal = 2 p(up) - 1, return = next open to the open after it")
         table = _table("session", *(model.kind for model in trained), "return")
         for place in range(len(sessions) - _SHOWN_ROWS, len(sessions)):
-            signals = [f"{result['signals'][place]:+.4f}" for result in replayed if not result["failures"]]
+            signals = [_signal(result["signals"][place]) for result in replayed]
             table.add_row(str(sessions[place]), *signals, f"{returns[place]:+.2%}")
         self._console.print(table)
 
@@ -219,27 +228,26 @@ class Show:
     def _flipped_byte(self, client: Client) -> None:
         self._title("A new version with one flipped byte")
         model = f"{DATASET}-{FIRST}"
-        good = self._models / model / "1"
-        damaged = self._models / model / "2"
+        row = test_rows(DATASET)[1][-1]
+        served = client.predict(row, model=model).version
+        versions = self._models / model
+        # Above every version that is there: the demo's folder may hold models of earlier runs.
+        damaged = versions / str(max(int(path.name) for path in versions.iterdir() if path.name.isdecimal()) + 1)
         staged = self._home / "damaged"
+        shutil.rmtree(staged, ignore_errors=True)
+        shutil.copytree(versions / served, staged)
+        flip_byte(staged / MODEL_FILE)
+        staged.rename(damaged)
         try:
-            shutil.copytree(good, staged, dirs_exist_ok=True)
-            with open(staged / MODEL_FILE, "r+b") as file:
-                file.seek(100)
-                byte = file.read(1)[0]
-                file.seek(100)
-                file.write(bytes((byte ^ 1,)))
-            staged.rename(damaged)
-            status = self._server.control.wait(lambda status: any(m.failed for m in status.models), 30.0)
-            failed = next(change for m in status.models for change in m.failed)
-            self._console.print(
-                f"version {failed.version} refused: {failed.code.name}: {failed.message}", markup=False, soft_wrap=True
-            )
-            answer = client.predict(test_rows(DATASET)[1][-1], model=model)
+            status = self._server.control.wait(lambda status: _failure(status, model, damaged.name) is not None, 30.0)
+            failed = _failure(status, model, damaged.name)
+            if failed is not None:
+                text = f"version {failed.version} refused: {failed.code.name}: {failed.message}"
+                self._console.print(text, markup=False, soft_wrap=True)
+            answer = client.predict(row, model=model)
             self._print(f"version {answer.version} still answers, digest {answer.digest[:12]}")
         finally:
-            shutil.rmtree(staged, ignore_errors=True)
-            shutil.rmtree(damaged, ignore_errors=True)
+            shutil.rmtree(damaged)
 
     def _halt(self, client: Client) -> None:
         self._title("Halt and resume")
@@ -267,6 +275,18 @@ class Show:
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
+
+
+def flip_byte(file: Path) -> None:
+    """Inverts the lowest bit of the byte in the middle."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def _failure(status: ServerStatus, model: str, version: str) -> FailedChange | None:
+    changes = (change for found in status.models if found.name == model for change in found.failed)
+    return next((change for change in changes if change.version == version), None)
 
 
 def serve_until_stopped(home: Path, console: Console) -> None:
@@ -321,7 +341,5 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _plain(model: TrainedModel) -> dict[str, dict[str, dict[str, Any]]]:
-    return {
-        part: {name: figure.model_dump() for name, figure in figures.items()} for part, figures in model.metrics.items()
-    }
+def _signal(signal: float | None) -> str:
+    return "failed" if signal is None else f"{signal:+.4f}"

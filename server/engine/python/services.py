@@ -1,0 +1,166 @@
+"""What the data listener offers: every service's methods, each bound to what answers it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from server.engine import texts
+from server.engine.python import metadata, oip, prediction
+from server.engine.python.abort import Context, abort
+from server.engine.python.pipeline import Codec, Pipeline
+from server.engine.python.reflection import SERVICES, Reflection
+from server.engine.python.statistics import model_statistics
+from server.engine.python.streams import AnswerMessage, Streams
+from tickserve.errors import Code, ControlError, PredictionError, TickserveError
+from tickserve.v1 import control_pb2
+
+_Request = TypeVar("_Request")
+_Pending = TypeVar("_Pending")
+Handlers = dict[str, "grpc.RpcMethodHandler[Any, Any]"]
+
+
+class Services:
+    """Binds the methods to the pipeline; keeps readiness and tells those who watch it. On the engine's loop only."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._changed = asyncio.Event()
+        self.streams = Streams(pipeline)
+        self.is_ready = False
+
+    def set_ready(self, is_ready: bool) -> None:
+        """Changes what readiness and health say."""
+        self.is_ready = is_ready
+        self._wake()
+
+    def drain(self) -> None:
+        """Refuses new requests and ends the streams between two messages."""
+        self._pipeline.is_draining = True
+        self.set_ready(is_ready=False)
+        self.streams.end_waiting()
+
+    def handlers(self) -> list[grpc.GenericRpcHandler[Any, Any]]:
+        """One generic handler a service."""
+        services = {
+            "inference.GRPCInferenceService": self._inference(),
+            "tickserve.v1.Prediction": {
+                "Predict": self._answering(prediction.CODEC),
+                "PredictStream": self._streaming(self.streams.predict),
+                "GetModel": _describing(lambda data: prediction.describe(data, self._pipeline.installed)),
+            },
+            "tickserve.v1.Control": _denied(),
+            "grpc.health.v1.Health": {
+                "Check": _describing(lambda data: metadata.health(data, self.is_ready)),
+                "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+            },
+        }
+        reflection = Reflection([*services, *SERVICES])
+
+        async def reflect(data: bytes, _arrived: int, _deadline: int, _client: str) -> bytes:
+            return reflection.answer(data)
+
+        services |= {name: {"ServerReflectionInfo": self._streaming(reflect)} for name in SERVICES}
+        return [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
+
+    def _inference(self) -> Handlers:
+        pipeline = self._pipeline
+        return {
+            "ServerLive": _describing(lambda _: metadata.server_live()),
+            "ServerReady": _describing(lambda _: metadata.server_ready(self.is_ready)),
+            "ModelReady": _describing(lambda data: metadata.model_ready(data, pipeline.installed)),
+            "ServerMetadata": _describing(lambda _: metadata.server_metadata()),
+            "ModelMetadata": _describing(lambda data: metadata.model_metadata(data, pipeline.installed)),
+            "ModelConfig": _describing(lambda data: metadata.model_config(data, pipeline.installed)),
+            "ModelStatistics": _describing(lambda data: model_statistics(data, pipeline.installed)),
+            "RepositoryIndex": _describing(lambda data: metadata.repository_index(data, pipeline.installed)),
+            "ModelInfer": self._answering(oip.CODEC),
+            "ModelStreamInfer": self._streaming(self.streams.infer),
+            "RepositoryModelLoad": _deny(),
+            "RepositoryModelUnload": _deny(),
+        }
+
+    def _answering(self, codec: Codec[_Request, _Pending]) -> grpc.RpcMethodHandler[Any, Any]:
+        pipeline = self._pipeline
+
+        async def handle(data: bytes, context: Context) -> bytes:
+            arrived = time.perf_counter_ns()
+            client = _client(context) if pipeline.bounds_clients else ""
+            try:
+                request = codec.parse(data)
+            except PredictionError as error:
+                pipeline.count_refusal(error)
+                raise await abort(context, error) from None
+            try:
+                return await pipeline.answer(codec, request, arrived, _deadline_ns(context), client)
+            except PredictionError as error:
+                raise await abort(context, error) from None
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _streaming(self, answer: AnswerMessage) -> grpc.RpcMethodHandler[Any, Any]:
+        async def handle(_requests: Any, context: Context) -> None:
+            client = _client(context) if self._pipeline.bounds_clients else ""
+            await self.streams.serve(context, answer, _deadline_ns(context), client)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    async def _watch(self, data: bytes, context: Context) -> None:
+        told = b""
+        while True:
+            changed = self._changed
+            status = metadata.watched_health(data, self.is_ready)
+            if status != told:
+                await context.write(status)
+                told = status
+            if self._pipeline.is_draining:
+                raise await abort(context, texts.DRAINING.error())
+            await changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _describing(answer: Callable[[bytes], bytes]) -> grpc.RpcMethodHandler[Any, Any]:
+    async def handle(data: bytes, context: Context) -> bytes:
+        try:
+            return answer(data)
+        except TickserveError as error:
+            raise await abort(context, error) from None
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _deny() -> grpc.RpcMethodHandler[Any, Any]:
+    return grpc.unary_unary_rpc_method_handler(_refuse_here)
+
+
+def _denied() -> Handlers:
+    return {
+        method.name: grpc.unary_stream_rpc_method_handler(_refuse_here) if method.server_streaming else _deny()
+        for method in control_pb2.DESCRIPTOR.services_by_name["Control"].methods
+    }
+
+
+async def _refuse_here(_data: bytes, context: Context) -> Any:
+    raise await abort(context, ControlError(metadata.ADMIN_ONLY, code=Code.PERMISSION_DENIED))
+
+
+def _deadline_ns(context: Context) -> int:
+    """The call's own deadline on the monotonic clock, in nanoseconds."""
+    remaining = context.time_remaining()
+    return sys.maxsize if remaining is None else time.perf_counter_ns() + int(remaining * 1e9)
+
+
+def _client(context: Context) -> str:
+    """Who asks: the subject of the client's certificate, else the peer's address without its port."""
+    names = context.auth_context().get("x509_common_name")
+    if names:
+        return f"subject:{next(iter(names)).decode(errors='replace')}"
+    return str(context.peer()).rpartition(":")[0] or "unknown"

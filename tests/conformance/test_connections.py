@@ -1,0 +1,201 @@
+"""Connections: what each is granted, and that one client's connections cannot hurt another's."""
+
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from stat import S_IMODE
+from tempfile import TemporaryDirectory
+
+import grpc
+import pytest
+
+from server.connections import ConnectionBounds
+from server.engine import Engine
+from server.engine.python import PythonEngine
+from tickserve.errors import ConfigurationError
+
+BOUND_S = 20.0
+LIVE = "/inference.GRPCInferenceService/ServerLive"
+SETTINGS, PING, GOAWAY = 4, 6, 7
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+
+Start = Callable[..., tuple[Engine, list[str]]]
+
+
+@pytest.fixture(params=["python"])
+def start(request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Starts engines on the addresses given, with these bounds of connections."""
+    with ExitStack() as engines:
+
+        def start(*addresses: str, socket_mode: int = 0o660, **bounds: float) -> tuple[Engine, list[str]]:
+            engine = PythonEngine(
+                addresses,
+                pool_threads=1,
+                max_in_flight=8,
+                max_in_flight_per_client=8,
+                max_message_bytes=1 << 20,
+                connections=ConnectionBounds(**bounds),  # type: ignore[arg-type]
+                socket_mode=socket_mode,
+            )
+            opened = engine.start()
+            engines.callback(engine.stop, 0.0)
+            return engine, list(opened)
+
+        yield start
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Short enough for a Unix socket."""
+    with TemporaryDirectory(prefix="ts-") as name:
+        yield Path(name)
+
+
+@contextmanager
+def connection(address: str) -> Iterator[Callable[[], bytes]]:
+    """A gRPC connection of its own; calling what it yields asks whether the server lives."""
+    with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
+        yield lambda: channel.unary_unary(LIVE)(b"", timeout=BOUND_S)
+
+
+def ask_until_there_is_room(address: str) -> None:
+    end = time.monotonic() + BOUND_S
+    while True:
+        with connection(address) as ask:
+            try:
+                ask()
+            except grpc.RpcError:
+                if time.monotonic() > end:
+                    raise
+            else:
+                return
+
+
+def connect(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=BOUND_S)
+
+
+def frame(kind: int, flags: int = 0, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + bytes(4) + payload
+
+
+def frames(raw: socket.socket) -> Iterator[int]:
+    """Types of the HTTP/2 frames that the server sends, until it closes; nothing but its settings is acknowledged."""
+    stream = raw.makefile("rb")
+    raw.sendall(PREFACE + frame(SETTINGS))
+    while head := stream.read(9):
+        stream.read(int.from_bytes(head[:3], "big"))
+        if head[3] == SETTINGS and not head[4]:
+            raw.sendall(frame(SETTINGS, flags=1))
+        yield head[3]
+
+
+def test_every_listener_is_served(start: Start, folder: Path) -> None:
+    _, opened = start("127.0.0.1:0", "127.0.0.1:0", f"unix:{folder}/a.sock", f"unix:{folder}/b.sock")
+    assert len(set(opened)) == 4
+    for address in opened:
+        with connection(address) as ask:
+            assert ask() == b"\x08\x01"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_unix_socket_has_the_mode_asked_for(start: Start, folder: Path, mode: int) -> None:
+    start(f"unix:{folder}/data.sock", socket_mode=mode)
+    assert S_IMODE((folder / "data.sock").stat().st_mode) == mode
+
+
+def test_unix_socket_of_a_killed_server_is_replaced_and_of_a_running_one_is_not(start: Start, folder: Path) -> None:
+    path = folder / "data.sock"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    _, (address,) = start(f"unix:{path}")
+    with pytest.raises(ConfigurationError, match=f"listen: another server answers on {path}"):
+        start(f"unix:{path}")
+    with connection(address) as ask:
+        assert ask()
+
+
+def test_port_that_is_taken_is_named(start: Start) -> None:
+    _, (address,) = start("127.0.0.1:0")
+    with pytest.raises(ConfigurationError, match=f"listen: cannot listen on {address}: "):
+        start(address)
+
+
+def test_connection_over_the_bound_is_refused_until_another_ends(start: Start) -> None:
+    _, (address,) = start("127.0.0.1:0", max_connections=2)
+    with connection(address) as kept:
+        kept()
+        with connection(address) as second:
+            second()
+            with connection(address) as third, pytest.raises(grpc.RpcError) as refused:
+                third()
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            kept()
+        ask_until_there_is_room(address)
+        kept()
+
+
+def test_thousand_connections_opened_and_dropped_leave_the_server_as_it_was(start: Start) -> None:
+    _, (address,) = start("127.0.0.1:0", max_connections=64, handshake_timeout_s=BOUND_S)
+    for count in range(1000):
+        with connect(address) as raw:
+            if count % 2:
+                raw.sendall(PREFACE[: count % len(PREFACE)])
+    ask_until_there_is_room(address)
+
+
+def test_connection_that_says_nothing_is_closed(start: Start) -> None:
+    _, (address,) = start("127.0.0.1:0", handshake_timeout_s=0.2)
+    with closing(connect(address)) as raw:
+        while raw.recv(4096):
+            pass
+
+
+def test_client_that_is_gone_is_found_by_pings(start: Start) -> None:
+    _, (address,) = start("127.0.0.1:0", keepalive_s=1.0, keepalive_timeout_s=0.2)
+    with closing(connect(address)) as raw:
+        assert PING in list(frames(raw))
+
+
+@pytest.mark.parametrize("bound", ["connection_idle_s", "connection_age_s"])
+def test_connection_is_told_to_end_when_idle_or_old(start: Start, bound: str) -> None:
+    _, (address,) = start("127.0.0.1:0", **{bound: 0.3})
+    with closing(connect(address)) as raw:
+        assert any(kind == GOAWAY for kind in frames(raw))
+
+
+def test_client_that_pings_too_often_is_told_to_go(start: Start) -> None:
+    _, (address,) = start("127.0.0.1:0", client_ping_interval_s=600.0)
+    with closing(connect(address)) as raw:
+        seen = frames(raw)
+        assert next(seen) == SETTINGS
+        raw.sendall(frame(PING, payload=bytes(8)) * 8)
+        assert any(kind == GOAWAY for kind in seen)
+
+
+def test_client_may_ping_as_often_as_the_bound_says(start: Start) -> None:
+    _, (address,) = start("127.0.0.1:0", client_ping_interval_s=0.0)
+    with closing(connect(address)) as raw:
+        seen = frames(raw)
+        assert next(seen) == SETTINGS
+        # The last rounds would meet the end that the first ones brought about.
+        for _ in range(4):
+            raw.sendall(frame(PING, payload=bytes(8)) * 8)
+            for _ in range(8):
+                assert next(kind for kind in seen if kind in (PING, GOAWAY)) == PING
+
+
+def test_each_connection_is_told_how_many_streams_it_may_open(start: Start) -> None:
+    _, (address,) = start("127.0.0.1:0", max_streams=7)
+    with closing(connect(address)) as raw:
+        raw.sendall(PREFACE + frame(SETTINGS))
+        stream = raw.makefile("rb")
+        payload = stream.read(int.from_bytes(stream.read(9)[:3], "big"))
+    told = dict(struct.iter_unpack(">HI", payload))
+    max_concurrent_streams = 3
+    assert told[max_concurrent_streams] == 7
