@@ -1,20 +1,22 @@
 """TLS and client certificates on a running server, and their change without the loss of a connection."""
 
+import socket
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import Launcher, Running
+from tests.e2e.conftest import PROGRAM, Launcher, Running
 from tests.support.certificates import Authority, put
 from tests.support.models import FEATURES
 from tests.support.packages import add_constant
-from tickserve.client import Client, Tls
+from tickserve.client import Client, ControlClient, Tls
 from tickserve.errors import UnreachableError
 from tickserve.wire import grpc_service_pb2 as oip
 
@@ -187,3 +189,35 @@ def test_bad_files_keep_the_server_from_starting(launcher: Launcher, files: File
     put(authority.sign("another").key, files.key)
     failed = launcher.run("serve", "--http", "127.0.0.1:0", "--listen", "127.0.0.1:0", *files.tls, code=2)
     assert f"setting tls_key: {files.key} is not the key of the certificate in {files.certificate}" in failed.stderr
+
+
+def test_operators_reach_a_tcp_admin_listener_with_their_certificate(launcher: Launcher, authority: Authority) -> None:
+    add_constant(launcher.models, 0.5)
+    files = Files(launcher.home, authority)
+    operators = Authority(launcher.home, "operators")
+    certificate, key = launcher.home / "operator.pem", launcher.home / "operator.key"
+    operators.sign("operator").move_to(certificate, key)
+    admin = free_address()
+    options = ["--admin", admin, "--admin-client-ca", str(operators.certificate), *files.tls]
+    process = subprocess.Popen(
+        [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *options],
+        env=launcher.environment,
+        stderr=subprocess.DEVNULL,
+    )
+    tls = ("--admin", admin, "--tls-ca", str(authority.certificate))
+    mutual = (*tls, "--tls-cert", str(certificate), "--tls-key", str(key))
+    try:
+        with closing(ControlClient(admin, tls=Tls(authority.certificate, certificate, key))) as control:
+            control.wait(lambda status: status.state == "serving", 30)
+        launcher.run("halt", "demo", "--reason", "test", "--actor", "kim", *mutual)
+        assert '"halted"' in launcher.run("status", "--json", *mutual).stdout
+        launcher.run("status", *tls, code=3)
+        launcher.run("drain", "--actor", "kim", *mutual)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -62,13 +63,14 @@ class Stream:
         is the better call. An exception of `requests` itself is raised to the caller.
         """
         under_way: deque[_UnderWay | TickserveError] = deque()
-        async for given in _asynchronous(requests):
-            try:
-                under_way.append(await self._begin(to_request(given)))
-            except TickserveError as error:
-                under_way.append(error)
-            while under_way and (len(under_way) >= self._window or _is_done(under_way[0])):
-                yield await self._result(under_way.popleft())
+        async with aclosing(_asynchronous(requests)) as given:
+            async for one in given:
+                try:
+                    under_way.append(await self._begin(to_request(one)))
+                except TickserveError as error:
+                    under_way.append(error)
+                while under_way and (len(under_way) >= self._window or _is_done(under_way[0])):
+                    yield await self._result(under_way.popleft())
         while under_way:
             yield await self._result(under_way.popleft())
 
@@ -137,11 +139,11 @@ class Stream:
         why: CallError | None = None
         try:
             async for data in self._call:
-                self._exchange.take(data)
+                if not self._exchange.take(data):
+                    self._call.cancel()
         except CallError as failed:
             why = failed
         finally:
-            self._call.cancel()
             self._exchange.end(why)
 
 
@@ -161,7 +163,7 @@ def _is_done(sent: _UnderWay | TickserveError) -> bool:
     return isinstance(sent, TickserveError) or sent.ticket.done()
 
 
-async def _asynchronous(items: Iterable[_T] | AsyncIterable[_T]) -> AsyncIterator[_T]:
+async def _asynchronous(items: Iterable[_T] | AsyncIterable[_T]) -> AsyncGenerator[_T, None]:
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item

@@ -12,7 +12,7 @@ from tickserve.client.counters import Counters, to_counters
 from tickserve.client.failure import control_error
 from tickserve.client.grpc_sync import GrpcTransport
 from tickserve.client.status import Change, ServerStatus, to_server_status
-from tickserve.client.transport import CallError, Connect, check_address
+from tickserve.client.transport import CallError, Connect, Tls, check_address
 from tickserve.errors import Code, ControlError, InvalidInputError, TickserveError, UnreachableError
 from tickserve.v1 import control_pb2 as pb
 
@@ -32,14 +32,18 @@ class ControlClient:
         The server's admin listener: by default a Unix socket, `unix:<TICKSERVE_HOME>/admin.sock`.
     timeout_s : float
         Deadline of each call, in seconds.
+    tls : Tls, optional
+        Absent means plain text.
     connect : callable
         Makes the transport.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 5.0, connect: Connect = GrpcTransport) -> None:
+    def __init__(
+        self, address: str, *, timeout_s: float = 5.0, tls: Tls | None = None, connect: Connect = GrpcTransport
+    ) -> None:
         self._address = check_address(address)
         self._timeout_s = timeout_s
-        self._transport = connect(self._address, None)
+        self._transport = connect(self._address, tls)
 
     def status(self) -> ServerStatus:
         """What is meant to be served, what is served, since when, and why not."""

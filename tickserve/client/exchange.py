@@ -73,30 +73,39 @@ class Exchange(Generic[_TicketT]):
         size = varint(len(call.request) + len(timeout))
         return b"".join((head, _PREDICT_KEY, size, call.request, timeout))
 
-    def take(self, data: bytes) -> None:
-        """Hands an answer to whom it belongs. Raises CallError where it can be no one's: the stream is broken then."""
+    def take(self, data: bytes) -> bool:
+        """Hands an answer to whom it belongs; False where it can be no one's, which ends and breaks the stream."""
         try:
             message = pb.PredictStreamResponse.FromString(data)
         except DecodeError:
-            raise _broken("the server's answer is no PredictStreamResponse: its bytes do not decode") from None
-        expected, ticket = self._unanswered[0] if self._unanswered else (None, None)
-        if ticket is None or message.sequence != expected:
-            raise _broken(
-                f"the server answered request {message.sequence} of the stream, "
-                + ("where none was open" if ticket is None else f"where {expected} was next")
+            return self._break("the server's answer is no PredictStreamResponse: its bytes do not decode")
+        if not self._unanswered:
+            return self._break(f"the server answered request {message.sequence} of the stream, where none was open")
+        expected, ticket = self._unanswered[0]
+        if message.sequence != expected:
+            return self._break(
+                f"the server answered request {message.sequence} of the stream, where {expected} was next"
             )
         which = message.WhichOneof("result")
         if which is None:
-            raise _broken(f"the server's answer to request {expected} of the stream is empty")
+            return self._break(f"the server's answer to request {expected} of the stream is empty")
         self._unanswered.popleft()
         ticket.set_result(message.answer if which == "answer" else _refusal(message.error))
+        return True
 
     def end(self, why: CallError | None) -> None:
-        """Nothing more will come: `why` is the outcome of all that is unanswered, and None an end without a status."""
+        """Nothing more will come: `why` is the outcome of all that is unanswered; None stands for an end in good order.
+
+        The first end counts.
+        """
         if self._ended is None:
             self._ended = why or _broken("the server ended the stream")
         while self._unanswered:
             self._unanswered.popleft()[1].set_result(self._ended)
+
+    def _break(self, message: str) -> bool:
+        self.end(_broken(message))
+        return False
 
 
 def late() -> CallError:

@@ -136,10 +136,11 @@ class Stream:
         try:
             for data in self._call:
                 with self._lock:
-                    self._exchange.take(data)
+                    is_whole = self._exchange.take(data)
+                if not is_whole:
+                    self._call.cancel()
         except CallError as failed:
             why = failed
-        self._call.cancel()
         with self._lock:
             self._exchange.end(why)
 

@@ -12,7 +12,6 @@ from server.models import DesiredFile, DirectorySource, Reconciler
 from server.tls import Certificates, TlsFiles
 from tests.support.certificates import Authority
 from tickserve.client import ControlClient, Tls
-from tickserve.client.grpc_sync import GrpcTransport
 from tickserve.errors import UnreachableError
 
 Serve = Callable[[Certificates | None], str]
@@ -39,7 +38,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 def state(address: str, tls: Tls | None) -> str:
-    with ControlClient(address, timeout_s=10.0, connect=lambda address, _: GrpcTransport(address, tls)) as control:
+    with ControlClient(address, timeout_s=10.0, tls=tls) as control:
         return control.status().state
 
 
