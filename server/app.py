@@ -1,5 +1,6 @@
 """One server process, from settings to exit: what is started in which order, and ended in the reverse."""
 
+import fcntl
 import gc
 import os
 import signal
@@ -7,7 +8,8 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 import prometheus_client
 import structlog
@@ -23,7 +25,7 @@ from server.metrics import ServerCollector
 from server.models import DesiredFile, DirectorySource, Reconciler, Snapshot
 from server.notify import Notifier
 from server.tls import Certificates
-from tickserve.errors import PackageError
+from tickserve.errors import ConfigurationError, PackageError
 
 _log = structlog.get_logger()
 #: Threads of the control plane give the interpreter back to the data plane after this long.
@@ -67,6 +69,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        lock = lock_home(self._settings.home)
         self._http.start()
         self._admin.start()
         self._listen = self._engine.start()
@@ -77,6 +80,7 @@ class Server:
                 self._follow()
         finally:
             self._end()
+            lock.close()
 
     def _load(self) -> None:
         """The first pass. Unless told to serve the rest, every model must load."""
@@ -128,9 +132,10 @@ class Server:
         _log.info("draining", grace_s=self._settings.grace_s)
         if self._settings.drain_delay_s:
             threading.Event().wait(self._settings.drain_delay_s)
+        # First, so that no call changes a plan that no one serves any more.
+        self._admin.stop()
         self._engine.stop(self._settings.grace_s)
         self._notifier.stop()
-        self._admin.stop()
         self._http.stop()
         _log.info("stopped")
 
@@ -143,6 +148,25 @@ class Server:
 
     def _is_ready(self) -> bool:
         return self._state == "serving"
+
+
+def lock_home(home: Path) -> TextIO:
+    """Holds the state folder until the process ends; two servers would overwrite each other's halts.
+
+    Raises ConfigurationError where another server holds it.
+    """
+    path = home / "server" / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w", encoding="ascii")  # noqa: SIM115 - held open on purpose
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigurationError(
+            f"home: another server runs over {home}; stop it, or give this one another TICKSERVE_HOME", field="home"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"home: cannot use {home}: {error.strerror}", field="home") from None
+    return file
 
 
 def choose_engine(settings: Settings, certificates: Certificates | None) -> Engine:

@@ -1,5 +1,6 @@
 """Structured logs on standard error: one event a line, as JSON or for a terminal. Never on the hot path."""
 
+import contextlib
 import sys
 from typing import Literal
 
@@ -20,6 +21,17 @@ def configure_log(form: Literal["json", "console"]) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=True,
     )
+
+
+class _Lines:
+    """Writes lines to standard error; a full disk or a reader that is gone loses the line and nothing else."""
+
+    def msg(self, message: str) -> None:
+        """Writes one line."""
+        with contextlib.suppress(OSError, ValueError):
+            print(message, file=sys.stderr, flush=True)
+
+    log = debug = info = warning = error = critical = exception = msg

@@ -6,6 +6,7 @@ holds its name against `check_model_name` and the manifest, so that one bad name
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def list_versions(models_dir: Path) -> dict[str, dict[int, Path]]:
     for name in sorted(list_entries(models_dir)):
         folder = models_dir / name
         # A volume's root often holds lost+found, which only root can read.
-        if name.startswith(".") or name == "lost+found" or not folder.is_dir():
+        if name.startswith(".") or name == "lost+found" or not name.isprintable() or not _is_folder(folder):
             continue
         numbers = _numbers(folder)
         versions = {number: folder / str(number) for number in numbers if (folder / str(number)).is_dir()}
@@ -67,6 +68,11 @@ def add_version(models_dir: Path, package_dir: Path) -> tuple[int, Path]:
             final = folder / str(numbers[-1] + 1 if numbers else 1)
             if publish_folder(staged, final):
                 return int(final.name), final
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether this is a folder that may be looked into; one that may not is passed over like any foreign name."""
+    return path.is_dir() and os.access(path, os.R_OK | os.X_OK)
 
 
 def _numbers(folder: Path) -> list[int]:

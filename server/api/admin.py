@@ -18,6 +18,8 @@ from tickserve.errors import TickserveError
 from tickserve.v1 import control_pb2 as pb
 
 _log = structlog.get_logger()
+#: A call holds one while its message is awaited, so a few idle ones must not keep an operator out.
+_THREADS = 16
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _SOCKET_MODE = 0o600
 _Request = TypeVar("_Request", bound=Message)
@@ -43,7 +45,9 @@ class AdminServer:
         if certificates is not None and certificates.current.admin_client_ca is not None:
             tls = Tls(certificates, lambda identity: identity.admin_client_ca)
         self._listeners = Listeners("admin", [address], connections, _SOCKET_MODE, tls)
-        self._server = grpc.server(ThreadPoolExecutor(2, thread_name_prefix="admin"), options=self._listeners.options())
+        self._server = grpc.server(
+            ThreadPoolExecutor(_THREADS, thread_name_prefix="admin"), options=self._listeners.options()
+        )
 
     def start(self) -> None:
         """Opens the listener. Raises ConfigurationError where it cannot be bound or another server holds it."""

@@ -80,6 +80,7 @@ RAW_BYTES: Final = Text(
     Reason.INVALID_INPUT,
     "input {tensor!r}: raw BYTES end inside element {element} of {expected}; each is a 4-byte length and its bytes",
 )
+NOT_BOOL: Final = Text(Reason.INVALID_INPUT, "input {tensor!r} of datatype BOOL has a byte other than 0 and 1")
 NOT_TEXT: Final = Text(Reason.INVALID_INPUT, "input {tensor!r} has an element that is not UTF-8 text")
 TYPED_LENGTH: Final = Text(
     Reason.INVALID_INPUT, "input {tensor!r} has {got} elements in {field}, expected {expected} for {datatype} {shape}"

@@ -79,6 +79,9 @@ class Reconciler:
         """One pass: lists the source, loads what is new, installs it, drops what is gone."""
         try:
             wanted = self._source.list_versions()
+            if not wanted and self._plan.models:
+                # More likely a volume that went away than a wish to serve nothing.
+                raise PackageError(f"every model is gone from {self._source.root}; the served ones go on")
         except PackageError as error:
             if error.message != self._source_error:
                 _log.error("source_failed", source=self._source.name, error=error.message)
@@ -155,11 +158,12 @@ class Reconciler:
 
     def _reconcile_model(self, name: str, versions: Mapping[int, Path]) -> None:
         """Serves the highest version that can be; one that failed waits until it changes or its time comes."""
+        record = self._records[name]
+        self._update(replace(record, wanted=str(max(versions)), failed=_only(record.failed, versions)))
         for number in sorted(versions, reverse=True):
             version, path = str(number), versions[number]
             record = self._records[name]
             if record.plan is not None and version in record.plan.versions:
-                self._update(replace(record, wanted=str(max(versions)), failed=_only(record.failed, versions)))
                 return
             looks = fingerprint(path)
             failed = record.failed.get(version)
@@ -168,9 +172,13 @@ class Reconciler:
                     self._load(name, version, path, wanted=str(max(versions)))
                 except TickserveError as error:
                     self._fail(name, version, error, looks)
+                except Exception as error:  # noqa: BLE001 - one bad model must not end the others
+                    _log.exception("load_fault", model=name, version=version)
+                    text = f"version {version} of model {name!r} cannot be loaded: {type(error).__name__}: {error}"
+                    self._fail(name, version, PackageError(text), looks)
                 else:
                     return
-            if record.plan is not None:
+            if record.plan is not None and any(int(served) in versions for served in record.plan.versions):
                 # What is installed stays, whatever lies below the version that failed.
                 return
 

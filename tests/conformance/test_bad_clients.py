@@ -19,6 +19,7 @@ from tests.conformance.test_prediction import ONE_VALUE
 from tests.conformance.test_streams import PREDICT_STREAM, Stream, message
 from tests.support.models import echo_model, slow_model, version_plan
 from tickserve.v1 import prediction_pb2 as pb
+from tickserve.wire import grpc_service_pb2 as oip
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREDICT = "/tickserve.v1.Prediction/Predict"
@@ -86,7 +87,12 @@ def test_mutated_requests_always_get_a_status_and_leak_nothing(echo: Bench) -> N
             pb.PredictRequest(model="echo", named=named, event_time_unix_ns=1, entities=["SPY"]).SerializeToString(),
         ),
     ]
-    calls = {method: echo.channel.unary_unary(method) for method in (INFER, PREDICT)}
+    described = oip.ModelMetadataRequest(name="echo", version="1").SerializeToString()
+    describing = ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex")
+    seeds += [(f"/inference.GRPCInferenceService/{method}", described) for method in describing]
+    seeds.append(("/tickserve.v1.Prediction/GetModel", pb.GetModelRequest(model="echo").SerializeToString()))
+    seeds.append(("/grpc.health.v1.Health/Check", b"\x0a\x1ainference.GRPCInferenceService"))
+    calls = {method: echo.channel.unary_unary(method) for method, _ in seeds}
     statuses: set[grpc.StatusCode] = set()
 
     def send(count: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mlops.package import EventTimeRule, InputRules, Limits, OutputRule, TensorSpec, feature_digest
 from tests.conformance.conftest import Bench
-from tests.support.models import FEATURES, echo_model, mixed_model, version_plan
+from tests.support.models import FEATURES, bool_model, echo_model, mixed_model, version_plan
 from tickserve.wire import grpc_service_pb2 as oip
 
 Request = oip.ModelInferRequest
@@ -294,3 +294,18 @@ def test_timeout_and_event_time_come_as_parameters(bench: Bench) -> None:
     made.parameters["tickserve_event_time_unix_ns"].int64_param = time.time_ns()
     made.parameters["timeout"].int64_param = 1
     assert bench.infer(made).reason == "DEADLINE"
+
+
+def test_bool_bytes_other_than_0_and_1_are_refused(bench: Bench) -> None:
+    flags = TensorSpec(name="features", datatype="BOOL", shape=(-1, 3))
+    values = TensorSpec(name="values", datatype="BOOL", shape=(-1, 3))
+    plan = version_plan(
+        bench.folder, bool_model(), inputs=(flags,), outputs=(values,), feature_names=(), feature_digest=b""
+    )
+    bench.install(plan)
+    made = Request(model_name="echo")
+    made.inputs.add(name="features", datatype="BOOL", shape=[1, 3])
+    made.raw_input_contents.append(b"\x01\x00\x01")
+    assert bench.infer(made).message.raw_output_contents[0] == b"\x01\x00\x01"
+    made.raw_input_contents[0] = b"\x01\x02\x01"
+    assert bench.infer(made).text == "input 'features' of datatype BOOL has a byte other than 0 and 1"

@@ -21,7 +21,15 @@ from mlops.package import (
 from mlops.routing import MAX_HASH, routing_hash
 from server.plan import Halt, ModelPlan, Role, Segment, Split
 from tests.conformance.conftest import Bench
-from tests.support.models import FEATURES, constant_model, echo_model, slow_model, square_model, version_plan
+from tests.support.models import (
+    FEATURES,
+    constant_model,
+    echo_model,
+    first_row_model,
+    slow_model,
+    square_model,
+    version_plan,
+)
 from tickserve.v1 import prediction_pb2 as pb
 
 ONE_VALUE = (TensorSpec(name="values", datatype="FP32", shape=(-1, 1)),)
@@ -420,3 +428,11 @@ def test_unexpected_faults_are_internal_and_tell_nothing(bench: Bench, monkeypat
     (fault,) = bench.engine.take_faults()
     assert "ZeroDivisionError: secret" in fault
     assert bench.engine.counters().faults == 1
+
+
+def test_answer_of_another_shape_than_declared_is_withheld(bench: Bench) -> None:
+    bench.install(version_plan(bench.folder, first_row_model()))
+    assert list(bench.predict(features=[1, 2, 3]).message.values) == [1, 2, 3]
+    outcome = bench.predict(features=[1, 2, 3, 4, 5, 6], rows=2)
+    assert (outcome.status, outcome.reason, outcome.executed) == ("INTERNAL", "OUTPUT_RULE", "1")
+    assert "'shape:values'" in outcome.text

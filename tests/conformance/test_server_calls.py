@@ -1,5 +1,6 @@
 """Everything on the data listener but predictions: liveness, readiness, description, and what is not offered there."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import grpc
@@ -10,6 +11,7 @@ from server.plan import Halt
 from tests.conformance.conftest import Bench
 from tests.support.models import echo_model, version_plan
 from tickserve.v1 import control_pb2
+from tickserve.v1 import prediction_pb2 as pb
 from tickserve.wire import grpc_service_pb2 as oip
 from tickserve.wire import health_pb2, reflection_pb2
 
@@ -167,7 +169,7 @@ def test_reflection_describes_every_service(bench: Bench, service: str) -> None:
         "tickserve.v1.Control",
         "tickserve.v1.Prediction",
     }
-    for service_name in services - {"grpc.reflection.v1alpha.ServerReflection"}:
+    for service_name in services:
         files = ask(file_containing_symbol=service_name).file_descriptor_response.file_descriptor_proto
         pool = descriptor_pool.DescriptorPool()
         for data in reversed(files):
@@ -181,3 +183,17 @@ def test_reflection_describes_every_service(bench: Bench, service: str) -> None:
     assert ask(file_containing_symbol="no.Such").error_response.error_code == 5
     assert ask(file_by_filename="etc/passwd").error_response.error_code == 5
     assert ask().error_response.error_code == 3
+
+
+def test_malformed_watch_is_refused(bench: Bench) -> None:
+    call = bench.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\x0a\xff", timeout=20)
+    assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_five_megabytes_are_over_the_default_bound(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(max_message_bytes=4 << 20)
+    bench.install(version_plan(bench.folder, echo_model()))
+    large = pb.PredictRequest(model="echo", features=[0.0] * (5 << 18)).SerializeToString()
+    assert len(large) > 5 << 20
+    assert bench.call("/tickserve.v1.Prediction/Predict", large).status == "RESOURCE_EXHAUSTED"
+    assert bench.predict(features=[1, 2, 3]).status == "OK"

@@ -59,9 +59,9 @@ class Launcher:
         return done
 
     @contextmanager
-    def serve(self, *options: str) -> Iterator[Running]:
+    def serve(self, *options: str, log: Path | None = None) -> Iterator[Running]:
         """A server on free ports, ended with the context however that is left."""
-        log = self.home / "server.log"
+        log = log or self.home / "server.log"
         with open(log, "w") as stderr:
             process = subprocess.Popen(
                 [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *options],

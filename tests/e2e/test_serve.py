@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -223,13 +224,27 @@ def test_refuses_to_start_without_any_model(launcher: Launcher) -> None:
 def test_refuses_to_start_beside_a_server_of_the_same_home_or_port(launcher: Launcher) -> None:
     add_constant(launcher.models, 1.0)
     with launcher.serve() as running:
-        same_home = launcher.run("serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", code=2)
-        assert "another server answers on" in same_home.stderr
-        other = ("serve", "--admin", f"unix:{launcher.home / 'b.sock'}")
+        free = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
+        same_home = launcher.run("serve", *free, "--admin", f"unix:{launcher.home / 'b.sock'}", code=2)
+        assert "another server runs over" in same_home.stderr
+        other = ("serve", "--home", str(launcher.home / "other"), "--models", str(launcher.models))
+        same_admin = launcher.run(*other, *free, "--admin", f"unix:{launcher.home / 'admin.sock'}", code=2)
+        assert "another server answers on" in same_admin.stderr
         same_port = launcher.run(*other, "--listen", running.address, "--http", "127.0.0.1:0", code=2)
         assert "listen" in same_port.stderr
         same_http = launcher.run(*other, "--listen", "127.0.0.1:0", "--http", running.http, code=2)
         assert f"http: cannot listen on {running.http}" in same_http.stderr
+
+
+def test_log_that_cannot_be_written_stops_nothing(launcher: Launcher, client_of: MakeClient) -> None:
+    add_constant(launcher.models, 1.0)
+    with launcher.serve(log=Path("/dev/full")) as running:
+        launcher.run("halt", "demo", "--reason", "test", "--actor", "kim")
+        launcher.run("resume", "demo", "--actor", "kim")
+        add_constant(launcher.models, 2.0)
+        running.control.wait(lambda status: status.models[0].versions[0].version == "2", 20)
+        assert client_of(running).predict(ROW, model="demo").values.tolist() == [[2.0]]
+        assert running.terminate() == 0
 
 
 def test_starts_where_a_killed_server_left_its_socket(launcher: Launcher) -> None:

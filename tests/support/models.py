@@ -41,6 +41,35 @@ def constant_model(value: float) -> bytes:
     )
 
 
+def bool_model() -> bytes:
+    """Gives its three flags back."""
+    return _model(
+        [helper.make_node("Identity", ["features"], ["values"])],
+        [helper.make_tensor_value_info("features", TensorProto.BOOL, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.BOOL, ["rows", 3])],
+    )
+
+
+def huge_model() -> bytes:
+    """A valid file whose one row no machine can hold."""
+    return _model(
+        [helper.make_node("Identity", ["features"], ["values"])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 1 << 45])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", 1 << 45])],
+    )
+
+
+def first_row_model() -> bytes:
+    """Declares a row for each row asked for, and gives only the first."""
+    zero = helper.make_tensor("zero", TensorProto.INT64, [1], [0])
+    return _model(
+        [helper.make_node("Gather", ["features", "zero"], ["values"], axis=0)],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["answers", 3])],
+        [zero],
+    )
+
+
 def square_model() -> bytes:
     """Squares its three features in float64."""
     return _model(

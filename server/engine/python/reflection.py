@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor
 from google.protobuf.message import DecodeError
 
@@ -24,7 +25,7 @@ class Reflection:
         self._services = sorted(services)
         self._files: dict[str, FileDescriptor] = {}
         self._symbols: dict[str, FileDescriptor] = {}
-        for file in (*_OURS, *(find_service(name).file for name in _FOREIGN)):
+        for file in (*_OURS, *(find_service(name).file for name in _FOREIGN), _alpha()):
             self._add(file)
 
     def answer(self, data: bytes) -> bytes:
@@ -66,6 +67,22 @@ class Reflection:
         response.file_descriptor_response.file_descriptor_proto.extend(
             each.serialized_pb for each in _with_dependencies(file)
         )
+
+
+def _alpha() -> FileDescriptor:
+    """The file of v1alpha: that of v1 under the other package name."""
+    stable, alpha = (name.rpartition(".")[0] for name in SERVICES)
+    file = descriptor_pb2.FileDescriptorProto.FromString(find_service(SERVICES[0]).file.serialized_pb)
+    file.name, file.package = f"{alpha.replace('.', '/')}/reflection.proto", alpha
+    for message in file.message_type:
+        for field in (each for each in message.field if each.type_name):
+            field.type_name = field.type_name.replace(f".{stable}.", f".{alpha}.")
+    for method in file.service[0].method:
+        method.input_type = method.input_type.replace(f".{stable}.", f".{alpha}.")
+        method.output_type = method.output_type.replace(f".{stable}.", f".{alpha}.")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return pool.FindFileByName(file.name)
 
 
 def _symbols(file: FileDescriptor) -> Iterator[str]:

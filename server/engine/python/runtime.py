@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mlops.histogram import Histogram
-from mlops.package import MODEL_FILE, ColumnMapping
+from mlops.package import MODEL_FILE, ColumnMapping, TensorSpec
 from mlops.package.datatypes import numpy_dtype
 from server.engine import texts
 from server.engine.base import STAGES, Prepared, StageCounts, VersionCounters
@@ -127,7 +127,13 @@ class Runtime:
                 tally.count_violation(finding.rule, _POLICY[finding.kind])
 
     def check_outputs(self, call: Call, outputs: Sequence[Array], tally: Tally) -> None:
-        """Applies the output rules; raises where one of policy reject is broken."""
+        """Holds the outputs against the schema and the rules; raises where one of policy reject is broken."""
+        for spec, array in zip(self.version.outputs, outputs, strict=True):
+            if not _fits(spec, array.shape, call.rows):
+                tally.count_violation(f"shape:{spec.name}", "reject")
+                raise texts.OUTPUT_RULE.error(
+                    at=spec.name, rule=f"shape:{spec.name}", version=self.version.version, model=self.version.model
+                )
         for index, check in self._outputs:
             for rule, row, column in check.broken(outputs[index]):
                 tally.count_violation(rule.name, rule.policy)
@@ -221,6 +227,16 @@ def _one_row(version: VersionPlan) -> list[Array]:
             is_text = spec.datatype == "BYTES"
             arrays.append(np.full(shape, "" if is_text else 0, dtype=object if is_text else numpy_dtype(spec.datatype)))
     return arrays
+
+
+def _fits(spec: TensorSpec, shape: tuple[int, ...], rows: int) -> bool:
+    """Whether an output has the declared shape, and a row for each row asked for where its rows are open."""
+    declared = spec.shape
+    if shape == (rows, *declared[1:]):
+        return declared[0] in (-1, rows)
+    if len(shape) != len(declared) or (declared[:1] == (-1,) and shape[0] != rows):
+        return False
+    return all(size == expected or expected == -1 for size, expected in zip(shape, declared, strict=True))
 
 
 def _median_run_time_ns(runtime: Runtime, one_row: list[Array], runs: int) -> int:

@@ -114,7 +114,10 @@ class Services:
         told = b""
         while True:
             changed = self._changed
-            status = metadata.watched_health(data, self.is_ready)
+            try:
+                status = metadata.watched_health(data, self.is_ready)
+            except TickserveError as error:
+                raise await abort(context, error) from None
             if status != told:
                 await context.write(status)
                 told = status
@@ -160,7 +163,7 @@ def _deadline_ns(context: Context) -> int:
 
 def _client(context: Context) -> str:
     """Who asks: the subject of the client's certificate, else the peer's address without its port."""
-    names = context.auth_context().get("x509_common_name")
-    if names:
-        return f"subject:{next(iter(names)).decode(errors='replace')}"
+    subject = b"".join(context.auth_context().get("x509_subject", ()))
+    if subject:
+        return f"subject:{subject.decode(errors='replace')}"
     return str(context.peer()).rpartition(":")[0] or "unknown"

@@ -62,6 +62,8 @@ class InputReader:
                 datatype=self.datatype,
                 shape=list(shape),
             )
+        if self.datatype == "BOOL" and data.translate(None, b"\0\1"):
+            raise texts.NOT_BOOL.error(at=self.name, tensor=self.name)
         return np.ndarray(shape, self._dtype, data)
 
     def read_typed(self, tensor: Any) -> Array:

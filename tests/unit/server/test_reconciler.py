@@ -11,7 +11,7 @@ from mlops.package import MANIFEST_FILE, MODEL_FILE
 from server.engine.python import PythonEngine
 from server.models import DesiredFile, DirectorySource, ModelRecord, Reconciler
 from server.plan import Plan
-from tests.support.models import echo_model
+from tests.support.models import echo_model, huge_model
 from tests.support.packages import add_constant, build_constant, flip_byte
 from tickserve.errors import Code, ConfigurationError, ControlError, DamagedPackageError, PackageError
 
@@ -149,12 +149,43 @@ def test_bare_onnx_file_is_served_with_a_synthetic_digest(reconciler: Reconciler
     assert version.golden is None
 
 
-def test_model_whose_folder_goes_is_no_longer_served(reconciler: Reconciler, models: Path) -> None:
+def test_model_whose_folder_goes_is_no_longer_served_but_never_all_at_once(
+    reconciler: Reconciler, models: Path
+) -> None:
+    add_constant(models, 1.0, name="one")
+    add_constant(models, 1.0, name="two")
+    reconciler.reconcile()
+    shutil.rmtree(models / "one")
+    reconciler.reconcile()
+    assert list(plan(reconciler).models) == ["two"]
+    # As when the volume is unmounted.
+    shutil.rmtree(models / "two")
+    reconciler.reconcile()
+    assert list(plan(reconciler).models) == ["two"]
+    assert "every model is gone" in reconciler.snapshot().source_error
+
+
+def test_model_that_breaks_the_loader_itself_spoils_no_other(reconciler: Reconciler, models: Path) -> None:
+    add_constant(models, 1.0, name="good")
+    folder = models / "huge" / "1"
+    folder.mkdir(parents=True)
+    (folder / MODEL_FILE).write_bytes(huge_model())
+    reconciler.reconcile()
+    assert list(plan(reconciler).models) == ["good"]
+    assert "cannot be loaded" in record(reconciler, "huge").failed["1"].error.message
+
+
+def test_removing_the_served_version_goes_back_below_a_broken_one(reconciler: Reconciler, models: Path) -> None:
     add_constant(models, 1.0)
+    second = add_constant(models, 2.0)
     reconciler.reconcile()
-    shutil.rmtree(models / "demo")
+    flip_byte(add_constant(models, 3.0) / MODEL_FILE)
     reconciler.reconcile()
-    assert list(plan(reconciler).models) == []
+    assert served(reconciler) == ["2"]
+    shutil.rmtree(second)
+    reconciler.reconcile()
+    assert served(reconciler) == ["1"]
+    assert record(reconciler).wanted == "3"
 
 
 def test_directory_that_cannot_be_read_changes_nothing(reconciler: Reconciler, models: Path) -> None:
