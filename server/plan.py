@@ -11,9 +11,6 @@ from types import MappingProxyType
 
 from mlops.package import ColumnMapping, Golden, InputRules, Limits, OutputRule, TensorSpec
 
-#: Version of these dataclasses' meaning; an engine built for another one does not load.
-PLAN_FORMAT = 1
-
 
 class Role(IntEnum):
     """Why a version answers; numbered as `tickserve.v1.Role`."""

@@ -73,9 +73,6 @@ class Engine(Protocol):
     def install(self, plan: Plan) -> None:
         """Makes `plan` the one that requests read, at once. Each of its versions must be prepared."""
 
-    def discard(self, version: VersionPlan) -> None:
-        """Drops a prepared version that will not be installed after all."""
-
     def counters(self) -> Counters:
         """A copy of all counters; never blocks a request."""
 

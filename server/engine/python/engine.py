@@ -73,11 +73,6 @@ class PythonEngine:
             self._prepared[_key(version)] = runtime
         return prepared
 
-    def discard(self, version: VersionPlan) -> None:
-        """Drops a prepared version that will not be installed."""
-        with self._lock:
-            self._prepared.pop(_key(version), None)
-
     def install(self, plan: Plan) -> None:
         """Makes `plan` the installed one; returns when requests read it."""
         with self._lock:
