@@ -47,7 +47,7 @@ serve: setup
 	@$(BIN)/tickserve demo --serve
 
 examples: setup
-	examples/run
+	examples/run $(EXAMPLES)
 
 check: lint type test examples
 

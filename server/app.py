@@ -1,8 +1,10 @@
 """One server process, from settings to exit: what is started in which order, and ended in the reverse."""
 
+import contextlib
 import fcntl
 import gc
 import os
+import queue
 import signal
 import sys
 import threading
@@ -17,12 +19,13 @@ import structlog
 from server.api.admin import AdminServer
 from server.api.control import ControlService, ProcessFacts
 from server.config import Settings
+from server.descriptors import provide_descriptors
 from server.engine import Engine
 from server.engine.python import PythonEngine
 from server.http import HttpServer
 from server.log import configure_log
 from server.metrics import ServerCollector
-from server.models import DesiredFile, DirectorySource, Reconciler, Snapshot
+from server.models import DesiredFile, DirectorySource, Reconciler, Settling, Snapshot
 from server.notify import Notifier
 from server.tls import Certificates
 from tickserve.errors import ConfigurationError, PackageError
@@ -33,11 +36,20 @@ _SWITCH_INTERVAL_S = 0.0005
 
 
 class Server:
-    """Owns every part of the process. `run` blocks until SIGTERM, SIGINT or Drain."""
+    """Owns every part of the process. `run` blocks until SIGTERM, SIGINT or Drain.
+
+    Models are followed on a thread of its own: a load may take minutes and cannot be interrupted, and neither
+    certificates nor the end wait for it.
+    """
 
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
         self._settings = settings
-        self._stopping = threading.Event()
+        self._is_told_to_stop = False
+        #: Wakes `run`; its `put` may interrupt itself, as a signal's handler does.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._ending = threading.Event()
+        self._first_pass = threading.Event()
+        self._fault: Exception | None = None
         self._state = "starting"
         self._listen: Sequence[str] = ()
         files = settings.tls_files()
@@ -45,7 +57,10 @@ class Server:
         self._engine = choose_engine(settings, self._certificates)
         self._notifier = Notifier(environment, self._engine.is_alive)
         self._reconciler = Reconciler(
-            DirectorySource(settings.models), self._engine, DesiredFile(settings.home / "server" / "halts.json")
+            DirectorySource(settings.models),
+            self._engine,
+            DesiredFile(settings.home / "server" / "halts.json"),
+            Settling(settings.settle_s),
         )
         self._admin = AdminServer(
             settings.admin,
@@ -70,24 +85,49 @@ class Server:
             signal.signal(number, lambda *_: self._stop())
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         lock = lock_home(self._settings.home)
+        # One listener for data at each address, and the one for operators.
+        provide_descriptors(self._settings.max_connections * (len(self._settings.listen) + 1))
         self._http.start()
         self._admin.start()
         self._listen = self._engine.start()
+        follower = threading.Thread(target=self._follow_models, name="models", daemon=True)
         try:
-            self._load()
-            if not self._stopping.is_set():
-                self._become_ready()
-                self._follow()
+            follower.start()
+            while not self._is_told_to_stop:
+                self._supervise()
+                with contextlib.suppress(queue.Empty):
+                    self._wake.get(timeout=self._settings.poll_s)
         finally:
             self._end()
             lock.close()
 
-    def _load(self) -> None:
-        """The first pass. Unless told to serve the rest, every model must load."""
-        self._reconciler.reconcile()
+    def _supervise(self) -> None:
+        """Everything that must go on while models load."""
+        if self._fault is not None:
+            raise self._fault
+        if self._certificates is not None:
+            self._certificates.refresh()
+        if self._state == "serving":
+            self._notifier.status(status_line(self._reconciler.snapshot()))
+        elif self._first_pass.is_set() and self._is_loaded():
+            self._become_ready()
+        self._log_faults()
+
+    def _follow_models(self) -> None:
+        try:
+            while not self._ending.is_set():
+                self._reconciler.reconcile()
+                self._first_pass.set()
+                if self._state == "starting":
+                    self._wake.put(None)
+                self._ending.wait(self._settings.poll_s)
+        except Exception as error:  # noqa: BLE001 - raised again by `run`, which ends the process
+            self._fault = error
+            self._wake.put(None)
+
+    def _is_loaded(self) -> bool:
+        """Whether every model is loaded or has failed. Unless told to serve the rest, none may fail."""
         snapshot = self._reconciler.snapshot()
-        if self._stopping.is_set():
-            return
         if snapshot.source_error:
             raise PackageError(f"models cannot be read: {snapshot.source_error}", field="models")
         failures = [
@@ -102,8 +142,11 @@ class Server:
             )
         if failures and not self._settings.serve_rest:
             raise PackageError(f"{'; '.join(failures)}. Use --serve-rest to serve the others", field="models")
+        if any(record.plan is None and not record.failed for record in snapshot.models):
+            return False
         if not snapshot.plan.models:
             raise PackageError(f"no model can be served: {'; '.join(failures)}", field="models")
+        return True
 
     def _become_ready(self) -> None:
         gc.collect()
@@ -114,18 +157,15 @@ class Server:
         self._notifier.status(status_line(self._reconciler.snapshot()))
         _log.info("ready", listen=", ".join(self._listen), http=self._http.address, admin=self._admin.address)
 
-    def _follow(self) -> None:
-        while not self._stopping.wait(self._settings.poll_s):
-            if self._certificates is not None:
-                self._certificates.refresh()
-            self._reconciler.reconcile()
-            self._notifier.status(status_line(self._reconciler.snapshot()))
-            for fault in self._engine.take_faults():
-                _log.error("request_fault", traceback=fault)
+    def _log_faults(self) -> None:
+        for fault in self._engine.take_faults():
+            _log.error("request_fault", traceback=fault)
 
     def _end(self) -> None:
-        """Not ready first; then the answers in flight; then everything else."""
+        """Not ready first; then the answers in flight; then everything else. A load under way is left behind."""
         self._state = "draining"
+        self._ending.set()
+        self._reconciler.stop()
         self._engine.set_ready(is_ready=False)
         self._notifier.stopping()
         self._notifier.status("draining")
@@ -134,14 +174,16 @@ class Server:
             threading.Event().wait(self._settings.drain_delay_s)
         # First, so that no call changes a plan that no one serves any more.
         self._admin.stop()
+        self._reconciler.close()
         self._engine.stop(self._settings.grace_s)
+        self._log_faults()
         self._notifier.stop()
         self._http.stop()
         _log.info("stopped")
 
     def _stop(self) -> None:
-        self._stopping.set()
-        self._reconciler.stop()
+        self._is_told_to_stop = True
+        self._wake.put(None)
 
     def _facts(self) -> ProcessFacts:
         return ProcessFacts(self._state, self._listen, self._http.address)

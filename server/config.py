@@ -10,14 +10,10 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from server.connections import DEFAULT_BOUNDS, ConnectionBounds
-from server.sockets import is_unix
 from server.tls import TlsFiles
+from tickserve.address import check_listener, is_unix, split_host
 from tickserve.errors import ConfigurationError
 from tickserve.home import home
-
-#: What sun_path holds, less the terminating zero.
-_MAX_SOCKET_PATH_BYTES = 107
-
 
 _PREFIX = "TICKSERVE_"
 #: Variables of the other commands.
@@ -55,6 +51,7 @@ class Settings(BaseSettings):
     connection_idle_s: Annotated[float, Field(ge=0, le=86_400)] = DEFAULT_BOUNDS.connection_idle_s
     connection_age_s: Annotated[float, Field(ge=0, le=864_000)] = DEFAULT_BOUNDS.connection_age_s
     poll_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    settle_s: Annotated[float, Field(ge=0, le=600)] = 5.0
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     serve_rest: bool = False
@@ -69,7 +66,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for address in (value,) if isinstance(value, str) else value:
-            _check_address(address)
+            check_listener(address)
         return value
 
     @field_validator("http")
@@ -208,23 +205,8 @@ def _read_file(file: Path) -> dict[str, Any]:
     return content
 
 
-def _check_address(address: str) -> None:
-    if is_unix(address):
-        path = address.removeprefix("unix:")
-        if not path.startswith("/"):
-            raise ValueError(f"{address!r} must be unix:/absolute/path")
-        if len(path.encode()) > _MAX_SOCKET_PATH_BYTES:
-            raise ValueError(
-                f"the socket path {path!r} is longer than {_MAX_SOCKET_PATH_BYTES} bytes; choose a shorter one"
-            )
-        return
-    host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{address!r} must be host:port or unix:/path")
-
-
 def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
+    host, _ = split_host(address)
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -10,7 +10,8 @@ from prometheus_client.registry import Collector
 
 from mlops.histogram import exposition_buckets
 from server.engine import Counters
-from server.engine.base import StageCounts
+from server.engine.base import ModelCounters, StageCounts
+from server.engine.totals import model_totals
 from server.models import Snapshot
 from tickserve import __version__
 
@@ -55,11 +56,14 @@ class ServerCollector(Collector):
             "tickserve_loop_lag_seconds", "How late the event loop was when last sampled.", counters.loop_lag_seconds
         )
         yield _gauge("tickserve_source_age_seconds", "Time since desired state was last read.", snapshot.source_age_s)
-        faults = CounterMetricFamily("tickserve_faults", "Unexpected exceptions while answering; each is in the log.")
+        faults = CounterMetricFamily(
+            "tickserve_faults", "Unexpected exceptions while answering; their tracebacks are in the log."
+        )
         faults.add_metric([], counters.faults)
         yield faults
         yield from _requests(counters)
         yield _stages(counters)
+        yield from _totals(model_totals(counters))
         yield from _models(snapshot)
 
 
@@ -100,6 +104,37 @@ def _stages(counters: Counters) -> Metric:
         for stage, counts in item.stages.items():
             stages.add_metric([item.model, item.version, item.role.label, stage], _classic(counts), counts.sum_ns / 1e9)
     return stages
+
+
+def _totals(models: Iterable[ModelCounters]) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "tickserve_model_requests",
+        "Requests that reached a version, over all versions since the start, by outcome.",
+        labels=("model", "outcome"),
+    )
+    rows = CounterMetricFamily("tickserve_model_rows", "Rows answered, over all versions.", labels=("model",))
+    slow = CounterMetricFamily(
+        "tickserve_model_slow_requests", "Answers over the latency budget, over all versions.", labels=("model",)
+    )
+    violations = CounterMetricFamily(
+        "tickserve_model_rule_violations",
+        "Broken input and output rules by policy, over all versions.",
+        labels=("model", "rule", "policy"),
+    )
+    duration = HistogramMetricFamily(
+        "tickserve_model_request_seconds", "Duration of answered requests, over all versions.", labels=("model",)
+    )
+    for item in models:
+        requests.add_metric([item.model, "ok"], item.answered)
+        for reason, count in item.errors.items():
+            requests.add_metric([item.model, reason], count)
+        rows.add_metric([item.model], item.rows)
+        slow.add_metric([item.model], item.slow)
+        for (rule, policy), count in item.rule_violations.items():
+            violations.add_metric([item.model, rule, policy], count)
+        whole = item.stages["total"]
+        duration.add_metric([item.model], _classic(whole), whole.sum_ns / 1e9)
+    yield from (requests, rows, slow, violations, duration)
 
 
 def _models(snapshot: Snapshot) -> Iterator[Metric]:

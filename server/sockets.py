@@ -9,13 +9,6 @@ from pathlib import Path
 
 from tickserve.errors import ConfigurationError
 
-_SCHEME = "unix:"
-
-
-def is_unix(address: str) -> bool:
-    """True for `unix:/path`, False for `host:port`."""
-    return address.startswith(_SCHEME)
-
 
 @contextlib.contextmanager
 def socket_file(address: str, *, mode: int, setting: str) -> Iterator[None]:
@@ -26,7 +19,7 @@ def socket_file(address: str, *, mode: int, setting: str) -> Iterator[None]:
     ConfigurationError
         Naming `setting`, where another server answers there or the path is no socket.
     """
-    path = Path(address.removeprefix(_SCHEME))
+    path = Path(address.removeprefix("unix:"))
     try:
         _make_way(path, setting)
         # Bound with the usual umask the socket would be open to others until its mode is set.

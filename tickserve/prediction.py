@@ -62,7 +62,9 @@ class Prediction:
     position_scale : float
         Factor from 0 to 1 for positions taken on this model; the caller applies it.
     findings : tuple of Finding
-        Empty when all is in order.
+        Empty when all is in order; at most the first 100.
+    findings_left_out : int
+        How many more there are.
     server_duration_ns : int
         From the call into the service until the answer stood, checked but not encoded yet.
     value_names : tuple of str
@@ -84,6 +86,7 @@ class Prediction:
     request_id: str
     server_duration_ns: int
     value_names: tuple[str, ...] = ()
+    findings_left_out: int = 0
 
     @property
     def named_values(self) -> dict[str, FloatArray]:

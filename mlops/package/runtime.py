@@ -1,13 +1,35 @@
-"""Running a package's model in ONNX Runtime: does it load, and does it repeat its golden rows."""
+"""A model in ONNX Runtime, for packaging and serving alike: loading it, and holding it to its golden rows."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from mlops.package._text import one_line
 from mlops.package.datatypes import Array
+from mlops.package.golden import Golden
 from mlops.package.manifest import MODEL_FILE
 from mlops.package.verify import Package
 from tickserve.errors import PackageError
+
+
+def open_session(model: bytes) -> Any:
+    """An `onnxruntime.InferenceSession` of one thread that neither spins nor keeps an arena.
+
+    Raises PackageError where the runtime lacks an operator or finds the graph invalid.
+    """
+    # Imported late: the native engine's process must not load a second copy of the runtime.
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - the runtime's exceptions have no common base but this
+        raise PackageError(_load_failure(onnxruntime.__version__, str(error)), field=MODEL_FILE) from None
 
 
 def run_model(model: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -25,22 +47,12 @@ def run_model(model: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
     PackageError
         Where the runtime lacks an operator, finds the graph invalid, or fails on these inputs.
     """
-    # Imported late: the native engine's process must not load a second copy of the runtime.
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - the runtime's exceptions have no common base but this
-        raise PackageError(_load_failure(onnxruntime.__version__, str(error)), field=MODEL_FILE) from None
+    session = open_session(model)
     names = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
     except Exception as error:  # noqa: BLE001 - as above
-        raise PackageError(f"{MODEL_FILE} fails on its inputs: {_reason(str(error))}", field=MODEL_FILE) from None
+        raise run_failure(error) from None
 
 
 def check_model(package: Package) -> float:
@@ -58,10 +70,22 @@ def check_model(package: Package) -> float:
     """
     if package.golden is None:
         return 0.0
-    outputs = run_model(package.model, package.golden.inputs)
-    if mismatch := package.golden.mismatch(outputs):
+    return golden_error(package.golden, run_model(package.model, package.golden.inputs))
+
+
+def golden_error(golden: Golden, outputs: Mapping[str, Array]) -> float:
+    """Largest absolute difference of a run on the golden inputs from the golden outputs.
+
+    Raises PackageError where they differ by more than the tolerance.
+    """
+    if mismatch := golden.mismatch(outputs):
         raise PackageError(f"{MODEL_FILE} does not repeat its golden rows: {mismatch}", field=MODEL_FILE)
-    return package.golden.max_error(outputs)
+    return golden.max_error(outputs)
+
+
+def run_failure(error: Exception) -> PackageError:
+    """What is wrong with a model that loads and whose run raised this."""
+    return PackageError(f"{MODEL_FILE} fails on its inputs: {_reason(str(error))}", field=MODEL_FILE)
 
 
 def _load_failure(version: str, message: str) -> str:

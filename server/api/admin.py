@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from server.api.control import ControlService
 from server.connections import DEFAULT_BOUNDS, ConnectionBounds
+from server.engine import texts
 from server.engine.listeners import Listeners, Tls
+from server.engine.status import grpc_status
 from server.tls import Certificates
 from tickserve.errors import TickserveError
 from tickserve.v1 import control_pb2 as pb
@@ -20,7 +22,6 @@ from tickserve.v1 import control_pb2 as pb
 _log = structlog.get_logger()
 #: A call holds one while its message is awaited, so a few idle ones must not keep an operator out.
 _THREADS = 16
-_STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _SOCKET_MODE = 0o600
 _Request = TypeVar("_Request", bound=Message)
 
@@ -72,18 +73,19 @@ class AdminServer:
 
 
 def _handler(request_type: type[_Request], answer: Callable[[_Request], Message]) -> grpc.RpcMethodHandler[Any, Any]:
-    def handle(request: _Request, context: grpc.ServicerContext) -> Message:
+    def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+        refusal: TickserveError
         try:
-            return answer(request)
+            # Here and not in grpc, which answers INTERNAL to bytes that are no message.
+            return answer(request_type.FromString(data)).SerializeToString()
+        except DecodeError:
+            refusal = texts.MALFORMED.error(message=request_type.DESCRIPTOR.name)
         except TickserveError as error:
-            context.abort(_STATUS[error.code], error.message)
+            refusal = error
         except Exception:  # noqa: BLE001 - an operator gets a status, the log the traceback
             _log.exception("control_call_failed")
-            context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
+            refusal = texts.INTERNAL.error()
+        context.abort(grpc_status(refusal), refusal.message)
         raise AssertionError("abort does not return")
 
-    return grpc.unary_unary_rpc_method_handler(
-        handle,
-        request_deserializer=request_type.FromString,
-        response_serializer=lambda reply: reply.SerializeToString(),
-    )
+    return grpc.unary_unary_rpc_method_handler(handle)

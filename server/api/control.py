@@ -5,11 +5,12 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from server.engine import Engine
+from server.engine import Engine, texts
+from server.engine.base import ModelCounters, VersionCounters
 from server.models import ModelRecord, Reconciler, Snapshot
 from server.plan import Halt
 from tickserve import __version__
-from tickserve.errors import Code, ControlError
+from tickserve.errors import ControlError
 from tickserve.v1 import control_pb2 as pb
 from tickserve.v1 import prediction_pb2
 
@@ -56,7 +57,7 @@ class ControlService:
         )
 
     def halt(self, request: pb.HaltRequest) -> pb.HaltResponse:
-        """Stops one model or all. Raises ControlError."""
+        """Stops one model or all. Raises ControlError; InvalidInputError where a text is too long."""
         _require("actor", request.actor)
         _require("reason", request.reason)
         # Both are part of every refusal, which gRPC bounds.
@@ -74,17 +75,11 @@ class ControlService:
     def counters(self, _request: pb.CountersRequest) -> pb.CountersResponse:
         """Latency histograms and counters as they stand."""
         response = pb.CountersResponse()
-        for item in self._engine.counters().versions:
-            identity = {"model": item.model, "version": item.version, "role": prediction_pb2.Role.Name(item.role)}
-            for stage, counts in item.stages.items():
-                response.histograms.add(stage=stage, counts=counts.counts, sum_ns=counts.sum_ns, **identity)
-            response.counters.add(name="answered", value=item.answered, **identity)
-            response.counters.add(name="rows", value=item.rows, **identity)
-            response.counters.add(name="slow", value=item.slow, **identity)
-            for reason, value in item.errors.items():
-                response.counters.add(name="errors", label=reason, value=value, **identity)
-            for (rule, policy), value in item.rule_violations.items():
-                response.counters.add(name="rule_violations", label=f"{rule} {policy}", value=value, **identity)
+        counters = self._engine.counters()
+        for item in counters.versions:
+            _add_counts(response, item, version=item.version, role=prediction_pb2.Role.Name(item.role))
+        for rest in counters.folded:
+            _add_counts(response, rest, version="", role="ROLE_UNSPECIFIED")
         return response
 
     def drain(self, request: pb.DrainRequest) -> pb.DrainResponse:
@@ -94,19 +89,30 @@ class ControlService:
         return pb.DrainResponse()
 
 
+def _add_counts(
+    response: pb.CountersResponse, item: VersionCounters | ModelCounters, *, version: str, role: str
+) -> None:
+    identity = {"model": item.model, "version": version, "role": role}
+    for stage, counts in item.stages.items():
+        response.histograms.add(stage=stage, counts=counts.counts, sum_ns=counts.sum_ns, **identity)
+    response.counters.add(name="answered", value=item.answered, **identity)
+    response.counters.add(name="rows", value=item.rows, **identity)
+    response.counters.add(name="slow", value=item.slow, **identity)
+    for reason, value in item.errors.items():
+        response.counters.add(name="errors", label=reason, value=value, **identity)
+    for (rule, policy), value in item.rule_violations.items():
+        response.counters.add(name="rule_violations", label=f"{rule} {policy}", value=value, **identity)
+
+
 def _require(field: str, text: str) -> None:
     if not text.strip():
-        raise ControlError(
-            f"{field} is empty; every change says who asked for it and why", code=Code.INVALID_ARGUMENT, field=field
-        )
+        raise ControlError(texts.CHANGE_UNSIGNED.fill(name=field), code=texts.CHANGE_UNSIGNED.code, field=field)
 
 
 def _bound(field: str, text: str, size_bytes: int) -> None:
     size = len(text.encode())
     if size > size_bytes:
-        raise ControlError(
-            f"{field} has {size} bytes, at most {size_bytes} are accepted", code=Code.INVALID_ARGUMENT, field=field
-        )
+        raise texts.TOO_LONG.error(at=field, name=field, size=size, bound=size_bytes)
 
 
 def _model_status(record: ModelRecord, snapshot: Snapshot) -> pb.ModelStatus:

@@ -46,10 +46,28 @@ class VersionCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelCounters:
+    """What several versions of one model have done together, in whichever role."""
+
+    model: str
+    stages: Mapping[str, StageCounts]
+    answered: int
+    rows: int
+    slow: int
+    errors: Mapping[str, int]
+    rule_violations: Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
-    """Everything an engine counts. `refused` counts by (model or "", reason) what reached no version."""
+    """Everything an engine counts. `refused` counts by (model or "", reason) what reached no version.
+
+    `versions` are those of the plan and those that left it some minutes ago at most; `folded` are the sums of all that
+    left it before, by model, and none of it is in `versions`.
+    """
 
     versions: Sequence[VersionCounters]
+    folded: Sequence[ModelCounters]
     refused: Mapping[tuple[str, str], int]
     in_flight: int
     loop_lag_seconds: float

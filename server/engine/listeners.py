@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import grpc
 
 from server.connections import ConnectionBounds
-from server.sockets import is_unix, socket_file
+from server.sockets import socket_file
 from server.tls import Certificates, TlsIdentity
+from tickserve.address import is_unix
 from tickserve.errors import ConfigurationError
 
 

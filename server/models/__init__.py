@@ -3,5 +3,6 @@
 from server.models.desired import DesiredFile
 from server.models.directory import DirectorySource
 from server.models.reconciler import FailedChange, ModelRecord, Reconciler, Snapshot
+from server.models.settling import Settling
 
-__all__ = ["DesiredFile", "DirectorySource", "FailedChange", "ModelRecord", "Reconciler", "Snapshot"]
+__all__ = ["DesiredFile", "DirectorySource", "FailedChange", "ModelRecord", "Reconciler", "Settling", "Snapshot"]

@@ -1,5 +1,6 @@
 """Desired state where there is no registry: a local file that says which models are halted, by whom and why."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -52,15 +53,31 @@ class DesiredFile:
         return {name: Halt(entry.reason, entry.actor, entry.since_unix_ns) for name, entry in entries.items()}
 
     def write_halts(self, halts: Mapping[str, Halt]) -> None:
-        """Replaces the file. Raises OSError where the disk refuses; the old file then stays."""
+        """Replaces the file. Raises OSError where the disk refuses; the old file then stays, and nothing beside it."""
         entries = {
             name: {"reason": halt.reason, "actor": halt.actor, "since_unix_ns": halt.since_unix_ns}
             for name, halt in sorted(halts.items())
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(entries, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        # One name, because one server writes here: what a killed one left is overwritten.
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(entries, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync(self._path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Makes a rename in this folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

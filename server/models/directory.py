@@ -18,7 +18,7 @@ from mlops.package.verify import describe_file
 from server.plan import VersionPlan
 from tickserve.errors import PackageError
 
-#: Changes whenever a file of the version does: name, size and modification time of each.
+#: Changes whenever a file of the version does: name, size and change time of each, which no copy can set to another.
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 
@@ -85,4 +85,4 @@ def fingerprint(path: Path) -> Fingerprint:
             found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
     except OSError:
         return ()
-    return tuple(sorted((name, facts.st_size, facts.st_mtime_ns) for name, facts in found))
+    return tuple(sorted((name, facts.st_size, facts.st_ctime_ns) for name, facts in found))

@@ -13,6 +13,7 @@ from mlops.routing import MAX_HASH
 from server.engine import Engine, Prepared
 from server.models.desired import DesiredFile
 from server.models.directory import DirectorySource, Fingerprint, fingerprint
+from server.models.settling import Settling
 from server.plan import EMPTY_PLAN, Halt, ModelPlan, Plan, Role, Segment, Split, VersionPlan
 from tickserve.errors import Code, ControlError, PackageError, TickserveError
 
@@ -60,13 +61,17 @@ class Reconciler:
     """Owns the desired and the installed state.
 
     `reconcile` runs on one control thread; `halt` and `resume` on any. The lock covers the records and the install,
-    never the loading of a model, so that a halt is obeyed at once while another model loads.
+    never the loading of a model, so that a halt is obeyed at once while another model loads. Without `settling` every
+    folder is taken as it is found.
     """
 
-    def __init__(self, source: DirectorySource, engine: Engine, desired: DesiredFile) -> None:
+    def __init__(
+        self, source: DirectorySource, engine: Engine, desired: DesiredFile, settling: Settling | None = None
+    ) -> None:
         self._source = source
         self._engine = engine
         self._desired = desired
+        self._settling = settling or Settling(0.0)
         self._lock = threading.Lock()
         self._records: dict[str, ModelRecord] = {}
         self._halts = desired.read_halts()
@@ -74,6 +79,7 @@ class Reconciler:
         self._read_at = time.monotonic()
         self._source_error = ""
         self._stopping = threading.Event()
+        self._is_closed = False
 
     def reconcile(self) -> None:
         """One pass: lists the source, loads what is new, installs it, drops what is gone."""
@@ -98,6 +104,7 @@ class Reconciler:
                 self._records[name] = ModelRecord(name, wanted=str(max(wanted[name])))
             if gone or new:
                 self._install()
+        self._settling.forget_others({path for versions in wanted.values() for path in versions.values()})
         for name, versions in wanted.items():
             if self._stopping.is_set():
                 return
@@ -107,13 +114,19 @@ class Reconciler:
         """Lets a pass that is under way load no further model."""
         self._stopping.set()
 
+    def close(self) -> None:
+        """From here on nothing is installed: a load that is under way may end after the engine, or never."""
+        with self._lock:
+            self._is_closed = True
+
     def halt(self, model: str, *, actor: str, reason: str) -> list[str]:
         """Stops the answers of one model, or of all where `model` is empty; durable before it returns."""
         halt = Halt(reason, actor, time.time_ns())
         with self._lock:
             names = self._named(model)
-            self._write_halts({**self._halts, **dict.fromkeys(names, halt)})
+            unwritten = self._change_halts({**self._halts, **dict.fromkeys(names, halt)})
         _log.warning("halted", models=names, actor=actor, reason=reason)
+        _require_written(unwritten)
         return names
 
     def resume(self, model: str, *, actor: str, reason: str) -> list[str]:
@@ -122,8 +135,9 @@ class Reconciler:
             # A halt can also be lifted while the model's folder is away.
             asked = [model] if model in self._halts else self._named(model) if model else sorted(self._halts)
             names = [name for name in asked if name in self._halts]
-            self._write_halts({name: halt for name, halt in self._halts.items() if name not in names})
+            unwritten = self._change_halts({name: halt for name, halt in self._halts.items() if name not in names})
         _log.warning("resumed", models=names, actor=actor, reason=reason)
+        _require_written(unwritten)
         return names
 
     def snapshot(self) -> Snapshot:
@@ -145,16 +159,18 @@ class Reconciler:
             raise ControlError(f"unknown model {model!r}; models here: {known}", code=Code.NOT_FOUND, field="model")
         return [model]
 
-    def _write_halts(self, halts: dict[str, Halt]) -> None:
-        """Obeys first and then writes: a full disk must not keep a model answering that someone wants stopped."""
+    def _change_halts(self, halts: dict[str, Halt]) -> OSError | None:
+        """Obeys first and then writes: a full disk must not keep a model answering that someone wants stopped.
+
+        Returns what kept it from being written.
+        """
         self._halts = halts
         self._install()
         try:
             self._desired.write_halts(halts)
         except OSError as error:
-            raise ControlError(
-                f"obeyed, but not written: it will not survive a restart ({error.strerror})", code=Code.INTERNAL
-            ) from None
+            return error
+        return None
 
     def _reconcile_model(self, name: str, versions: Mapping[int, Path]) -> None:
         """Serves the highest version that can be; one that failed waits until it changes or its time comes."""
@@ -167,7 +183,8 @@ class Reconciler:
                 return
             looks = fingerprint(path)
             failed = record.failed.get(version)
-            if failed is None or failed.fingerprint != looks or time.monotonic() >= failed.retry_at:
+            is_due = failed is None or failed.fingerprint != looks or time.monotonic() >= failed.retry_at
+            if is_due and self._settling.is_settled(path, looks):
                 try:
                     self._load(name, version, path, wanted=str(max(versions)))
                 except TickserveError as error:
@@ -188,6 +205,8 @@ class Reconciler:
         if record.plan is not None:
             _require_same_schema(next(iter(record.plan.versions.values())), plan)
         prepared = self._engine.prepare(plan)
+        if self._stopping.is_set():
+            return
         failed = {number: change for number, change in record.failed.items() if number != version}
         self._update(
             replace(
@@ -228,6 +247,8 @@ class Reconciler:
 
     def _install(self) -> None:
         """Builds the whole plan from the records and installs it. Call with the lock held."""
+        if self._is_closed:
+            return
         models = {
             name: replace(record.plan, halt=self._halts.get(name))
             for name, record in self._records.items()
@@ -237,6 +258,14 @@ class Reconciler:
         plan = Plan(self._plan.generation + 1, MappingProxyType(models), MappingProxyType(not_loaded))
         self._engine.install(plan)
         self._plan = plan
+
+
+def _require_written(unwritten: OSError | None) -> None:
+    if unwritten is not None:
+        _log.error("halts_not_written", error=unwritten.strerror)
+        raise ControlError(
+            f"obeyed, but not written: it will not survive a restart ({unwritten.strerror})", code=Code.INTERNAL
+        )
 
 
 def _why(record: ModelRecord) -> str:

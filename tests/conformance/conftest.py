@@ -14,10 +14,9 @@ from server.engine import Engine
 from server.engine.base import VersionCounters
 from server.engine.python import PythonEngine
 from server.plan import Halt, ModelPlan, Plan, Role, Segment, Split, VersionPlan
+from tests.conformance.case import TIMEOUT_S
+from tests.conformance.requests import PREDICT, predict
 from tickserve.v1 import prediction_pb2 as pb
-from tickserve.wire import grpc_service_pb2 as oip
-
-TIMEOUT_S = 20.0
 
 
 @dataclass
@@ -28,7 +27,6 @@ class Outcome:
     text: str = ""
     reason: str = ""
     executed: str = ""
-    field: str = ""
     message: Any = None
 
 
@@ -43,9 +41,7 @@ class Bench:
     generation: int = 0
     models: dict[str, ModelPlan] = field(default_factory=dict)
 
-    def install(
-        self, *versions: VersionPlan, halt: Halt | None = None, not_loaded: dict[str, str] | None = None
-    ) -> None:
+    def install(self, *versions: VersionPlan, halt: Halt | None = None) -> None:
         """Prepares and installs each as the only version of its model, beside what is installed."""
         for version in versions:
             known = self.models.get(version.model)
@@ -55,40 +51,19 @@ class Bench:
                 name=version.model,
                 versions={version.version: version},
                 split=Split(b"", (Segment(MAX_HASH, version.version, Role.STABLE),)),
-                pins=frozenset({version.version}),
                 halt=halt,
             )
-        self.install_models(not_loaded)
-
-    def install_models(self, not_loaded: dict[str, str] | None = None) -> None:
-        """Installs `models` as they are."""
         self.generation += 1
-        self.engine.install(Plan(self.generation, MappingProxyType(dict(self.models)), not_loaded or {}))
+        self.engine.install(Plan(self.generation, MappingProxyType(dict(self.models))))
 
     def call(self, method: str, data: bytes, response: Any = None, timeout_s: float = TIMEOUT_S) -> Outcome:
         """Sends bytes and says what came of it."""
-        try:
-            answer = self.channel.unary_unary(method)(data, timeout=timeout_s)
-        except grpc.RpcError as error:
-            trailers = dict(error.trailing_metadata() or ())
-            return Outcome(
-                error.code().name,
-                error.details(),
-                trailers.get("tickserve-reason", ""),
-                trailers.get("tickserve-executed", ""),
-                trailers.get("tickserve-field", ""),
-            )
-        return Outcome("OK", message=response.FromString(answer) if response is not None else answer)
+        return outcome(self.channel.unary_unary(method).future(data, timeout=timeout_s), response)
 
-    def infer(self, request: oip.ModelInferRequest, timeout_s: float = TIMEOUT_S) -> Outcome:
-        """Calls ModelInfer."""
-        method = "/inference.GRPCInferenceService/ModelInfer"
-        return self.call(method, request.SerializeToString(), oip.ModelInferResponse, timeout_s)
-
-    def predict(self, timeout_s: float = TIMEOUT_S, **request: Any) -> Outcome:
-        """Calls Predict on the model `echo` unless another is named."""
-        data = pb.PredictRequest(**({"model": "echo"} | request)).SerializeToString()
-        return self.call("/tickserve.v1.Prediction/Predict", data, pb.PredictResponse, timeout_s)
+    def predict(self, *, timeout_s: float = TIMEOUT_S, **fields: Any) -> Outcome:
+        """Calls Predict, on the model `echo` unless another is named, with three features unless others are."""
+        request = predict(**({"features": [1, 2, 3]} | fields))
+        return self.call(PREDICT, request, pb.PredictResponse, timeout_s)
 
     def counted(self, model: str) -> VersionCounters:
         """The counters of the model's only version."""
@@ -96,25 +71,52 @@ class Bench:
         return found
 
 
-def python_engine(**bounds: int) -> Engine:
-    """The reference, on a free port."""
+def outcome(call: Any, response: Any = None) -> Outcome:
+    """What a call comes to once it has ended."""
+    if call.code() is grpc.StatusCode.OK:
+        data = call.result()
+        return Outcome("OK", message=response.FromString(data) if response is not None else data)
+    trailers = dict(call.trailing_metadata() or ())
+    reason, executed = trailers.get("tickserve-reason", ""), trailers.get("tickserve-executed", "")
+    return Outcome(call.code().name, call.details(), reason, executed)
+
+
+def python_engine(*addresses: str, **settings: Any) -> Engine:
+    """The reference; on a free port unless addresses are given."""
     defaults = {"pool_threads": 1, "max_in_flight": 8, "max_in_flight_per_client": 8, "max_message_bytes": 1 << 20}
-    return PythonEngine(["127.0.0.1:0"], **(defaults | bounds))  # type: ignore[arg-type]
+    return PythonEngine(addresses or ("127.0.0.1:0",), **(defaults | settings))  # type: ignore[arg-type]
 
 
 ENGINES = {"python": python_engine}
 
 
-@pytest.fixture(params=ENGINES)
-def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    """Starts engines with the bounds given, ready and with nothing installed; ends them without a fault."""
+@pytest.fixture(scope="session", params=ENGINES)
+def engine_name(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def make_bench(engine_name: str, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Starts engines with the settings given, ready and with nothing installed; ends them without a fault."""
+    yield from benches(engine_name, tmp_path)
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    """An engine with nothing installed, ready."""
+    return make_bench()
+
+
+def benches(engine_name: str, folder: Path) -> Iterator[Callable[..., Bench]]:
+    """What starts benches, once; they end when the iteration goes on."""
     started: list[Bench] = []
 
-    def make(**bounds: int) -> Bench:
-        engine = ENGINES[request.param](**bounds)
+    def make(**settings: Any) -> Bench:
+        engine = ENGINES[engine_name](**settings)
         (address,) = engine.start()
         engine.set_ready(is_ready=True)
-        started.append(Bench(engine, address, grpc.insecure_channel(address), tmp_path))
+        started.append(Bench(engine, address, grpc.insecure_channel(address), folder))
         return started[-1]
 
     yield make
@@ -122,9 +124,3 @@ def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
         bench.channel.close()
         bench.engine.stop(1.0)
         assert bench.engine.take_faults() == []
-
-
-@pytest.fixture
-def bench(make_bench: Callable[..., Bench]) -> Bench:
-    """An engine with nothing installed, ready."""
-    return make_bench()

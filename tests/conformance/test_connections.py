@@ -1,10 +1,11 @@
 """Connections: what each is granted, and that one client's connections cannot hurt another's."""
 
+import os
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE
 from tempfile import TemporaryDirectory
@@ -14,33 +15,27 @@ import pytest
 
 from server.connections import ConnectionBounds
 from server.engine import Engine
-from server.engine.python import PythonEngine
+from tests.conformance.conftest import ENGINES
+from tests.conformance.process import descriptors
+from tests.conformance.running import OWN_CONNECTION
 from tickserve.errors import ConfigurationError
 
 BOUND_S = 20.0
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 SETTINGS, PING, GOAWAY = 4, 6, 7
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 Start = Callable[..., tuple[Engine, list[str]]]
 
 
-@pytest.fixture(params=["python"])
-def start(request: pytest.FixtureRequest) -> Iterator[Start]:
+@pytest.fixture
+def start(engine_name: str) -> Iterator[Start]:
     """Starts engines on the addresses given, with these bounds of connections."""
     with ExitStack() as engines:
 
         def start(*addresses: str, socket_mode: int = 0o660, **bounds: float) -> tuple[Engine, list[str]]:
-            engine = PythonEngine(
-                addresses,
-                pool_threads=1,
-                max_in_flight=8,
-                max_in_flight_per_client=8,
-                max_message_bytes=1 << 20,
-                connections=ConnectionBounds(**bounds),  # type: ignore[arg-type]
-                socket_mode=socket_mode,
-            )
+            connections = ConnectionBounds(**bounds)  # type: ignore[arg-type]
+            engine = ENGINES[engine_name](*addresses, connections=connections, socket_mode=socket_mode)
             opened = engine.start()
             engines.callback(engine.stop, 0.0)
             return engine, list(opened)
@@ -142,11 +137,26 @@ def test_connection_over_the_bound_is_refused_until_another_ends(start: Start) -
 
 def test_thousand_connections_opened_and_dropped_leave_the_server_as_it_was(start: Start) -> None:
     _, (address,) = start("127.0.0.1:0", max_connections=64, handshake_timeout_s=BOUND_S)
-    for count in range(1000):
-        with connect(address) as raw:
-            if count % 2:
-                raw.sendall(PREFACE[: count % len(PREFACE)])
     ask_until_there_is_room(address)
+    before = descriptors()
+    endings: list[Callable[[socket.socket], object]] = [
+        lambda raw: None,
+        lambda raw: raw.sendall(PREFACE[:9]),
+        lambda raw: raw.sendall(PREFACE + frame(SETTINGS)),
+        lambda raw: raw.sendall(b"GET / HTTP/1.1\r\n\r\n"),
+        lambda raw: raw.sendall(os.urandom(64)),
+        # A reset instead of an orderly end.
+        lambda raw: raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)),
+    ]
+    for number in range(1000):
+        # The server may have closed a connection over the bound already.
+        with connect(address) as raw, suppress(OSError):
+            endings[number % len(endings)](raw)
+    ask_until_there_is_room(address)
+    end = time.monotonic() + BOUND_S
+    while descriptors() > before + 5 and time.monotonic() < end:
+        ask_until_there_is_room(address)
+    assert descriptors() <= before + 5
 
 
 def test_connection_that_says_nothing_is_closed(start: Start) -> None:

@@ -48,7 +48,11 @@ class Launcher:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TICKSERVE_")}
-        return kept | {"TICKSERVE_HOME": str(self.home), "TICKSERVE_POLL_S": "0.1", "COLUMNS": "200"} | self.settings
+        return (
+            kept
+            | {"TICKSERVE_HOME": str(self.home), "TICKSERVE_POLL_S": "0.1", "TICKSERVE_SETTLE_S": "0", "COLUMNS": "200"}
+            | self.settings
+        )
 
     def run(self, *arguments: str, code: int = 0, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Runs the program to its end and holds its exit code against `code`."""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mlops.package import MODEL_FILE
-from tests.e2e.conftest import PROGRAM, Launcher, Running
+from mlops.package import MANIFEST_FILE, MODEL_FILE
+from tests.e2e.conftest import PROGRAM, ControlClientContext, Launcher, Running
 from tests.support.models import FEATURES, slow_model
-from tests.support.packages import add_constant, flip_byte
-from tickserve.client import Client
+from tests.support.packages import add_constant, add_endless_load, build_constant, flip_byte
+from tickserve.client import Client, ServerStatus
 from tickserve.errors import DrainingError, HaltedError, TickserveError, UnreachableError
 
 MakeClient = Callable[..., Client]
@@ -198,6 +198,61 @@ def test_told_to_stop_while_loading_it_never_becomes_ready(launcher: Launcher) -
     assert "stopped" in text
     assert "ready" not in text
     assert text.count("installed") < 4
+
+
+def is_loading(status: ServerStatus, model: str) -> bool:
+    return any(record.name == model and record.state == "loading" for record in status.models)
+
+
+def test_load_under_way_does_not_hold_up_the_end(launcher: Launcher, client_of: MakeClient) -> None:
+    add_constant(launcher.models, 1.0)
+    with launcher.serve("--grace-s", "1") as running:
+        add_endless_load(launcher.models)
+        running.control.wait(lambda status: is_loading(status, "endless"), 20)
+        launcher.run("halt", "demo", "--reason", "test", "--actor", "kim")
+        assert running.terminate() == 0
+        log = running.log.read_text()
+        assert "stopped" in log
+        assert "model=endless" not in log
+    assert sorted(path.name for path in (launcher.home / "server").iterdir()) == ["halts.json", "lock"]
+    shutil.rmtree(launcher.models / "endless")
+    with launcher.serve() as running, pytest.raises(HaltedError):
+        client_of(running).predict(ROW, model="demo")
+
+
+def test_load_at_the_start_does_not_hold_up_the_end(launcher: Launcher) -> None:
+    add_endless_load(launcher.models)
+    free = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
+    process = subprocess.Popen([PROGRAM, "serve", *free], env=launcher.environment, stderr=subprocess.DEVNULL)
+    try:
+        with ControlClientContext(f"unix:{launcher.home / 'admin.sock'}") as control:
+            control.wait(lambda status: is_loading(status, "endless"), 20)
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+
+
+def test_package_that_is_copied_model_first_is_never_served_as_a_bare_model(
+    launcher: Launcher, client_of: MakeClient
+) -> None:
+    package = build_constant(launcher.home / "packages", 2.0)
+    add_constant(launcher.models, 1.0)
+    launcher.settings["TICKSERVE_SETTLE_S"] = "600"
+    with launcher.serve() as running:
+        copied = launcher.models / "demo" / "2"
+        copied.mkdir()
+        shutil.copy(package / MODEL_FILE, copied)
+        running.control.wait(lambda _: "settling" in running.log.read_text(), 20)
+        # Several looks at what could be a bare model.
+        generation = running.control.status().plan_generation
+        for name in sorted(path.name for path in package.iterdir() if path.name not in (MODEL_FILE, MANIFEST_FILE)):
+            shutil.copy(package / name, copied)
+        shutil.copy(package / MANIFEST_FILE, copied)
+        status = running.control.wait(lambda status: status.models[0].versions[0].version == "2", 20)
+        assert status.models[0].versions[0].digest == package.name
+        assert status.plan_generation == generation + 1
+        assert client_of(running).predict(ROW, model="demo").values.tolist() == [[2.0]]
 
 
 def test_refuses_to_start_on_a_bad_model_unless_told_to_serve_the_rest(

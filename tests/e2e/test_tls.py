@@ -15,8 +15,8 @@ import pytest
 from tests.e2e.conftest import PROGRAM, Launcher, Running
 from tests.support.certificates import Authority, put
 from tests.support.models import FEATURES
-from tests.support.packages import add_constant
-from tickserve.client import Client, ControlClient, Tls
+from tests.support.packages import add_constant, add_endless_load
+from tickserve.client import Client, ControlClient, ServerStatus, Tls
 from tickserve.errors import UnreachableError
 from tickserve.wire import grpc_service_pb2 as oip
 
@@ -144,6 +144,21 @@ def test_new_certificate_is_for_new_connections_and_old_ones_go_on(
             with pytest.raises(UnreachableError):
                 ask(address, authority.client())
             answers(client)
+
+
+def test_certificate_is_renewed_while_a_model_loads(
+    launcher: Launcher, files: Files, authority: Authority, other: Authority, ask: Callable[..., Client]
+) -> None:
+    def loads(status: ServerStatus) -> bool:
+        return any(model.name == "endless" and model.state == "loading" for model in status.models)
+
+    with launcher.serve(*files.tls) as running:
+        add_endless_load(launcher.models)
+        running.control.wait(loads, BOUND_S)
+        other.sign("renewed").move_to(files.certificate, files.key)
+        wait_until_reloaded(running)
+        ask(running.address, other.client())
+        assert loads(running.control.status())
 
 
 def test_new_client_authority_is_for_new_connections_and_old_ones_go_on(

@@ -23,6 +23,6 @@ def call(name: str, *arguments: str, stdin: bytes = b"", code: int = 0) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def grpcurl(*arguments: str, code: int = 0) -> str:
+def grpcurl(*arguments: str, code: int = 0, name: str = "grpcurl") -> str:
     """Calls in plain text."""
-    return call("grpcurl", "-plaintext", "-max-time", "20", *arguments, code=code)
+    return call(name, "-plaintext", "-max-time", "20", *arguments, code=code)

@@ -4,6 +4,8 @@ import json
 import subprocess
 from collections.abc import Iterable
 
+import pytest
+
 from tests.e2e.conftest import Running
 from tests.integration.programs import PROTOS, grpcurl, program
 
@@ -26,6 +28,24 @@ def test_services_are_listed(served: Running) -> None:
     listed = grpcurl(served.address, "list").split()
     assert {"grpc.health.v1.Health", "inference.GRPCInferenceService", "tickserve.v1.Prediction"} <= set(listed)
     assert any(name.startswith("grpc.reflection.") for name in listed)
+
+
+@pytest.mark.parametrize("name", ["grpcurl", "grpcurl-v1alpha"])
+def test_everything_is_described_to_who_names_nothing(served: Running, name: str) -> None:
+    listed = grpcurl(served.address, "list", name=name).split()
+    described = grpcurl(served.address, "describe", name=name).splitlines()
+    assert [line.split()[0] for line in described if line.endswith(" is a service:")] == listed
+    assert "  rpc Predict ( .tickserve.v1.PredictRequest ) returns ( .tickserve.v1.PredictResponse );" in described
+    for service in listed:
+        assert f"{service} is a service:" in grpcurl(served.address, "describe", service, name=name)
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_of_both_versions_can_be_called_by_name(served: Running, version: str) -> None:
+    service = f"grpc.reflection.{version}.ServerReflection"
+    request = json.dumps({"file_containing_symbol": service})
+    answer = json.loads(grpcurl("-d", request, served.address, f"{service}/ServerReflectionInfo"))
+    assert len(answer["fileDescriptorResponse"]["fileDescriptorProto"]) == 1
 
 
 def test_messages_are_described(served: Running) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlops.package import Bounds, InputRules, OutputRule, TensorSpec
-from server.engine.python.rules import BoundsCheck, Finding, FiniteCheck, OutputCheck
+from server.engine.python.rules import MAX_FINDINGS, BoundsCheck, Findings, FiniteCheck, OutputCheck
 from tickserve.errors import InvalidInputError
 
 NAMES = ("a", "b", "c")
@@ -56,7 +56,8 @@ def test_range_and_finite_rules_agree_with_a_loop(array: np.ndarray[Any, Any], l
                 first.setdefault(row, column)
         expected += [(name, row, column) for row, column in first.items()]
     broken = OutputCheck(rules, SPEC).broken(array)
-    assert [(rule.name, row, column) for rule, row, column in broken] == expected
+    found = [(rule.name, *place) for rule, *places in broken for place in zip(*places, strict=True)]
+    assert found == expected
 
 
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 120), st.just(3)), elements=st.floats(-2, 2, width=32)))
@@ -70,7 +71,8 @@ def test_row_sum_rule_agrees_with_a_loop(array: np.ndarray[Any, Any]) -> None:
         if not -1 <= total <= 1:
             bad.append(row)
     broken = OutputCheck([rule], SPEC).broken(array)
-    assert [(row, column) for _, row, column in broken] == [(row, 0) for row in bad]
+    found = [place for _, *places in broken for place in zip(*places, strict=True)]
+    assert found == [(row, 0) for row in bad]
 
 
 @given(arrays, bounds, st.sampled_from(["clip", "flag"]))
@@ -79,15 +81,16 @@ def test_bounds_clip_or_flag_exactly_what_is_outside(
 ) -> None:
     low, high = limits
     check = BoundsCheck(NAMES, InputRules(bounds={"b": Bounds(minimum=low, maximum=high, policy=policy)}), "FP32")
-    findings: list[Finding] = []
+    findings = Findings()
     before = array.copy()
     result = check(array, findings)
     outside = [
         row for row in range(len(array)) if not math.isnan(array[row, 1]) and not inside(array[row, 1], low, high)
     ]
-    assert [(finding.row, finding.column, finding.rule) for finding in findings] == [
-        (row, 1, "bounds:b") for row in outside
-    ]
+    named = [(finding.row, finding.column, finding.rule) for finding in findings.kept]
+    assert named == [(row, 1, "bounds:b") for row in outside[:MAX_FINDINGS]]
+    assert findings.left_out == len(outside) - len(named)
+    assert findings.violations == ({("bounds:b", policy): len(outside)} if outside else {})
     np.testing.assert_array_equal(array, before)
     expected = before.copy()
     if policy == "clip":

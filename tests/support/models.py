@@ -1,6 +1,7 @@
 """Small ONNX models whose answers a test can compute by hand."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,20 @@ def slow_model(repeats: int = 40) -> bytes:
 
 
 def version_plan(folder: Path, model: bytes, *, name: str = "echo", version: str = "1", **changes: Any) -> VersionPlan:
-    """Writes `model` below `folder` and returns its plan: the echo model's schema and no rules, but for `changes`."""
-    path = folder / name / version
+    """Writes `model` below `folder` and returns its plan, as `unwritten_plan` makes it."""
+    return write_plan(folder, model, unwritten_plan(model, name=name, version=version, **changes))
+
+
+def write_plan(folder: Path, model: bytes, plan: VersionPlan) -> VersionPlan:
+    """Writes `model` below `folder` and returns the plan with its path."""
+    path = folder / plan.model / plan.version
     path.mkdir(parents=True)
     (path / "model.onnx").write_bytes(model)
+    return replace(plan, path=path)
+
+
+def unwritten_plan(model: bytes, *, name: str = "echo", version: str = "1", **changes: Any) -> VersionPlan:
+    """The plan of a model without a file yet: the echo model's schema and no rules, but for `changes`."""
     digest = hashlib.sha256(model).digest()
     plan: dict[str, Any] = {
         "inputs": (TensorSpec(name="features", datatype="FP32", shape=(-1, 3)),),
@@ -146,5 +157,5 @@ def version_plan(folder: Path, model: bytes, *, name: str = "echo", version: str
         "golden": None,
     }
     return VersionPlan(
-        model=name, version=version, digest=digest, model_sha256=digest.hex(), path=path, **(plan | changes)
+        model=name, version=version, digest=digest, model_sha256=digest.hex(), path=Path(), **(plan | changes)
     )

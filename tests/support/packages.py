@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mlops.package import Golden, ReferenceRows, add_version, build_package
-from tests.support.models import FEATURES, constant_model
+from mlops.package import MODEL_FILE, Golden, ReferenceRows, add_version, build_package
+from tests.support.models import FEATURES, constant_model, slow_model
 
 
 def build_constant(out: Path, value: float, *, name: str = "demo", **changes: Any) -> Path:
@@ -29,6 +29,15 @@ def add_constant(models: Path, value: float, *, name: str = "demo", **changes: A
     """Adds such a package to a models directory as the next version; returns the version's folder."""
     _, path = add_version(models, build_constant(models.parent / "packages", value, name=name, **changes))
     return path
+
+
+def add_endless_load(models: Path) -> None:
+    """A model whose warm-up takes many times as long as any test."""
+    staged = models.parent / "staged"
+    staged.mkdir()
+    (staged / MODEL_FILE).write_bytes(slow_model(repeats=20_000))
+    (models / "endless").mkdir()
+    staged.rename(models / "endless" / "1")
 
 
 def flip_byte(file: Path, position: int = -1) -> None:

@@ -51,7 +51,7 @@ def test_several_listeners_come_from_one_variable(monkeypatch: pytest.MonkeyPatc
         ({"listen": ("nonsense",)}, "listen", "'nonsense' must be host:port or unix:/path"),
         ({"listen": ("127.0.0.1:99999",)}, "listen", "must be host:port"),
         ({"admin": "unix:relative"}, "admin", "must be unix:/absolute/path"),
-        ({"admin": "unix:/" + "a" * 200}, "admin", "longer than 107 bytes"),
+        ({"admin": "unix:/" + "a" * 200}, "admin", "at most 107 bytes"),
         ({"engine": "cobol"}, "engine", "(--engine) is 'cobol'"),
         ({"grace_s": -1.0}, "grace_s", "(--grace-s) is -1.0"),
         ({"pool_threads": 0}, "pool_threads", "(--pool-threads) is 0"),

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -14,107 +13,73 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tickserve.cli.connection import operates
 from tickserve.errors import Code
-from tickserve.home import home
 
 if TYPE_CHECKING:
     from tickserve.client import Change, ControlClient, ModelStatus, ServerStatus, VersionStatus
 
-_Admin = Annotated[
-    str | None,
-    typer.Option(
-        envvar="TICKSERVE_ADMIN",
-        help="Admin listener, unix:/path or host:port; by default the socket in TICKSERVE_HOME.",
-        show_default=False,
-    ),
-]
-_TlsCa = Annotated[
-    Path | None, typer.Option(help="CA of a TCP admin listener (PEM); turns TLS on.", show_default=False)
-]
-_TlsCert = Annotated[Path | None, typer.Option(help="This operator's certificate (PEM).", show_default=False)]
-_TlsKey = Annotated[Path | None, typer.Option(help="Key of --tls-cert (PEM).", show_default=False)]
 _Model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="One model.", show_default=False)]
 _All = Annotated[bool, typer.Option("--all", help="Every model.")]
 _Actor = Annotated[str | None, typer.Option(help="Who asks; by default the login name.", show_default=False)]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+@operates
 def status(
-    admin: _Admin = None,
-    tls_ca: _TlsCa = None,
-    tls_cert: _TlsCert = None,
-    tls_key: _TlsKey = None,
+    control: "ControlClient",
     as_json: _Json = False,
 ) -> None:
     """Show what a server serves, since when, and what failed."""
-    with _connect(admin, tls_ca, tls_cert, tls_key) as control:
-        answer = control.status()
+    answer = control.status()
     if as_json:
         typer.echo(json.dumps(asdict(answer, dict_factory=_plain), indent=2))
     else:
         _show(answer, Console())
 
 
+@operates
 def halt(
+    control: "ControlClient",
     reason: Annotated[str, typer.Option(help="Why; shown to whoever is refused.")],
     model: _Model = None,
     everything: _All = False,
     actor: _Actor = None,
-    admin: _Admin = None,
-    tls_ca: _TlsCa = None,
-    tls_cert: _TlsCert = None,
-    tls_key: _TlsKey = None,
     as_json: _Json = False,
 ) -> None:
     """Stop the answers of one model, or of all, until resume."""
     _require_one(model, everything)
     who = _who(actor)
-    with _connect(admin, tls_ca, tls_cert, tls_key) as control:
-        change = control.halt(model, reason=reason, actor=who) if model else control.halt_all(reason=reason, actor=who)
+    change = control.halt(model, reason=reason, actor=who) if model else control.halt_all(reason=reason, actor=who)
     _show_change("halted", change, as_json)
 
 
+@operates
 def resume(
+    control: "ControlClient",
     model: _Model = None,
     everything: _All = False,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
     actor: _Actor = None,
-    admin: _Admin = None,
-    tls_ca: _TlsCa = None,
-    tls_cert: _TlsCert = None,
-    tls_key: _TlsKey = None,
     as_json: _Json = False,
 ) -> None:
     """End the halt of one model, or of all."""
     _require_one(model, everything)
     who = _who(actor)
-    with _connect(admin, tls_ca, tls_cert, tls_key) as control:
-        change = (
-            control.resume(model, reason=reason, actor=who) if model else control.resume_all(reason=reason, actor=who)
-        )
+    change = control.resume(model, reason=reason, actor=who) if model else control.resume_all(reason=reason, actor=who)
     _show_change("resumed", change, as_json)
 
 
+@operates
 def drain(
+    control: "ControlClient",
     reason: Annotated[str, typer.Option(help="Why.")] = "",
     actor: _Actor = None,
-    admin: _Admin = None,
-    tls_ca: _TlsCa = None,
-    tls_cert: _TlsCert = None,
-    tls_key: _TlsKey = None,
     as_json: _Json = False,
 ) -> None:
     """Make a server refuse new requests, answer those in flight, and exit."""
-    with _connect(admin, tls_ca, tls_cert, tls_key) as control:
-        control.drain(actor=_who(actor), reason=reason)
+    control.drain(actor=_who(actor), reason=reason)
     typer.echo(json.dumps({"state": "draining"}) if as_json else "draining")
-
-
-def _connect(admin: str | None, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None) -> "ControlClient":
-    from tickserve.client import ControlClient, Tls
-
-    tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
-    return ControlClient(admin or f"unix:{home() / 'admin.sock'}", tls=tls)
 
 
 def _require_one(model: str | None, everything: bool) -> None:

@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tickserve.cli.connection import TlsCa, TlsCert, TlsKey, make_tls
+
 if TYPE_CHECKING:
     from tickserve.client import Features
     from tickserve.prediction import FloatArray, Prediction
@@ -52,23 +54,18 @@ def predict(
         ),
     ] = None,
     timeout_s: Annotated[float, typer.Option(help="Deadline, in seconds.")] = 5.0,
-    tls_ca: Annotated[
-        Path | None, typer.Option(help="TLS; trust servers whose certificate this PEM file signs.", show_default=False)
-    ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(help="TLS; show the server this certificate (PEM).", show_default=False)
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Key of --tls-cert (PEM).", show_default=False)] = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask a server for a prediction: features as NAME=VALUE, --features or --csv."""
     given = _read_features(named or [], features, csv_file)
     when = None if event_time is None else _parse_time(event_time)
 
-    from tickserve.client import Client, Tls
+    from tickserve.client import Client
 
-    tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
-    with Client(address, model=model, timeout_s=timeout_s, tls=tls) as client:
+    with Client(address, model=model, timeout_s=timeout_s, tls=make_tls(tls_ca, tls_cert, tls_key)) as client:
         prediction = client.predict(
             given,
             version=version,
@@ -170,6 +167,8 @@ def _show(prediction: "Prediction", entities: list[str]) -> None:
             markup=False,
             highlight=False,
         )
+    if prediction.findings_left_out:
+        console.print(f"and {prediction.findings_left_out} findings more", highlight=False)
 
 
 def _as_json(prediction: "Prediction") -> dict[str, Any]:
@@ -191,6 +190,7 @@ def _as_json(prediction: "Prediction") -> dict[str, Any]:
             {"kind": found.kind, "row": found.row, "column": found.column, "rule": found.rule}
             for found in prediction.findings
         ],
+        "findings_left_out": prediction.findings_left_out,
     }
 
 

@@ -66,6 +66,7 @@ def to_prediction(answer: pb.PredictResponse, info: ModelInfo | None) -> Predict
         request_id=answer.request_id,
         server_duration_ns=answer.server_duration_ns,
         value_names=names if len(names) == values.shape[1] else (),
+        findings_left_out=answer.findings_left_out,
     )
 
 

@@ -9,10 +9,10 @@ from google.protobuf.message import DecodeError
 
 from tickserve.client.core import Call, Outcome
 from tickserve.client.failure import EXECUTED_KEY, FIELD_KEY, REASON_KEY
-from tickserve.client.request import varint
 from tickserve.client.transport import CallError
 from tickserve.errors import Code, InvalidInputError, Reason
 from tickserve.v1 import prediction_pb2 as pb
+from tickserve.varint import varint
 
 DEFAULT_WINDOW = 64
 

@@ -10,6 +10,7 @@ from tickserve.client.features import NamedLines, NamesDifferError, as_floats, t
 from tickserve.errors import InvalidInputError
 from tickserve.prediction import FloatArray, ModelInfo
 from tickserve.v1 import prediction_pb2 as pb
+from tickserve.varint import varint
 
 MAX_ID_BYTES = 64
 
@@ -121,16 +122,6 @@ def _encode_named(head: Head, lines: NamedLines, steps: int | None) -> bytes:
         ]
     )
     return head.data + tail.SerializeToString()
-
-
-def varint(number: int) -> bytes:
-    """A number as protobuf writes it: seven bits a byte, the lowest first."""
-    groups = bytearray()
-    while number > 0x7F:
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    groups.append(number)
-    return bytes(groups)
 
 
 def _unix_ns(event_time: datetime | int | None) -> int:

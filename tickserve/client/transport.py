@@ -1,17 +1,14 @@
 """How the bytes of a call travel: what every transport offers, and what it is told."""
 
-import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from tickserve.address import check_target
 from tickserve.errors import Code, ConfigurationError
 
-_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
-# sockaddr_un.sun_path holds 108 bytes, the last of them zero.
-_MAX_SOCKET_PATH_BYTES = 107
 _NO_TRAILERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -103,21 +100,10 @@ AioConnect = Callable[[str, Tls | None], AioTransport]
 
 def check_address(address: str) -> str:
     """Returns `address` where it is `host:port` or `unix:/path`; raises ConfigurationError otherwise."""
-    if address.startswith("unix:"):
-        size = len(address.removeprefix("unix:").encode())
-        if not 1 <= size <= _MAX_SOCKET_PATH_BYTES:
-            raise ConfigurationError(
-                f"address {address!r}: the path of a Unix socket has 1 to {_MAX_SOCKET_PATH_BYTES} bytes, "
-                f"this one has {size}",
-                field="address",
-            )
-        return address
-    match = _HOST_AND_PORT.fullmatch(address)
-    if match is None or not 1 <= int(match[2]) <= 65535:
-        raise ConfigurationError(
-            f"address {address!r} is neither `host:port` with a port from 1 to 65535 nor `unix:/path`", field="address"
-        )
-    return address
+    try:
+        return check_target(address)
+    except ValueError as error:
+        raise ConfigurationError(f"address: {error}", field="address") from None
 
 
 def is_closed() -> CallError:

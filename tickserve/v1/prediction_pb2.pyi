@@ -117,7 +117,7 @@ class Finding(_message.Message):
     def __init__(self, kind: _Optional[_Union[FindingKind, str]] = ..., row: _Optional[int] = ..., column: _Optional[int] = ..., rule: _Optional[str] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("request_id", "model", "version", "digest", "role", "plan_generation", "values", "rows", "signal", "confidence", "position_scale", "findings", "server_duration_ns")
+    __slots__ = ("request_id", "model", "version", "digest", "role", "plan_generation", "values", "rows", "signal", "confidence", "position_scale", "findings", "server_duration_ns", "findings_left_out")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +131,7 @@ class PredictResponse(_message.Message):
     POSITION_SCALE_FIELD_NUMBER: _ClassVar[int]
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
     SERVER_DURATION_NS_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     version: str
@@ -144,7 +145,8 @@ class PredictResponse(_message.Message):
     position_scale: float
     findings: _containers.RepeatedCompositeFieldContainer[Finding]
     server_duration_ns: int
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[bytes] = ..., role: _Optional[_Union[Role, str]] = ..., plan_generation: _Optional[int] = ..., values: _Optional[_Iterable[float]] = ..., rows: _Optional[int] = ..., signal: _Optional[_Iterable[float]] = ..., confidence: _Optional[_Iterable[float]] = ..., position_scale: _Optional[float] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., server_duration_ns: _Optional[int] = ...) -> None: ...
+    findings_left_out: int
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[bytes] = ..., role: _Optional[_Union[Role, str]] = ..., plan_generation: _Optional[int] = ..., values: _Optional[_Iterable[float]] = ..., rows: _Optional[int] = ..., signal: _Optional[_Iterable[float]] = ..., confidence: _Optional[_Iterable[float]] = ..., position_scale: _Optional[float] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., server_duration_ns: _Optional[int] = ..., findings_left_out: _Optional[int] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "reason", "message", "field", "request_id", "executed")

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import grpc
 
+from server.engine.status import grpc_status
 from tickserve.errors import TickserveError
 
 Context = grpc.aio.ServicerContext[Any, Any]
-_STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 
 async def abort(context: Context, error: TickserveError) -> Exception:
@@ -20,5 +20,5 @@ async def abort(context: Context, error: TickserveError) -> Exception:
         trailers.append(("tickserve-reason", error.reason.value))
     if error.field:
         trailers.append(("tickserve-field", quote(error.field)))
-    await context.abort(_STATUS[error.code], error.message, tuple(trailers))
+    await context.abort(grpc_status(error), error.message, tuple(trailers))
     return error

@@ -11,10 +11,11 @@ from server.engine.base import Counters, Prepared
 from server.engine.listeners import Listeners, Tls
 from server.engine.python.pipeline import Pipeline
 from server.engine.python.reaper import Reaper
-from server.engine.python.runtime import Runtime, Tally, prepare
+from server.engine.python.runtime import Runtime, prepare
 from server.engine.python.serving import Installed, build
+from server.engine.python.tallies import Identity, Tallies
 from server.engine.python.transport import Transport
-from server.plan import Plan, Role, VersionPlan
+from server.plan import Plan, VersionPlan
 from server.tls import Certificates
 
 _T = TypeVar("_T")
@@ -44,7 +45,10 @@ class PythonEngine:
     ) -> None:
         self._pool = ThreadPoolExecutor(pool_threads, thread_name_prefix="run")
         self._pipeline = Pipeline(
-            self._pool, max_in_flight=max_in_flight, max_in_flight_per_client=max_in_flight_per_client
+            self._pool,
+            max_in_flight=max_in_flight,
+            max_in_flight_per_client=max_in_flight_per_client,
+            max_message_bytes=max_message_bytes,
         )
         tls = Tls(certificates, lambda identity: identity.client_ca) if certificates is not None else None
         self._transport = Transport(
@@ -58,7 +62,7 @@ class PythonEngine:
         self._lock = threading.Lock()
         self._prepared: dict[_Key, Runtime] = {}
         self._installed: dict[_Key, Runtime] = {}
-        self._tallies: dict[tuple[str, str, Role], Tally] = {}
+        self._tallies = Tallies()
 
     def start(self) -> Sequence[str]:
         """Opens the listeners and returns their addresses. Raises ConfigurationError where one cannot be bound."""
@@ -78,8 +82,15 @@ class PythonEngine:
         with self._lock:
             keys = {_key(version) for model in plan.models.values() for version in model.versions.values()}
             runtimes = {key: self._installed.get(key) or self._prepared.pop(key) for key in keys}
-            installed = build(plan, lambda version: runtimes[_key(version)], self._tally)
+            installed = build(plan, lambda version: runtimes[_key(version)], self._tallies.of)
             self._on_loop(lambda: self._swap(installed))
+            self._tallies.keep(
+                {
+                    Identity(name, version, serving.role)
+                    for name, model in installed.models.items()
+                    for version, serving in model.versions.items()
+                }
+            )
             retired = [runtime for key, runtime in self._installed.items() if key not in keys]
             self._installed = runtimes
         self._reaper.retire(retired)
@@ -88,9 +99,10 @@ class PythonEngine:
         """A copy of all counters."""
         pipeline = self._pipeline
         with self._lock:
-            tallies = list(self._tallies.items())
+            tallies, folded = self._tallies.read()
         return Counters(
             versions=[tally.copy(*identity) for identity, tally in tallies],
+            folded=folded,
             refused=pipeline.refused.copy(),
             in_flight=pipeline.in_flight,
             loop_lag_seconds=pipeline.lag_ns / 1e9,
@@ -124,9 +136,6 @@ class PythonEngine:
 
     def _swap(self, installed: Installed) -> None:
         self._pipeline.installed = installed
-
-    def _tally(self, model: str, version: str, role: Role) -> Tally:
-        return self._tallies.setdefault((model, version, role), Tally())
 
     def _on_loop(self, call: Callable[[], _T]) -> _T:
         """Runs `call` between two requests and returns its result."""

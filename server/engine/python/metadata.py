@@ -6,11 +6,9 @@ from mlops.package import TensorSpec
 from server.engine import texts
 from server.engine.python.serving import Installed, Serving
 from tickserve import __version__
-from tickserve.errors import Code, StatusError
 from tickserve.wire import grpc_service_pb2 as oip
 from tickserve.wire import health_pb2, model_config_pb2
 
-ADMIN_ONLY = "this call changes state and is served on the admin listener only"
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")
@@ -87,7 +85,7 @@ def repository_index(data: bytes, installed: Installed) -> bytes:
             if halt is None:
                 response.models.add(name=name, version=number, state="READY")
             elif not request.ready:
-                reason = f"halted by {halt.actor}: {halt.reason}"
+                reason = texts.INDEX_HALTED.fill(actor=halt.actor, why=halt.reason)
                 response.models.add(name=name, version=number, state="UNAVAILABLE", reason=reason)
     if not request.ready:
         for name, why in sorted(installed.plan.not_loaded.items()):
@@ -99,7 +97,7 @@ def health(data: bytes, is_ready: bool) -> bytes:
     """Answers grpc.health.v1 Check. Raises StatusError NOT_FOUND for a service that is not told about."""
     request = _health_request(data)
     if request.service not in SERVICES:
-        raise StatusError(f"unknown service {request.service[:64]!r}", code=Code.NOT_FOUND)
+        raise texts.UNKNOWN_SERVICE.error(service=request.service[:64])
     return watched_health(data, is_ready)
 
 

@@ -1,24 +1,35 @@
 """Prediction.Predict and GetModel: bytes to a call, outputs to bytes."""
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from mlops.package import ColumnMapping, TensorSpec
+from mlops.package import TensorSpec
 from server.engine import texts
-from server.engine.python.oip import check_feature_digest, check_length
-from server.engine.python.pipeline import Codec
-from server.engine.python.rules import Array, Finding
-from server.engine.python.runtime import Call, row_values
+from server.engine.python.call import Call, Shape
+from server.engine.python.job import Codec
+from server.engine.python.oip import check_feature_digest
+from server.engine.python.parameters import check_length
+from server.engine.python.rules import Array, Findings
+from server.engine.python.runtime import row_value, row_values
 from server.engine.python.serving import Installed, Serving
 from server.plan import VersionPlan
 from tickserve.v1 import prediction_pb2 as pb
+from tickserve.varint import varint
 
-#: What still rounds to a finite float32.
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32 = struct.Struct("<f")
+#: Features from this many on are taken from the message's own bytes; fewer are faster one by one.
+_MANY = 512
+_OTHER_FIELDS = [field.name for field in pb.PredictRequest.DESCRIPTOR.fields if field.name != "features"]
+# Keys of length-delimited fields of PredictResponse: number << 3 | 2.
+_VALUES_KEY, _SIGNAL_KEY, _CONFIDENCE_KEY = (
+    bytes([pb.PredictResponse.DESCRIPTOR.fields_by_name[name].number << 3 | 2])
+    for name in ("values", "signal", "confidence")
+)
 _NUMBERS = ("FP16", "FP32", "FP64", "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 
 
@@ -48,9 +59,9 @@ def route(request: pb.PredictRequest, installed: Installed, drawn_id: str) -> tu
     return installed.route(request.model, request.version, key), (request, request_id)
 
 
-def read(serving: Serving, pending: Pending) -> Call:
-    """Reads the features of a routed request. Raises PredictionError."""
-    (request, request_id), version = pending, serving.version
+def shape(serving: Serving, pending: Pending) -> Shape:
+    """Holds everything but the values against the version. Raises PredictionError."""
+    (request, _), version = pending, serving.version
     if not takes_predictions(version):
         raise texts.NOT_ONE_FLOAT_INPUT.error(at="model", model=version.model)
     if request.feature_digest:
@@ -62,28 +73,47 @@ def read(serving: Serving, pending: Pending) -> Call:
     entities = len(request.entities)
     if entities and entities != rows:
         raise texts.ENTITIES.error(at="entities", got=entities, rows=rows)
-    findings: list[Finding] = []
+    wanted = version.inputs[0].shape
+    if len(wanted) == 2 and steps != 1:
+        raise texts.STEPS.error(at="steps", got=steps, model=version.model, expected=1)
+    if len(wanted) == 3 and wanted[1] not in (-1, steps):
+        raise texts.STEPS.error(at="steps", got=steps, model=version.model, expected=wanted[1])
+    values = rows * steps * wanted[-1]
     if request.named:
         if request.features:
             raise texts.FEATURES_AND_NAMED.error(at="named")
         if rows != 1 or steps != 1:
             raise texts.NAMED_ROWS.error(at="named", rows=rows, steps=steps)
-        values: Any = _by_name(request.named, version, findings)
+    elif len(request.features) != values:
+        raise texts.FEATURE_COUNT.error(
+            at="features", got=len(request.features), expected=values, rows=rows, steps=steps, width=wanted[-1]
+        )
+    return Shape(rows, values)
+
+
+def read(serving: Serving, pending: Pending, shape: Shape) -> Call:
+    """Reads the features of a request whose shape is in order. Raises PredictionError."""
+    (request, request_id), version = pending, serving.version
+    findings = Findings()
+    if request.named:
+        array = np.array(_by_name(request.named, version, findings), dtype=np.float32)
+    elif shape.values < _MANY:
+        array = np.array(request.features[:], dtype=np.float32)
     else:
-        values = request.features
-    array = _shaped(values, rows, steps, version)
-    call = Call([array], rows, request_id, request.event_time_unix_ns, request.timeout_us)
+        array = _many(request, shape.values)
+    wanted = version.inputs[0].shape
+    dimensions = (shape.rows, *(() if len(wanted) == 2 else (request.steps or 1,)), wanted[-1])
+    call = Call([array.reshape(dimensions)], shape.rows, request_id, request.event_time_unix_ns, request.timeout_us)
     call.findings = findings
     return call
 
 
 def encode(serving: Serving, call: Call, outputs: Sequence[Array], duration_ns: int) -> bytes:
-    """One PredictResponse."""
+    """One PredictResponse.
+
+    Figures are written as the packed floats that they are on the wire; protobuf would take them as Python objects.
+    """
     version = serving.version
-    flat = [array.ravel().tolist() for array in outputs]
-    for spec, values in zip(version.outputs, flat, strict=True):
-        if spec.datatype == "FP64":
-            _require_float32(values, spec.name, serving)
     response = pb.PredictResponse(
         request_id=call.request_id,
         model=version.model,
@@ -91,20 +121,33 @@ def encode(serving: Serving, call: Call, outputs: Sequence[Array], duration_ns: 
         digest=version.digest,
         role=pb.Role.Name(serving.role),
         plan_generation=serving.generation,
-        values=flat[0] if len(flat) == 1 else _interleaved(flat, call.rows),
         rows=call.rows,
         position_scale=serving.position_scale,
+        findings_left_out=call.findings.left_out,
         server_duration_ns=duration_ns,
     )
-    if version.signal is not None:
-        response.signal.extend(_mapped(version.signal, "signal", flat, serving, call.rows))
-    if version.confidence is not None:
-        response.confidence.extend(_mapped(version.confidence, "confidence", flat, serving, call.rows))
-    for finding in call.findings:
+    for finding in call.findings.kept:
         response.findings.add(
             kind=f"FINDING_KIND_{finding.kind}", row=finding.row, column=finding.column, rule=finding.rule
         )
-    return response.SerializeToString()
+    parts = [response.SerializeToString()]
+    values = [_float32(array, spec.name, serving, call) for spec, array in zip(version.outputs, outputs, strict=True)]
+    if len(values) == 1:
+        _append(parts, _VALUES_KEY, values[0])
+    else:
+        # The elements of every output, row by row.
+        _append(parts, _VALUES_KEY, np.concatenate([array.reshape(call.rows, -1) for array in values], axis=1))
+    for key, what, mapping in (
+        (_SIGNAL_KEY, "signal", version.signal),
+        (_CONFIDENCE_KEY, "confidence", version.confidence),
+    ):
+        if mapping is not None:
+            output = outputs[_index(version, mapping.output)]
+            if call.rows == 1:
+                parts += (key, b"\x04", _one_float32(row_value(mapping, output), what, serving, call))
+            else:
+                _append(parts, key, _float32(row_values(mapping, output, call.rows), what, serving, call))
+    return b"".join(parts)
 
 
 def describe(data: bytes, installed: Installed) -> bytes:
@@ -154,24 +197,18 @@ def takes_predictions(version: VersionPlan) -> bool:
     )
 
 
-def _shaped(values: Any, rows: int, steps: int, version: VersionPlan) -> Array:
-    shape = version.inputs[0].shape
-    if len(shape) == 2:
-        if steps != 1:
-            raise texts.STEPS.error(at="steps", got=steps, model=version.model, expected="1")
-        wanted: tuple[int, ...] = (rows, shape[1])
-    else:
-        if shape[1] not in (-1, steps):
-            raise texts.STEPS.error(at="steps", got=steps, model=version.model, expected=shape[1])
-        wanted = (rows, steps, shape[2])
-    if len(values) != math.prod(wanted):
-        raise texts.FEATURE_COUNT.error(
-            at="features", got=len(values), expected=math.prod(wanted), rows=rows, steps=steps, width=shape[-1]
-        )
-    return np.array(values, dtype=np.float32).reshape(wanted)
+def _many(request: pb.PredictRequest, count: int) -> Array:
+    """The features from the bytes of a message that holds nothing else, where they are one packed field."""
+    alone = pb.PredictRequest()
+    alone.CopyFrom(request)
+    for name in _OTHER_FIELDS:
+        alone.ClearField(name)
+    alone.DiscardUnknownFields()
+    data = alone.SerializeToString()
+    return np.frombuffer(data, "<f4", count, offset=len(data) - 4 * count)
 
 
-def _by_name(named: Any, version: VersionPlan, findings: list[Finding]) -> list[float]:
+def _by_name(named: Any, version: VersionPlan, findings: Findings) -> list[float]:
     names = version.feature_names
     if not names:
         raise texts.NAMES_NOT_KNOWN.error(at="named", model=version.model)
@@ -189,38 +226,36 @@ def _by_name(named: Any, version: VersionPlan, findings: list[Finding]) -> list[
             values.append(given[name])
         elif name in defaults:
             values.append(defaults[name])
-            findings.append(Finding("DEFAULTED", 0, column, f"default:{name}"))
+            findings.add("DEFAULTED", 0, column, f"default:{name}")
         else:
             raise texts.FEATURE_MISSING.error(at=name, feature=name)
     return values
 
 
-def _interleaved(flat: list[list[float]], rows: int) -> list[float]:
-    """The elements of every output, row by row."""
-    widths = [len(values) // rows for values in flat]
-    return [
-        value
-        for row in range(rows)
-        for values, width in zip(flat, widths, strict=True)
-        for value in values[row * width : (row + 1) * width]
-    ]
+def _append(parts: list[bytes], key: bytes, figures: Array) -> None:
+    raw = figures.tobytes()
+    if raw:
+        parts += (key, varint(len(raw)), raw)
 
 
-def _mapped(mapping: ColumnMapping, what: str, flat: list[list[float]], serving: Serving, rows: int) -> list[float]:
-    values = row_values(mapping, flat[_index(serving.version, mapping.output)], rows)
-    _require_float32(values, what, serving)
-    return values
+def _one_float32(figure: float, what: str, serving: Serving, call: Call) -> bytes:
+    """As `_float32`, for one figure: a tenth of the time."""
+    try:
+        return _FLOAT32.pack(figure)
+    except OverflowError:
+        raise serving.runtime.withheld(call, f"float32:{what}", "reject", at=what) from None
 
 
-def _require_float32(values: list[float], what: str, serving: Serving) -> None:
-    """Refuses finite figures that would leave as infinities, because the message carries float32."""
-    if all(-_FLOAT32_MAX <= value <= _FLOAT32_MAX for value in values):
-        return
-    if any(math.isfinite(value) and abs(value) > _FLOAT32_MAX for value in values):
-        rule = f"float32:{what}"
-        serving.tally.count_violation(rule, "reject")
-        version = serving.version
-        raise texts.OUTPUT_RULE.error(at=what, rule=rule, version=version.version, model=version.model)
+def _float32(figures: Array, what: str, serving: Serving, call: Call) -> Array:
+    """The figures as float32; refuses finite ones that would leave as infinities."""
+    if figures.dtype != np.float64:
+        # Through float64, as the message would; no other datatype reaches beyond float32.
+        return figures if figures.dtype == np.float32 else figures.astype(np.float64).astype(np.float32)
+    with np.errstate(over="ignore"):
+        narrow = figures.astype(np.float32)
+    if np.isinf(narrow).any() and (np.isinf(narrow) & np.isfinite(figures)).any():
+        raise serving.runtime.withheld(call, f"float32:{what}", "reject", at=what)
+    return narrow
 
 
 def _index(version: VersionPlan, output: str) -> int:
@@ -232,7 +267,10 @@ def _tensor(spec: TensorSpec) -> pb.TensorSpec:
 
 
 def _nanoseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1e9)
+    if seconds is None:
+        return None
+    # More than the field holds is 584 years: no bound that anything meets.
+    return round(seconds * 1e9) if seconds * 1e9 < 2.0**64 else 2**64 - 1
 
 
 def _value_names(version: VersionPlan) -> list[str]:
@@ -243,5 +281,11 @@ def _value_names(version: VersionPlan) -> list[str]:
 
 
 CODEC: Codec[pb.PredictRequest, Pending] = Codec(
-    parse=parse, model=lambda request: request.model, identify=identify, route=route, read=read, encode=encode
+    parse=parse,
+    model=lambda request: request.model,
+    identify=identify,
+    route=route,
+    shape=shape,
+    read=read,
+    encode=encode,
 )

@@ -7,7 +7,6 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescripto
 from google.protobuf.message import DecodeError
 
 from server.engine import texts
-from tickserve.errors import Code
 from tickserve.v1 import control_pb2, prediction_pb2
 from tickserve.wire import find_service
 from tickserve.wire import reflection_pb2 as pb
@@ -49,8 +48,8 @@ class Reflection:
             case "file_containing_extension":
                 self._describe(response, None, request.file_containing_extension.containing_type)
             case _:
-                response.error_response.error_code = Code.INVALID_ARGUMENT
-                response.error_response.error_message = "the request asks for nothing"
+                response.error_response.error_code = texts.REFLECTION_NOTHING.code
+                response.error_response.error_message = texts.REFLECTION_NOTHING.fill()
         return response.SerializeToString()
 
     def _add(self, file: FileDescriptor) -> None:
@@ -61,8 +60,8 @@ class Reflection:
 
     def _describe(self, response: pb.ServerReflectionResponse, file: FileDescriptor | None, what: str) -> None:
         if file is None:
-            response.error_response.error_code = Code.NOT_FOUND
-            response.error_response.error_message = f"{what[:256]!r} is not known here"
+            response.error_response.error_code = texts.REFLECTION_UNKNOWN.code
+            response.error_response.error_message = texts.REFLECTION_UNKNOWN.fill(what=what[:256])
             return
         response.file_descriptor_response.file_descriptor_proto.extend(
             each.serialized_pb for each in _with_dependencies(file)

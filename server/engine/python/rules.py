@@ -6,7 +6,7 @@ never disagrees with it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from server.engine import texts
 
 Array = NDArray[Any]
 _SMALL = 256
+#: Places that one answer names at most; part of the protocol.
+MAX_FINDINGS = 100
+_KINDS = {"clip": "CLIPPED", "flag": "FLAGGED"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,39 @@ class Finding:
     row: int
     column: int
     rule: str
+
+
+class Findings:
+    """What the rules found on one request: how often each was broken, and the first places for the answer.
+
+    A broken rule can have as many places as the request has values; `MAX_FINDINGS` bounds what an answer names.
+    """
+
+    __slots__ = ("kept", "left_out", "violations")
+
+    def __init__(self) -> None:
+        self.kept: list[Finding] = []
+        self.left_out = 0
+        self.violations: dict[tuple[str, str], int] = {}
+
+    def count(self, rule: str, policy: str, times: int = 1) -> None:
+        """Counts broken rules, also of a request that is then refused."""
+        self.violations[rule, policy] = self.violations.get((rule, policy), 0) + times
+
+    def add(self, kind: str, row: int, column: int, rule: str) -> None:
+        """Takes one place."""
+        if len(self.kept) < MAX_FINDINGS:
+            self.kept.append(Finding(kind, row, column, rule))
+        else:
+            self.left_out += 1
+
+    def add_all(self, rows: Array, columns: Array, told: Callable[[int], tuple[str, str]]) -> None:
+        """Takes many places in order; `told` gives kind and rule of a column."""
+        room = MAX_FINDINGS - len(self.kept)
+        for row, column in zip(rows[:room].tolist(), columns[:room].tolist(), strict=True):
+            kind, rule = told(column)
+            self.kept.append(Finding(kind, row, column, rule))
+        self.left_out += max(0, len(rows) - room)
 
 
 class FiniteCheck:
@@ -50,27 +86,27 @@ class FiniteCheck:
             return
         row, column, value = _first(bad.reshape(bad.shape[0], -1) if bad.ndim else bad.reshape(1, 1), array)
         name = self._feature_names[column % len(self._feature_names)] if self._feature_names else ""
-        raise texts.NOT_FINITE.error(
-            at=name or self._tensor,
-            tensor=self._tensor,
-            row=row,
-            column=column,
-            named=f" ({name})" if name else "",
-            value=value,
-        )
+        facts = {"tensor": self._tensor, "row": row, "column": column, "value": value}
+        if name:
+            raise texts.FEATURE_NOT_FINITE.error(at=name, feature=name, **facts)
+        raise texts.NOT_FINITE.error(at=self._tensor, **facts)
 
 
 class BoundsCheck:
     """Per-feature bounds of the one feature tensor: reject, clip or flag. NaN is inside: FiniteCheck speaks of it."""
 
+    __slots__ = ("_clips", "_highs", "_lows", "_names", "_pairs", "_policies", "_rejects")
+
     def __init__(self, feature_names: Sequence[str], rules: InputRules, datatype: Datatype) -> None:
         self._names = feature_names
         self._policies = [rules.bounds[name].policy if name in rules.bounds else "" for name in feature_names]
         self._lows, self._highs = feature_bounds(feature_names, rules, datatype)
+        self._rejects = np.array([policy == "reject" for policy in self._policies])
+        self._clips = np.array([policy == "clip" for policy in self._policies])
         self._pairs = list(zip(self._lows.tolist(), self._highs.tolist(), strict=True))
 
-    def __call__(self, array: Array, findings: list[Finding]) -> Array:
-        """Returns the array to run: the given one, or a clipped copy. Appends what it found."""
+    def __call__(self, array: Array, findings: Findings) -> Array:
+        """Returns the array to run: the given one, or a clipped copy. Adds what it found."""
         if array.size == len(self._pairs):
             for value, (low, high) in zip(array.ravel().tolist(), self._pairs, strict=True):
                 if value < low or value > high:
@@ -82,30 +118,36 @@ class BoundsCheck:
             return array
         return self._apply(array, outside, findings)
 
-    def _apply(self, array: Array, outside: Array, findings: list[Finding]) -> Array:
+    def _apply(self, array: Array, outside: Array, findings: Findings) -> Array:
         width = len(self._names)
-        places = np.argwhere(outside.reshape(array.shape[0], -1))
-        result = array
-        for row, column in places.tolist():
-            feature = column % width
-            name = self._names[feature]
-            low, high = self._pairs[feature]
-            if self._policies[feature] == "reject":
-                value = float(array.reshape(array.shape[0], -1)[row, column])
-                raise texts.OUT_OF_BOUNDS.error(at=name, feature=name, row=row, value=value, minimum=low, maximum=high)
-        for row, column in places.tolist():
-            feature = column % width
-            rule = f"bounds:{self._names[feature]}"
-            if self._policies[feature] == "flag":
-                findings.append(Finding("FLAGGED", row, column, rule))
-                continue
-            if result is array:
-                result = array.copy()
-            flat = result.reshape(array.shape[0], -1)
-            low, high = self._pairs[feature]
-            flat[row, column] = min(max(float(flat[row, column]), low), high)
-            findings.append(Finding("CLIPPED", row, column, rule))
-        return result
+        flat = array.reshape(array.shape[0], -1)
+        rows, columns = np.nonzero(outside.reshape(flat.shape))
+        features = columns % width
+        rejected = np.flatnonzero(self._rejects[features])
+        if rejected.size:
+            row, column = int(rows[rejected[0]]), int(columns[rejected[0]])
+            name = self._names[column % width]
+            low, high = self._pairs[column % width]
+            findings.count(f"bounds:{name}", "reject")
+            value = float(flat[row, column])
+            raise texts.OUT_OF_BOUNDS.error(at=name, feature=name, row=row, value=value, minimum=low, maximum=high)
+        for feature, times in enumerate(np.bincount(features, minlength=width).tolist()):
+            if times:
+                findings.count(f"bounds:{self._names[feature]}", self._policies[feature], times)
+        findings.add_all(
+            rows,
+            columns,
+            lambda column: (_KINDS[self._policies[column % width]], f"bounds:{self._names[column % width]}"),
+        )
+        clipped = self._clips[features]
+        if not clipped.any():
+            return array
+        result = flat.copy()
+        place = rows[clipped], columns[clipped]
+        result[place] = np.clip(
+            flat[place].astype(np.float64), self._lows[features[clipped]], self._highs[features[clipped]]
+        )
+        return result.reshape(array.shape)
 
 
 class OutputCheck:
@@ -117,16 +159,17 @@ class OutputCheck:
         self._high = min((each.high for each in self._limits if each.rule.kind == "range"), default=math.inf)
         self._sums = [(each.low, each.high) for each in self._limits if each.rule.kind == "row_sum"]
 
-    def broken(self, array: Array) -> list[tuple[OutputRule, int, int]]:
-        """Each broken rule in each row that breaks it, with the first column there; empty where all is in order."""
+    def broken(self, array: Array) -> list[tuple[OutputRule, Array, Array]]:
+        """Each broken rule with the rows that break it and the first column there; empty where all is in order."""
         if array.size <= _SMALL and self._is_fine(array):
             return []
         values = as_rows(array)
         found = []
         for limits in self._limits:
             bad = limits.violations(values)
-            rows = np.flatnonzero(bad.any(axis=1)).tolist()
-            found += [(limits.rule, row, int(bad[row].argmax())) for row in rows]
+            rows = np.flatnonzero(bad.any(axis=1))
+            if rows.size:
+                found.append((limits.rule, rows, bad[rows].argmax(axis=1)))
         return found
 
     def _is_fine(self, array: Array) -> bool:

@@ -1,42 +1,32 @@
 """One loaded version: its session, its compiled rules, and how a request's values become an answer."""
 
 import hashlib
+import math
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mlops.histogram import Histogram
 from mlops.package import MODEL_FILE, ColumnMapping, TensorSpec
 from mlops.package.datatypes import numpy_dtype
+from mlops.package.runtime import golden_error, run_failure
 from server.engine import texts
 from server.engine.base import STAGES, Prepared, StageCounts, VersionCounters
-from server.engine.python.rules import Array, BoundsCheck, Finding, FiniteCheck, OutputCheck
+from server.engine.python.call import Call
+from server.engine.python.rules import Array, BoundsCheck, FiniteCheck, OutputCheck
 from server.engine.python.session import Session
 from server.engine.python.tensors import InputReader
 from server.plan import Role, VersionPlan
-from tickserve.errors import DamagedPackageError, InvalidInputError, PackageError
+from tickserve.errors import DamagedPackageError, InvalidInputError, PackageError, TickserveError
 
 _WARM_UP_RUNS = 20
 _TIMED_RUNS = 50
 _TIMING_BUDGET_S = 0.5
-#: The policy behind each kind of finding.
-_POLICY = {"CLIPPED": "clip", "FLAGGED": "flag"}
-
-
-@dataclass(slots=True)
-class Call:
-    """One decoded request on its way through the checks; `arrays` are in the order of the model's inputs."""
-
-    arrays: list[Array]
-    rows: int
-    request_id: str
-    event_time_unix_ns: int
-    timeout_us: int
-    outputs: Sequence[int] | None = None
-    findings: list[Finding] = field(default_factory=list)
+#: What reading, checking and writing one value costs at most, by measurement; text is decoded one by one.
+_VALUE_NS = 50
+_TEXT_NS = 250
 
 
 class Tally:
@@ -57,9 +47,10 @@ class Tally:
         """Counts one refusal after routing."""
         self.errors[reason] = self.errors.get(reason, 0) + 1
 
-    def count_violation(self, rule: str, policy: str) -> None:
-        """Counts one broken rule."""
-        self.rule_violations[rule, policy] = self.rule_violations.get((rule, policy), 0) + 1
+    def count_violations(self, violations: Mapping[tuple[str, str], int]) -> None:
+        """Adds what one request broke."""
+        for key, times in violations.items():
+            self.rule_violations[key] = self.rule_violations.get(key, 0) + times
 
     def copy(self, model: str, version: str, role: Role) -> VersionCounters:
         """The counts as they stand."""
@@ -86,7 +77,8 @@ class Runtime:
         self.version = version
         self.session = Session(model, version.inputs, version.outputs)
         self.readers = [InputReader(spec) for spec in version.inputs]
-        self.run_time_ns = 0
+        #: Estimated cost of a request, by each value that goes in; infinite until measured.
+        self.ns_per_value = math.inf
         self.in_flight = 0
         rules = version.input_rules
         self._finite = [
@@ -104,46 +96,39 @@ class Runtime:
         """Ends one use by a thread of the pool. On the engine's thread."""
         self.in_flight -= 1
 
-    def check_inputs(self, call: Call, tally: Tally, now_unix_ns: int) -> None:
+    def check_inputs(self, call: Call, now_unix_ns: int) -> None:
         """Applies the input rules; may replace the call's arrays by clipped ones."""
         rule = self.version.input_rules.event_time
         if call.event_time_unix_ns or rule.required:
-            self._check_event_time(call, tally, now_unix_ns)
+            self._check_event_time(call, now_unix_ns)
         for index, check in enumerate(self._finite):
             if check is not None:
                 try:
                     check(call.arrays[index])
                 except InvalidInputError:
-                    tally.count_violation(f"finite:{self.version.inputs[index].name}", "reject")
+                    call.findings.count(f"finite:{self.version.inputs[index].name}", "reject")
                     raise
         if self._bounds is not None:
-            before = len(call.findings)
-            try:
-                call.arrays[0] = self._bounds(call.arrays[0], call.findings)
-            except InvalidInputError as error:
-                tally.count_violation(f"bounds:{error.field}", "reject")
-                raise
-            for finding in call.findings[before:]:
-                tally.count_violation(finding.rule, _POLICY[finding.kind])
+            call.arrays[0] = self._bounds(call.arrays[0], call.findings)
 
-    def check_outputs(self, call: Call, outputs: Sequence[Array], tally: Tally) -> None:
+    def check_outputs(self, call: Call, outputs: Sequence[Array]) -> None:
         """Holds the outputs against the schema and the rules; raises where one of policy reject is broken."""
         for spec, array in zip(self.version.outputs, outputs, strict=True):
             if not _fits(spec, array.shape, call.rows):
-                tally.count_violation(f"shape:{spec.name}", "reject")
-                raise texts.OUTPUT_RULE.error(
-                    at=spec.name, rule=f"shape:{spec.name}", version=self.version.version, model=self.version.model
-                )
+                raise self.withheld(call, f"shape:{spec.name}", "reject", at=spec.name)
         for index, check in self._outputs:
-            for rule, row, column in check.broken(outputs[index]):
-                tally.count_violation(rule.name, rule.policy)
+            for rule, rows, columns in check.broken(outputs[index]):
                 if rule.policy != "flag":
-                    raise texts.OUTPUT_RULE.error(
-                        at=rule.output, rule=rule.name, version=self.version.version, model=self.version.model
-                    )
-                call.findings.append(Finding("FLAGGED", row, column, rule.name))
+                    raise self.withheld(call, rule.name, rule.policy, at=rule.output)
+                call.findings.count(rule.name, rule.policy, len(rows))
+                call.findings.add_all(rows, columns, lambda _, name=rule.name: ("FLAGGED", name))  # type: ignore[misc]
 
-    def _check_event_time(self, call: Call, tally: Tally, now_unix_ns: int) -> None:
+    def withheld(self, call: Call, rule: str, policy: str, *, at: str) -> TickserveError:
+        """Counts an output rule that keeps the answer from leaving; returns the refusal to raise."""
+        call.findings.count(rule, policy)
+        return texts.OUTPUT_RULE.error(at=at, rule=rule, version=self.version.version, model=self.version.model)
+
+    def _check_event_time(self, call: Call, now_unix_ns: int) -> None:
         rule = self.version.input_rules.event_time
         age_s = (now_unix_ns - call.event_time_unix_ns) / 1e9
         if not call.event_time_unix_ns:
@@ -151,19 +136,21 @@ class Runtime:
         elif rule.max_age_s is not None and age_s > rule.max_age_s:
             name, error = (
                 "max_age",
-                texts.EVENT_TIME_OLD.error(at="event_time_unix_ns", age_s=age_s, bound_s=rule.max_age_s),
+                texts.EVENT_TIME_OLD.error(at="event_time_unix_ns", age_s=round(age_s, 3), bound_s=rule.max_age_s),
             )
         elif rule.max_future_s is not None and -age_s > rule.max_future_s:
             name, error = (
                 "max_future",
-                texts.EVENT_TIME_FUTURE.error(at="event_time_unix_ns", ahead_s=-age_s, bound_s=rule.max_future_s),
+                texts.EVENT_TIME_FUTURE.error(
+                    at="event_time_unix_ns", ahead_s=round(-age_s, 3), bound_s=rule.max_future_s
+                ),
             )
         else:
             return
-        tally.count_violation(name, rule.policy)
+        call.findings.count(name, rule.policy)
         if rule.policy == "reject":
             raise error
-        call.findings.append(Finding("STALE", 0, 0, name))
+        call.findings.add("STALE", 0, 0, name)
 
 
 def prepare(version: VersionPlan) -> tuple[Runtime, Prepared]:
@@ -189,30 +176,41 @@ def prepare(version: VersionPlan) -> tuple[Runtime, Prepared]:
     runtime = Runtime(version, model)
     one_row = _one_row(version)
     try:
+        outputs = runtime.session.run(one_row)
+        _require_declared(version, one_row, outputs)
         _median_run_time_ns(runtime, one_row, _WARM_UP_RUNS)
-        runtime.run_time_ns = _median_run_time_ns(runtime, one_row, _TIMED_RUNS)
+        run_time_ns = _median_run_time_ns(runtime, one_row, _TIMED_RUNS)
+        runtime.ns_per_value = _ns_per_value(run_time_ns, one_row, outputs)
         golden_max_error = _check_golden(runtime)
     except PackageError:
         raise
     except Exception as error:  # noqa: BLE001 - the runtime raises its own types, none of them documented
-        raise PackageError(f"the model loads but does not run: {error}") from None
+        raise run_failure(error) from None
     return runtime, Prepared(
         version=version,
-        run_time_ns=runtime.run_time_ns,
+        run_time_ns=run_time_ns,
         resident_bytes=max(0, _resident_bytes() - resident_before),
         golden_max_error=golden_max_error,
         load_seconds=time.perf_counter() - started,
     )
 
 
-def row_values(mapping: ColumnMapping, values: Sequence[float], rows: int) -> list[float]:
-    """One figure a row by `mapping`, from an output's flat values; float64."""
-    width = len(values) // rows
-    if mapping.column is None:
-        picked: Sequence[float] = [max(values[start : start + width]) for start in range(0, len(values), width)]
+def row_value(mapping: ColumnMapping, output: Array) -> float:
+    """The figure of an output of one row by `mapping`; the arithmetic of `row_values`."""
+    values: list[float] = output.ravel().tolist()
+    if mapping.column is not None:
+        value = values[mapping.column]
     else:
-        picked = values[mapping.column :: width]
-    return [mapping.scale * value + mapping.offset for value in picked]
+        value = max(values) if all(value == value for value in values) else math.nan
+    return mapping.scale * value + mapping.offset
+
+
+def row_values(mapping: ColumnMapping, output: Array, rows: int) -> Array:
+    """One figure a row by `mapping`, in float64; where any value of a row is NaN, so is its maximum."""
+    wide = output.reshape(rows, -1)
+    picked = (wide.max(axis=1) if mapping.column is None else wide[:, mapping.column]).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(mapping.scale * picked + mapping.offset)
 
 
 def _one_row(version: VersionPlan) -> list[Array]:
@@ -232,11 +230,30 @@ def _one_row(version: VersionPlan) -> list[Array]:
 def _fits(spec: TensorSpec, shape: tuple[int, ...], rows: int) -> bool:
     """Whether an output has the declared shape, and a row for each row asked for where its rows are open."""
     declared = spec.shape
-    if shape == (rows, *declared[1:]):
+    if declared and shape == (rows, *declared[1:]):
         return declared[0] in (-1, rows)
     if len(shape) != len(declared) or (declared[:1] == (-1,) and shape[0] != rows):
         return False
     return all(size == expected or expected == -1 for size, expected in zip(shape, declared, strict=True))
+
+
+def _require_declared(version: VersionPlan, one_row: Sequence[Array], outputs: Sequence[Array]) -> None:
+    """Refuses a model whose answer to one row already has another shape than declared: how many values it gives depends
+    on what they are, and no request could be told which of them are its rows.
+    """
+    for spec, array in zip(version.outputs, outputs, strict=True):
+        if not _fits(spec, array.shape, 1):
+            raise PackageError(
+                f"output {spec.name!r} has shape {list(array.shape)} for one row, declared is {list(spec.shape)}; "
+                "an output gives one row for each row asked for, whatever the values are",
+                field=MODEL_FILE,
+            )
+
+
+def _ns_per_value(run_time_ns: int, inputs: Sequence[Array], outputs: Sequence[Array]) -> float:
+    """What a request costs by each value that goes in: the measured run, and handling what goes in and comes out."""
+    handling_ns = sum(array.size * (_TEXT_NS if array.dtype == object else _VALUE_NS) for array in (*inputs, *outputs))
+    return (run_time_ns + handling_ns) / max(1, sum(array.size for array in inputs))
 
 
 def _median_run_time_ns(runtime: Runtime, one_row: list[Array], runs: int) -> int:
@@ -256,11 +273,9 @@ def _check_golden(runtime: Runtime) -> float | None:
     if golden is None:
         return None
     outputs = runtime.session.run([golden.inputs[spec.name] for spec in runtime.version.inputs])
-    named = {spec.name: array for spec, array in zip(runtime.version.outputs, outputs, strict=True)}
-    mismatch = golden.mismatch(named)
-    if mismatch is not None:
-        raise PackageError(f"the model does not give its golden outputs on this machine: {mismatch}")
-    return golden.max_error(named)
+    return golden_error(
+        golden, {spec.name: array for spec, array in zip(runtime.version.outputs, outputs, strict=True)}
+    )
 
 
 def _resident_bytes() -> int:

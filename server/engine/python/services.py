@@ -13,11 +13,12 @@ import grpc
 from server.engine import texts
 from server.engine.python import metadata, oip, prediction
 from server.engine.python.abort import Context, abort
-from server.engine.python.pipeline import Codec, Pipeline
+from server.engine.python.job import Codec
+from server.engine.python.pipeline import Pipeline
 from server.engine.python.reflection import SERVICES, Reflection
 from server.engine.python.statistics import model_statistics
 from server.engine.python.streams import AnswerMessage, Streams
-from tickserve.errors import Code, ControlError, PredictionError, TickserveError
+from tickserve.errors import TickserveError
 from tickserve.v1 import control_pb2
 
 _Request = TypeVar("_Request")
@@ -39,11 +40,16 @@ class Services:
         self.is_ready = is_ready
         self._wake()
 
-    def drain(self) -> None:
-        """Refuses new requests and ends the streams between two messages."""
+    def refuse(self) -> None:
+        """Refuses new requests from now on, and ends what waits for one."""
         self._pipeline.is_draining = True
         self.set_ready(is_ready=False)
-        self.streams.end_waiting()
+        self.streams.end_reading()
+
+    async def drained(self) -> None:
+        """Returns when nothing is in flight and every stream has ended, once requests are refused."""
+        await self.streams.drained()
+        await self._pipeline.drained()
 
     def handlers(self) -> list[grpc.GenericRpcHandler[Any, Any]]:
         """One generic handler a service."""
@@ -52,11 +58,11 @@ class Services:
             "tickserve.v1.Prediction": {
                 "Predict": self._answering(prediction.CODEC),
                 "PredictStream": self._streaming(self.streams.predict),
-                "GetModel": _describing(lambda data: prediction.describe(data, self._pipeline.installed)),
+                "GetModel": self._describing(lambda data: prediction.describe(data, self._pipeline.installed)),
             },
             "tickserve.v1.Control": _denied(),
             "grpc.health.v1.Health": {
-                "Check": _describing(lambda data: metadata.health(data, self.is_ready)),
+                "Check": self._describing(lambda data: metadata.health(data, self.is_ready)),
                 "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
             },
         }
@@ -71,14 +77,14 @@ class Services:
     def _inference(self) -> Handlers:
         pipeline = self._pipeline
         return {
-            "ServerLive": _describing(lambda _: metadata.server_live()),
-            "ServerReady": _describing(lambda _: metadata.server_ready(self.is_ready)),
-            "ModelReady": _describing(lambda data: metadata.model_ready(data, pipeline.installed)),
-            "ServerMetadata": _describing(lambda _: metadata.server_metadata()),
-            "ModelMetadata": _describing(lambda data: metadata.model_metadata(data, pipeline.installed)),
-            "ModelConfig": _describing(lambda data: metadata.model_config(data, pipeline.installed)),
-            "ModelStatistics": _describing(lambda data: model_statistics(data, pipeline.installed)),
-            "RepositoryIndex": _describing(lambda data: metadata.repository_index(data, pipeline.installed)),
+            "ServerLive": self._describing(lambda _: metadata.server_live()),
+            "ServerReady": self._describing(lambda _: metadata.server_ready(self.is_ready)),
+            "ModelReady": self._describing(lambda data: metadata.model_ready(data, pipeline.installed)),
+            "ServerMetadata": self._describing(lambda _: metadata.server_metadata()),
+            "ModelMetadata": self._describing(lambda data: metadata.model_metadata(data, pipeline.installed)),
+            "ModelConfig": self._describing(lambda data: metadata.model_config(data, pipeline.installed)),
+            "ModelStatistics": self._describing(lambda data: model_statistics(data, pipeline.installed)),
+            "RepositoryIndex": self._describing(lambda data: metadata.repository_index(data, pipeline.installed)),
             "ModelInfer": self._answering(oip.CODEC),
             "ModelStreamInfer": self._streaming(self.streams.infer),
             "RepositoryModelLoad": _deny(),
@@ -93,13 +99,30 @@ class Services:
             client = _client(context) if pipeline.bounds_clients else ""
             try:
                 request = codec.parse(data)
-            except PredictionError as error:
+            except TickserveError as error:
                 pipeline.count_refusal(error)
                 raise await abort(context, error) from None
             try:
-                return await pipeline.answer(codec, request, arrived, _deadline_ns(context), client)
-            except PredictionError as error:
+                return await pipeline.answer(codec, request, len(data), arrived, _deadline_ns(context), client)
+            except TickserveError as error:
                 raise await abort(context, error) from None
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _describing(self, answer: Callable[[bytes], bytes]) -> grpc.RpcMethodHandler[Any, Any]:
+        pipeline = self._pipeline
+
+        async def handle(data: bytes, context: Context) -> bytes:
+            try:
+                description = answer(data)
+                if len(description) > pipeline.max_answer_bytes:
+                    raise texts.DESCRIPTION_TOO_LONG.error(size=len(description), bound=pipeline.max_answer_bytes)
+            except TickserveError as error:
+                raise await abort(context, error) from None
+            except Exception:  # noqa: BLE001 - whatever it is, the client gets a status and the log the traceback
+                pipeline.keep_fault()
+                raise await abort(context, texts.FAULT.error()) from None
+            return description
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -130,16 +153,6 @@ class Services:
         self._changed = asyncio.Event()
 
 
-def _describing(answer: Callable[[bytes], bytes]) -> grpc.RpcMethodHandler[Any, Any]:
-    async def handle(data: bytes, context: Context) -> bytes:
-        try:
-            return answer(data)
-        except TickserveError as error:
-            raise await abort(context, error) from None
-
-    return grpc.unary_unary_rpc_method_handler(handle)
-
-
 def _deny() -> grpc.RpcMethodHandler[Any, Any]:
     return grpc.unary_unary_rpc_method_handler(_refuse_here)
 
@@ -152,7 +165,7 @@ def _denied() -> Handlers:
 
 
 async def _refuse_here(_data: bytes, context: Context) -> Any:
-    raise await abort(context, ControlError(metadata.ADMIN_ONLY, code=Code.PERMISSION_DENIED))
+    raise await abort(context, texts.ADMIN_ONLY.error())
 
 
 def _deadline_ns(context: Context) -> int:

@@ -53,7 +53,7 @@ class Installed:
             serving = model.versions.get(pin)
             if serving is None:
                 known = ", ".join(model.versions)
-                raise texts.UNKNOWN_VERSION.error(at="version", version=pin, model=name, known=known)
+                raise texts.UNKNOWN_VERSION.error(at="version", version=pin[:64], model=name, known=known)
             if pin not in model.plan.pins:
                 raise texts.PIN_REFUSED.error(at="version", version=pin, model=name)
             return serving
@@ -72,15 +72,18 @@ class Installed:
         serving = model.versions.get(version)
         if serving is None:
             known = ", ".join(model.versions)
-            raise texts.UNKNOWN_VERSION.error(at="version", version=version, model=name, known=known)
+            raise texts.UNKNOWN_VERSION.error(at="version", version=version[:64], model=name, known=known)
         return serving
 
     def _unknown(self, name: str) -> Exception:
         why = self.plan.not_loaded.get(name)
         if why is not None:
-            text = texts.NOT_LOADED if why else texts.LOADING
-            return text.error(at="model", model=name, why=why)
-        known = ", ".join(sorted(self.models)) or "none"
+            if not why:
+                return texts.LOADING.error(at="model", model=name)
+            return texts.NOT_LOADED.error(at="model", model=name, why=why)
+        known = ", ".join(sorted(self.models))
+        if not known:
+            return texts.NO_MODELS.error(at="model", model=name[:64])
         return texts.UNKNOWN_MODEL.error(at="model", model=name[:64], known=known)
 
 

@@ -1,4 +1,4 @@
-"""Tensors of a ModelInferRequest: raw or typed contents to arrays, each held against the model's schema."""
+"""Tensors of a ModelInferRequest: shapes held against the model's schema, then raw or typed contents to arrays."""
 
 import math
 import struct
@@ -10,11 +10,16 @@ import numpy as np
 from mlops.package import TensorSpec
 from mlops.package.datatypes import numpy_dtype
 from server.engine import texts
+from server.engine.python.call import Shape
+from server.engine.python.parameters import refuse_unsupported
 from server.engine.python.rules import Array
+from server.plan import VersionPlan
 
-_REFUSED = {"classification": "classification results"}
-_REFUSED_PREFIXES = {"shared_memory_": "shared memory", "sequence_": "stateful sequences"}
 _SHAPES = 64
+#: Elements read in one go: other threads get the interpreter in between.
+_CHUNK = 4096
+#: Dimensions that a refusal names.
+_SHOWN_DIMENSIONS = 16
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -34,7 +39,7 @@ _CONTENTS = {
 class InputReader:
     """Reads one input of one version. What a shape implies is worked out once and remembered."""
 
-    __slots__ = ("_dtype", "_is_text", "_sizes", "datatype", "has_rows", "name", "spec")
+    __slots__ = ("_counts", "_dtype", "_is_text", "datatype", "has_rows", "name", "spec")
 
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
@@ -43,16 +48,36 @@ class InputReader:
         self.has_rows = spec.shape[:1] == (-1,)
         self._dtype = numpy_dtype(spec.datatype)
         self._is_text = spec.datatype == "BYTES"
-        self._sizes: dict[tuple[int, ...], int] = {}
+        self._counts: dict[tuple[int, ...], int] = {}
 
-    def read_raw(self, tensor: Any, data: bytes) -> Array:
-        """The array that raw contents hold, without a copy. Raises PredictionError."""
-        shape = tuple(tensor.shape)
-        size = self._size(tensor, shape)
+    def shape(self, tensor: Any) -> tuple[tuple[int, ...], int]:
+        """The tensor's shape and its number of elements. Raises PredictionError where the schema does not allow it."""
+        if tensor.datatype != self.datatype:
+            raise texts.DATATYPE.error(at=self.name, tensor=self.name, got=tensor.datatype, expected=self.datatype)
+        dimensions = tensor.shape
+        if len(dimensions) != len(self.spec.shape):
+            raise texts.RANK.error(
+                at=self.name,
+                tensor=self.name,
+                got=list(dimensions[:_SHOWN_DIMENSIONS]),
+                rank=len(self.spec.shape),
+                expected=list(self.spec.shape),
+            )
+        shape = tuple(dimensions)
+        count = self._counts.get(shape)
+        if count is None:
+            count = _count(shape, self.spec)
+            if len(self._counts) < _SHAPES:
+                self._counts[shape] = count
+        return shape, count
+
+    def read_raw(self, tensor: Any, data: bytes, shape: tuple[int, ...], count: int) -> Array:
+        """The array of this shape that raw contents hold, without a copy. Raises PredictionError."""
         if tensor.HasField("contents"):
             raise texts.RAW_AND_TYPED.error(at=self.name, tensor=self.name)
         if self._is_text:
-            return _from_raw_strings(data, shape, size, self.spec)
+            return _from_raw_strings(data, shape, count, self.spec)
+        size = count * self._dtype.itemsize
         if len(data) != size:
             raise texts.RAW_LENGTH.error(
                 at=self.name,
@@ -66,50 +91,49 @@ class InputReader:
             raise texts.NOT_BOOL.error(at=self.name, tensor=self.name)
         return np.ndarray(shape, self._dtype, data)
 
-    def read_typed(self, tensor: Any) -> Array:
-        """The array that typed contents hold. Raises PredictionError."""
-        shape = tuple(tensor.shape)
-        size = self._size(tensor, shape)
-        count = size if self._is_text else size // self._dtype.itemsize
+    def read_typed(self, tensor: Any, shape: tuple[int, ...], count: int) -> Array:
+        """The array of this shape that typed contents hold. Raises PredictionError."""
         return _from_typed(tensor.contents, shape, count, self.spec)
 
-    def _size(self, tensor: Any, shape: tuple[int, ...]) -> int:
-        """The size of a tensor of this shape: bytes, or elements where they have no fixed size."""
-        if tensor.datatype != self.datatype:
-            raise texts.DATATYPE.error(at=self.name, tensor=self.name, got=tensor.datatype, expected=self.datatype)
-        size = self._sizes.get(shape)
-        if size is None:
-            count = _count(shape, self.spec)
-            size = count if self._is_text else count * self._dtype.itemsize
-            if len(self._sizes) < _SHAPES:
-                self._sizes[shape] = size
-        return size
 
-
-def read_inputs(request: Any, readers: Sequence[InputReader]) -> tuple[list[Array], int]:
-    """The arrays in the order of `readers`, and the number of rows. Raises PredictionError."""
+def input_shapes(request: Any, readers: Sequence[InputReader], version: VersionPlan) -> Shape:
+    """Holds names, datatypes and shapes of all inputs against the schema; reads no contents. Raises PredictionError."""
     tensors = request.inputs
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(tensors):
-        raise texts.RAW_COUNT.error(at="raw_input_contents", got=len(raw), expected=len(tensors))
+    raw_count = len(request.raw_input_contents)
+    if raw_count and raw_count != len(tensors):
+        raise texts.RAW_COUNT.error(at="raw_input_contents", got=raw_count, expected=len(tensors))
     order: Sequence[int] = (0,)
     if len(tensors) != 1 or len(readers) != 1 or tensors[0].name != readers[0].name:
         order = _input_order(tensors, [reader.spec for reader in readers])
-    arrays = []
-    rows = 0
+    found = []
+    rows = values = 0
     for reader, position in zip(readers, order, strict=True):
         tensor = tensors[position]
         if tensor.parameters:
-            for name in tensor.parameters:
-                refuse_unsupported(name)
-        array = reader.read_raw(tensor, raw[position]) if raw else reader.read_typed(tensor)
-        arrays.append(array)
+            refuse_unsupported(tensor.parameters)
+        shape, count = reader.shape(tensor)
+        found.append((tensor, position, shape, count))
+        values += count
         if reader.has_rows:
-            count = len(array)
-            if rows and count != rows:
-                raise texts.ROWS_DIFFER.error(at=reader.name, tensor=reader.name, got=count, expected=rows)
-            rows = count
-    return arrays, rows or 1
+            if rows and shape[0] != rows:
+                raise texts.ROWS_DIFFER.error(at=reader.name, tensor=reader.name, got=shape[0], expected=rows)
+            rows = shape[0]
+            if rows > version.limits.max_rows:
+                raise texts.TOO_MANY_ROWS.error(
+                    at=reader.name, got=rows, model=version.model, bound=version.limits.max_rows
+                )
+    return Shape(rows or 1, values, found)
+
+
+def read_inputs(request: Any, readers: Sequence[InputReader], shape: Shape) -> list[Array]:
+    """The arrays in the order of `readers`, from a request whose shapes are in order. Raises PredictionError."""
+    raw = request.raw_input_contents
+    return [
+        reader.read_raw(tensor, raw[position], dimensions, count)
+        if raw
+        else reader.read_typed(tensor, dimensions, count)
+        for reader, (tensor, position, dimensions, count) in zip(readers, shape.tensors, strict=True)
+    ]
 
 
 def _input_order(tensors: Any, specs: Sequence[TensorSpec]) -> list[int]:
@@ -131,10 +155,6 @@ def _input_order(tensors: Any, specs: Sequence[TensorSpec]) -> list[int]:
 
 def _count(shape: tuple[int, ...], spec: TensorSpec) -> int:
     """The number of elements of a tensor of this shape; raises where the schema does not allow it."""
-    if len(shape) != len(spec.shape):
-        raise texts.RANK.error(
-            at=spec.name, tensor=spec.name, got=list(shape), rank=len(spec.shape), expected=list(spec.shape)
-        )
     for size, expected in zip(shape, spec.shape, strict=True):
         if size < 0 or (size != expected and expected != -1):
             raise texts.DIMENSION.error(at=spec.name, tensor=spec.name, got=list(shape), expected=list(spec.shape))
@@ -156,7 +176,9 @@ def _from_raw_strings(data: bytes, shape: tuple[int, ...], count: int, spec: Ten
         position = end
         if len(elements) > count:
             break
-    return _strings(elements, shape, count, spec, "raw_input_contents")
+    if len(elements) != count:
+        raise _wrong_count(len(elements), shape, count, spec, "raw_input_contents")
+    return _strings(elements, shape, spec)
 
 
 def _from_typed(contents: Any, shape: tuple[int, ...], count: int, spec: TensorSpec) -> Array:
@@ -169,34 +191,30 @@ def _from_typed(contents: Any, shape: tuple[int, ...], count: int, spec: TensorS
                 at=spec.name, tensor=spec.name, datatype=spec.datatype, got=descriptor.name, field=field
             )
     elements = getattr(contents, field)
-    if spec.datatype == "BYTES":
-        return _strings(list(elements), shape, count, spec, field)
     if len(elements) != count:
         raise _wrong_count(len(elements), shape, count, spec, field)
-    dtype = numpy_dtype(spec.datatype)
+    if spec.datatype == "BYTES":
+        return _strings(elements, shape, spec)
+    array = np.empty(count, numpy_dtype(spec.datatype))
     try:
-        return np.array(elements, dtype=dtype).reshape(shape)
+        for start in range(0, count, _CHUNK):
+            array[start : start + _CHUNK] = np.array(elements[start : start + _CHUNK], dtype=array.dtype)
     except OverflowError:
         raise texts.TYPED_RANGE.error(at=spec.name, tensor=spec.name, datatype=spec.datatype) from None
+    return array.reshape(shape)
 
 
-def _strings(elements: list[bytes], shape: tuple[int, ...], count: int, spec: TensorSpec, field: str) -> Array:
-    if len(elements) != count:
-        raise _wrong_count(len(elements), shape, count, spec, field)
+def _strings(elements: Sequence[bytes], shape: tuple[int, ...], spec: TensorSpec) -> Array:
+    array = np.empty(len(elements), dtype=object)
     try:
-        return np.array([element.decode() for element in elements], dtype=object).reshape(shape)
+        for start in range(0, len(elements), _CHUNK):
+            array[start : start + _CHUNK] = [element.decode() for element in elements[start : start + _CHUNK]]
     except UnicodeDecodeError:
         raise texts.NOT_TEXT.error(at=spec.name, tensor=spec.name) from None
+    return array.reshape(shape)
 
 
 def _wrong_count(got: int, shape: tuple[int, ...], count: int, spec: TensorSpec, field: str) -> Exception:
     return texts.TYPED_LENGTH.error(
         at=spec.name, tensor=spec.name, got=got, field=field, expected=count, datatype=spec.datatype, shape=list(shape)
     )
-
-
-def refuse_unsupported(name: str) -> None:
-    """Refuses a parameter that asks for what there is not; every other unknown one is accepted."""
-    what = _REFUSED.get(name) or next((w for prefix, w in _REFUSED_PREFIXES.items() if name.startswith(prefix)), None)
-    if what is not None:
-        raise texts.PARAMETER_REFUSED.error(at=name, name=name, what=what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import grpc
@@ -12,6 +13,8 @@ from server.engine.python.pipeline import Pipeline
 from server.engine.python.services import Services
 
 _LAG_PERIOD_S = 0.01
+#: How long clients have to take what was answered, once nothing is in flight.
+_LAST_WRITES_S = 1.0
 
 
 class Transport:
@@ -47,10 +50,15 @@ class Transport:
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new requests, waits for those in flight, closes."""
+        end = time.monotonic() + grace_s
         if self._services is not None:
-            self._services.drain()
+            self._services.refuse()
+            # Before the server itself stops: from then on calls on open connections get a bare CANCELLED.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._services.drained(), grace_s)
         if self._server is not None:
-            await self._server.stop(grace_s)
+            # What is left are answers on their way, and clients that do not take theirs.
+            await self._server.stop(min(max(0.0, end - time.monotonic()), _LAST_WRITES_S))
         if self._lag_task is not None:
             self._lag_task.cancel()
 

@@ -7,7 +7,7 @@ import pytest
 
 from mlops.package import Bounds, Datatype, InputRules, OutputRule, TensorSpec
 from mlops.package.rules import OutputLimits, as_rows, feature_bounds, out_of_bounds, representable
-from server.engine.python.rules import BoundsCheck, OutputCheck
+from server.engine.python.rules import BoundsCheck, Findings, OutputCheck
 from tickserve.errors import InvalidInputError
 
 
@@ -61,6 +61,6 @@ def test_the_server_judges_values_at_a_bound_as_packaging_does(step: int, dtype:
     check = BoundsCheck(("a",), inputs, datatype)
     if is_outside:
         with pytest.raises(InvalidInputError):
-            check(values, [])
+            check(values, Findings())
     else:
-        assert check(values, []) is values
+        assert check(values, Findings()) is values

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from mlops.package import MANIFEST_FILE, MODEL_FILE
+from server.engine import Prepared
 from server.engine.python import PythonEngine
-from server.models import DesiredFile, DirectorySource, ModelRecord, Reconciler
-from server.plan import Plan
+from server.models import DesiredFile, DirectorySource, ModelRecord, Reconciler, Settling
+from server.plan import Plan, VersionPlan
 from tests.support.models import echo_model, huge_model
 from tests.support.packages import add_constant, build_constant, flip_byte
 from tickserve.errors import Code, ConfigurationError, ControlError, DamagedPackageError, PackageError
@@ -271,9 +273,54 @@ def test_halt_is_obeyed_even_where_it_cannot_be_written(reconciler: Reconciler, 
     add_constant(models, 1.0)
     reconciler.reconcile()
     (tmp_path / "halts.json").mkdir()
-    with pytest.raises(ControlError, match="it will not survive a restart"):
+    with capture_logs() as logs, pytest.raises(ControlError, match="it will not survive a restart"):
         reconciler.halt("demo", actor="kim", reason="now")
     assert plan(reconciler).models["demo"].halt is not None
+    assert [entry["event"] for entry in logs] == ["halted", "halts_not_written"]
+    assert list(tmp_path.glob("*.tmp")) == []
+    (tmp_path / "halts.json").rmdir()
+    reconciler.halt("demo", actor="kim", reason="now")
+    assert list(DesiredFile(tmp_path / "halts.json").read_halts()) == ["demo"]
+
+
+def test_load_that_ends_after_the_server_installs_nothing(
+    reconciler: Reconciler, models: Path, engine: PythonEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_constant(models, 1.0)
+    prepare = engine.prepare
+
+    def end_meanwhile(version: VersionPlan) -> Prepared:
+        prepared = prepare(version)
+        reconciler.close()
+        engine.stop(0.0)
+        return prepared
+
+    monkeypatch.setattr(engine, "prepare", end_meanwhile)
+    reconciler.reconcile()
+    assert plan(reconciler).models == {}
+
+
+def test_folder_that_may_still_be_copied_is_left_alone_until_it_is_a_package(
+    models: Path, engine: PythonEngine
+) -> None:
+    settling = Settling(600.0)
+    reconciler = Reconciler(DirectorySource(models), engine, DesiredFile(models.parent / "halts.json"), settling)
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    package = build_constant(models.parent / "packages", 2.0)
+    copied = models / "demo" / "2"
+    copied.mkdir()
+    # The manifest is the last to come, and the model alone would do as a bare one.
+    for name in sorted((path.name for path in package.iterdir()), key=[MODEL_FILE].count, reverse=True):
+        assert served(reconciler) == ["1"]
+        assert record(reconciler).failed == {}
+        if name != MANIFEST_FILE:
+            shutil.copy(package / name, copied)
+            reconciler.reconcile()
+    shutil.copy(package / MANIFEST_FILE, copied)
+    reconciler.reconcile()
+    assert served(reconciler) == ["2"]
+    assert plan(reconciler).models["demo"].versions["2"].golden is not None
 
 
 def test_damaged_halt_file_keeps_the_server_from_starting(models: Path, engine: PythonEngine, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import prometheus_client
 import pytest
 from structlog.testing import capture_logs
 
+from server.app import export_certificates
 from server.tls import Certificates, TlsFiles
 from tests.support.certificates import Authority, Signed
 from tickserve.errors import ConfigurationError
@@ -152,3 +154,15 @@ def test_files_that_did_not_change_keep_the_very_same_identity(files: TlsFiles) 
 
 def test_the_key_is_not_shown(files: TlsFiles) -> None:
     assert "PRIVATE KEY" not in repr(Certificates(files).current)
+
+
+def test_expiry_and_a_refused_reload_are_metrics(files: TlsFiles, expired: Signed) -> None:
+    certificates = Certificates(files)
+    registry = prometheus_client.CollectorRegistry()
+    export_certificates(certificates, registry)
+    expiry = registry.get_sample_value("tickserve_tls_certificate_expiry_seconds", {"setting": "tls_cert"})
+    assert expiry == certificates.current.expires_unix["tls_cert"]
+    assert registry.get_sample_value("tickserve_tls_reload_refused") == 0
+    shutil.copy(expired.certificate, files.certificate)
+    certificates.refresh()
+    assert registry.get_sample_value("tickserve_tls_reload_refused") == 1

@@ -1,0 +1,31 @@
+"""One request by its shape and by its values, whatever its protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from server.engine.python.rules import Array, Findings
+
+
+class Shape(NamedTuple):
+    """What a routed request asks for by its shapes, held against the schema before any contents are read.
+
+    `values` is the number of elements in all inputs: rows x steps x width. `tensors` is the codec's own.
+    """
+
+    rows: int
+    values: int
+    tensors: Sequence[tuple[Any, int, tuple[int, ...], int]] = ()
+
+
+@dataclass(slots=True)
+class Call:
+    """One decoded request on its way through the checks; `arrays` are in the order of the model's inputs."""
+
+    arrays: list[Array]
+    rows: int
+    request_id: str
+    event_time_unix_ns: int
+    timeout_us: int
+    outputs: Sequence[int] | None = None
+    findings: Findings = field(default_factory=Findings)
