@@ -1,5 +1,6 @@
 """Every engine runs the same suite, over real sockets."""
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from mlops.routing import MAX_HASH
 from server.engine import Engine
 from server.engine.base import VersionCounters
+from server.engine.native import NativeEngine
 from server.engine.python import PythonEngine
 from server.plan import Halt, ModelPlan, Plan, Role, Segment, Split, VersionPlan
 from tests.conformance.case import TIMEOUT_S
@@ -87,7 +89,15 @@ def python_engine(*addresses: str, **settings: Any) -> Engine:
     return PythonEngine(addresses or ("127.0.0.1:0",), **(defaults | settings))  # type: ignore[arg-type]
 
 
-ENGINES = {"python": python_engine}
+def native_engine(*addresses: str, **settings: Any) -> Engine:
+    """The one in Rust, with the same settings."""
+    defaults = {"pool_threads": 1, "max_in_flight": 8, "max_in_flight_per_client": 8, "max_message_bytes": 1 << 20}
+    return NativeEngine(addresses or ("127.0.0.1:0",), **(defaults | settings))  # type: ignore[arg-type]
+
+
+ENGINES: dict[str, Callable[..., Engine]] = {"python": python_engine}
+if importlib.util.find_spec("tickserve_native") is not None:
+    ENGINES["native"] = native_engine
 
 
 @pytest.fixture(scope="session", params=ENGINES)

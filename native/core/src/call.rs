@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::plan::Datatype;
+use crate::plan::{Datatype, Policy};
 
 /// The elements of a tensor, row-major and little-endian.
 #[derive(Clone, Debug)]
@@ -44,6 +44,62 @@ pub struct Finding {
     pub rule: String,
 }
 
+/// Places that one answer names at most; part of the protocol.
+pub const MAX_FINDINGS: usize = 100;
+
+/// How often a rule was broken, under its policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Violation {
+    pub rule: String,
+    pub policy: Policy,
+    pub times: u64,
+}
+
+/// What the rules found on one request: the first places for the answer, and how often each rule was broken.
+///
+/// A broken rule can have as many places as the request has values; `MAX_FINDINGS` bounds what an answer names.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct Findings {
+    pub kept: Vec<Finding>,
+    pub left_out: u64,
+    /// To be counted whatever becomes of the request.
+    pub violations: Vec<Violation>,
+}
+
+impl Findings {
+    /// Takes one place.
+    pub fn add(&mut self, kind: FindingKind, row: usize, column: usize, rule: impl FnOnce() -> String) {
+        if self.kept.len() < MAX_FINDINGS {
+            self.kept.push(Finding {
+                kind,
+                row: row as u32,
+                column: column as u32,
+                rule: rule(),
+            });
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    /// Counts broken rules.
+    pub fn count(&mut self, rule: &str, policy: Policy, times: u64) {
+        match self
+            .violations
+            .iter_mut()
+            .find(|broken| broken.policy == policy && broken.rule == rule)
+        {
+            Some(broken) => broken.times += times,
+            None => self.violations.push(Violation {
+                rule: rule.to_owned(),
+                policy,
+                times,
+            }),
+        }
+    }
+}
+
 /// A request that was parsed, routed and read; `inputs` are in the order of the model's.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -51,9 +107,10 @@ pub struct Call {
     pub inputs: Vec<Tensor>,
     pub rows: u64,
     pub request_id: String,
-    pub event_time_unix_ns: i64,
+    /// 0 where there is none; as wide as both kinds of integers that it may come as.
+    pub event_time_unix_ns: i128,
     pub timeout_us: u64,
     /// Which outputs to send, by index; None is all of them.
     pub outputs: Option<Vec<usize>>,
-    pub findings: Vec<Finding>,
+    pub findings: Findings,
 }

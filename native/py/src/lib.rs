@@ -1,15 +1,20 @@
 //! The native engine as Python sees it.
 
+mod engine;
 mod plan;
+mod tensor;
 
 use pyo3::prelude::*;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The native engine of tickserve; use it through `server.engine.native`.
 #[pymodule]
 fn tickserve_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PLAN_FORMAT", tickserve_core::plan::PLAN_FORMAT)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<engine::NativeEngine>()?;
+    module.add_class::<engine::Prepared>()?;
     Ok(())
 }

@@ -141,7 +141,11 @@ impl TryFrom<VersionPlan> for plan::VersionPlan {
             signal: version.signal.map(Into::into),
             confidence: version.confidence.map(Into::into),
             input_rules: version.input_rules.try_into()?,
-            output_rules: version.output_rules.into_iter().map(TryInto::try_into).collect::<PyResult<_>>()?,
+            output_rules: version
+                .output_rules
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<PyResult<_>>()?,
             limits: plan::Limits {
                 max_rows: version.limits.max_rows,
                 default_deadline_us: version.limits.default_deadline_us,
@@ -184,11 +188,18 @@ fn model_plan(name: String, model: ModelPlan) -> PyResult<plan::ModelPlan> {
             .segments
             .into_iter()
             .map(|(upper_bound, version, role)| {
-                Ok(plan::Segment { upper_bound, version, role: self::role(role)? })
+                Ok(plan::Segment {
+                    upper_bound,
+                    version,
+                    role: self::role(role)?,
+                })
             })
             .collect::<PyResult<_>>()?,
         pins: model.pins,
-        halt: model.halt.map(|halt| plan::Halt { reason: halt.reason, actor: halt.actor }),
+        halt: model.halt.map(|halt| plan::Halt {
+            reason: halt.reason,
+            actor: halt.actor,
+        }),
         position_scale: model.position_scale,
         described: model
             .described
@@ -200,7 +211,12 @@ fn model_plan(name: String, model: ModelPlan) -> PyResult<plan::ModelPlan> {
 
 impl From<ColumnMapping> for plan::ColumnMapping {
     fn from(mapping: ColumnMapping) -> Self {
-        Self { output: mapping.output, column: mapping.column, scale: mapping.scale, offset: mapping.offset }
+        Self {
+            output: mapping.output,
+            column: mapping.column,
+            scale: mapping.scale,
+            offset: mapping.offset,
+        }
     }
 }
 
@@ -216,7 +232,11 @@ impl TryFrom<InputRules> for plan::InputRules {
                 .into_iter()
                 .map(|bound| {
                     let policy = bound.policy.as_deref().map(policy).transpose()?;
-                    Ok(plan::Bound { low: bound.low, high: bound.high, policy })
+                    Ok(plan::Bound {
+                        low: bound.low,
+                        high: bound.high,
+                        policy,
+                    })
                 })
                 .collect::<PyResult<_>>()?,
             event_time: plan::EventTimeRule {
@@ -240,37 +260,58 @@ impl TryFrom<OutputRule> for plan::OutputRule {
             other => return Err(unknown("kind of output rule", other)),
         };
         let policy = policy(&rule.policy)?;
-        Ok(Self { name: rule.name, output: rule.output, kind, low: rule.low, high: rule.high, policy })
+        Ok(Self {
+            name: rule.name,
+            output: rule.output,
+            kind,
+            low: rule.low,
+            high: rule.high,
+            policy,
+        })
     }
 }
 
 fn tensors(specs: Vec<TensorSpec>) -> PyResult<Vec<plan::TensorSpec>> {
     specs
         .into_iter()
-        .map(|spec| Ok(plan::TensorSpec { name: spec.name, datatype: datatype(&spec.datatype)?, shape: spec.shape }))
+        .map(|spec| {
+            Ok(plan::TensorSpec {
+                name: spec.name,
+                datatype: datatype(&spec.datatype)?,
+                shape: spec.shape,
+            })
+        })
         .collect()
 }
 
-fn datatype(name: &str) -> PyResult<plan::Datatype> {
-    use plan::Datatype::{
-        Bool, Bytes, Fp16, Fp32, Fp64, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64,
-    };
-    Ok(match name {
-        "BOOL" => Bool,
-        "UINT8" => Uint8,
-        "UINT16" => Uint16,
-        "UINT32" => Uint32,
-        "UINT64" => Uint64,
-        "INT8" => Int8,
-        "INT16" => Int16,
-        "INT32" => Int32,
-        "INT64" => Int64,
-        "FP16" => Fp16,
-        "FP32" => Fp32,
-        "FP64" => Fp64,
-        "BYTES" => Bytes,
-        other => return Err(unknown("datatype", other)),
-    })
+const DATATYPES: [(&str, plan::Datatype); 13] = [
+    ("BOOL", plan::Datatype::Bool),
+    ("UINT8", plan::Datatype::Uint8),
+    ("UINT16", plan::Datatype::Uint16),
+    ("UINT32", plan::Datatype::Uint32),
+    ("UINT64", plan::Datatype::Uint64),
+    ("INT8", plan::Datatype::Int8),
+    ("INT16", plan::Datatype::Int16),
+    ("INT32", plan::Datatype::Int32),
+    ("INT64", plan::Datatype::Int64),
+    ("FP16", plan::Datatype::Fp16),
+    ("FP32", plan::Datatype::Fp32),
+    ("FP64", plan::Datatype::Fp64),
+    ("BYTES", plan::Datatype::Bytes),
+];
+
+/// The datatype of this name.
+pub fn datatype(name: &str) -> PyResult<plan::Datatype> {
+    let found = DATATYPES.iter().find(|(known, _)| *known == name);
+    found
+        .map(|(_, datatype)| *datatype)
+        .ok_or_else(|| unknown("datatype", name))
+}
+
+/// The name of a datatype.
+pub fn datatype_name(datatype: plan::Datatype) -> &'static str {
+    let found = DATATYPES.iter().find(|(_, known)| *known == datatype);
+    found.map_or("", |(name, _)| name)
 }
 
 fn policy(name: &str) -> PyResult<plan::Policy> {

@@ -68,6 +68,13 @@ class Reflection:
         )
 
 
+def descriptors() -> list[bytes]:
+    """Every file that is described here, with all that it imports, serialized."""
+    files = (*_OURS, *(find_service(name).file for name in _FOREIGN), _alpha())
+    found = {each.name: each.serialized_pb for file in files for each in _with_dependencies(file)}
+    return list(found.values())
+
+
 def _alpha() -> FileDescriptor:
     """The file of v1alpha: that of v1 under the other package name."""
     stable, alpha = (name.rpartition(".")[0] for name in SERVICES)

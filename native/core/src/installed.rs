@@ -1,0 +1,249 @@
+//! The installed plan as requests read it: every name resolved, every version with its sessions and its counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::counters::{Identity, Tallies};
+use crate::decode::Target;
+use crate::encode::Encoder;
+use crate::plan::{ModelPlan, Plan, Role};
+use crate::reaper::Retired;
+use crate::refusal::Refusal;
+use crate::refuse;
+use crate::routing;
+use crate::runtime::Runtime;
+use crate::texts::Texts;
+
+/// A plan that names what is not prepared.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("version {version} of model '{model}' is in the plan and not prepared")]
+pub struct NotPrepared {
+    /// Its name.
+    pub model: String,
+    /// Its number.
+    pub version: String,
+}
+
+/// One version in one role under one plan.
+#[derive(Debug)]
+pub struct Serving {
+    /// What it runs with.
+    pub runtime: Arc<Runtime>,
+    /// Why it answers.
+    pub role: Role,
+    /// What it has done, by worker.
+    pub tallies: Arc<Tallies>,
+    /// Writes its answers.
+    pub encoder: Encoder,
+    /// Where it is in the installed plan.
+    pub place: Place,
+}
+
+/// Where a version is in an installed plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    model: usize,
+    version: usize,
+}
+
+/// One model. The versions are in the order of their numbers.
+#[derive(Debug)]
+pub struct ServingModel {
+    /// As the control plane said it.
+    pub plan: ModelPlan,
+    /// All of its versions.
+    pub versions: Vec<Serving>,
+    /// The index of the version of each segment.
+    segments: Vec<usize>,
+    pins: BTreeSet<String>,
+    described: usize,
+}
+
+/// A plan with everything a request needs; replaced whole.
+#[derive(Debug, Default)]
+pub struct Installed {
+    /// As the control plane said it.
+    pub plan: Plan,
+    /// In the order of their names.
+    pub models: Vec<ServingModel>,
+    by_name: BTreeMap<String, usize>,
+}
+
+impl Retired for Installed {
+    /// The sessions are retired apart.
+    fn resident_bytes(&self) -> u64 {
+        0
+    }
+}
+
+impl Installed {
+    /// Resolves a plan against what is prepared and the counts that outlive it.
+    pub fn resolve(
+        plan: Plan,
+        mut runtime: impl FnMut(&str, &str, &[u8]) -> Option<Arc<Runtime>>,
+        mut tallies: impl FnMut(&Identity) -> Arc<Tallies>,
+    ) -> Result<Self, NotPrepared> {
+        let mut models = Vec::with_capacity(plan.models.len());
+        let mut by_name = BTreeMap::new();
+        for (name, model) in &plan.models {
+            let mut numbers: Vec<&String> = model.versions.keys().collect();
+            numbers.sort_by_key(|number| (number.len(), number.as_str()));
+            let mut versions = Vec::with_capacity(numbers.len());
+            for number in &numbers {
+                let (digest, role) = &model.versions[*number];
+                let not_prepared = || NotPrepared {
+                    model: name.clone(),
+                    version: (*number).clone(),
+                };
+                let identity = Identity {
+                    model: name.clone(),
+                    version: (*number).clone(),
+                    role: *role,
+                };
+                let runtime = runtime(name, number, digest).ok_or_else(not_prepared)?;
+                let of = Arc::clone(&runtime.version);
+                versions.push(Serving {
+                    runtime,
+                    role: *role,
+                    tallies: tallies(&identity),
+                    encoder: Encoder::new(of, *role, plan.generation, model.position_scale),
+                    place: Place {
+                        model: models.len(),
+                        version: versions.len(),
+                    },
+                });
+            }
+            let index_of = |version: &String| {
+                let not_prepared = || NotPrepared {
+                    model: name.clone(),
+                    version: version.clone(),
+                };
+                numbers
+                    .iter()
+                    .position(|number| *number == version)
+                    .ok_or_else(not_prepared)
+            };
+            let segments = model.segments.iter().map(|segment| index_of(&segment.version));
+            let segments = segments.collect::<Result<Vec<_>, _>>()?;
+            let described = versions
+                .iter()
+                .position(|serving| serving.role == Role::Stable)
+                .unwrap_or(0);
+            by_name.insert(name.clone(), models.len());
+            let pins = model.pins.iter().cloned().collect();
+            models.push(ServingModel {
+                plan: model.clone(),
+                versions,
+                segments,
+                pins,
+                described,
+            });
+        }
+        Ok(Self {
+            plan,
+            models,
+            by_name,
+        })
+    }
+
+    /// The version at a place of this same plan.
+    pub fn at(&self, place: Place) -> &Serving {
+        &self.models[place.model].versions[place.version]
+    }
+
+    /// The model of this name.
+    pub fn model(&self, name: &str) -> Option<&ServingModel> {
+        self.by_name.get(name).map(|&index| &self.models[index])
+    }
+
+    /// Whether the name is one of the plan's, served or not.
+    pub fn knows(&self, name: &str) -> bool {
+        self.by_name.contains_key(name) || self.plan.not_loaded.contains_key(name)
+    }
+
+    /// The version that answers: the pinned one, or the one whose segment holds the key's hash.
+    pub fn route(&self, texts: &Texts, target: &Target<'_>) -> Result<&Serving, Refusal> {
+        let Target {
+            model: name,
+            version: pin,
+            key,
+        } = *target;
+        let model = self.model(name).ok_or_else(|| self.unknown_model(texts, name))?;
+        if let Some(halt) = &model.plan.halt {
+            return Err(refuse::halted(texts, name, halt));
+        }
+        if !pin.is_empty() {
+            let serving = model
+                .version(pin)
+                .ok_or_else(|| model.unknown_version(texts, pin))?;
+            return if model.pins.contains(pin) {
+                Ok(serving)
+            } else {
+                Err(refuse::pin_refused(texts, name, pin))
+            };
+        }
+        let segment = if model.segments.len() == 1 {
+            Some(0)
+        } else {
+            routing::segment(
+                &model.plan.segments,
+                routing::place(&model.plan.salt, key.as_bytes()).hash,
+            )
+        };
+        // A split ends at the largest hash, so every hash has a segment; one of nobody is like a model not loaded.
+        let index = segment.and_then(|segment| model.segments.get(segment));
+        index
+            .map(|&index| &model.versions[index])
+            .ok_or_else(|| refuse::loading(texts, name))
+    }
+
+    /// The version to describe: the named one, or the stable one. Halted models are described too.
+    pub fn find(
+        &self,
+        texts: &Texts,
+        name: &str,
+        version: &str,
+    ) -> Result<(&ServingModel, &Serving), Refusal> {
+        let model = self.model(name).ok_or_else(|| self.unknown_model(texts, name))?;
+        let serving = if version.is_empty() {
+            model.versions.get(model.described)
+        } else {
+            model.version(version)
+        };
+        serving
+            .map(|serving| (model, serving))
+            .ok_or_else(|| model.unknown_version(texts, version))
+    }
+
+    fn unknown_model(&self, texts: &Texts, name: &str) -> Refusal {
+        match self.plan.not_loaded.get(name) {
+            Some(why) if why.is_empty() => refuse::loading(texts, name),
+            Some(why) => refuse::not_loaded(texts, name, why),
+            None => refuse::unknown_model(texts, name, &join(self.by_name.keys())),
+        }
+    }
+}
+
+impl ServingModel {
+    /// The version of this number.
+    pub fn version(&self, number: &str) -> Option<&Serving> {
+        self.versions
+            .iter()
+            .find(|serving| serving.runtime.version.version == number)
+    }
+
+    fn unknown_version(&self, texts: &Texts, number: &str) -> Refusal {
+        let known = join(
+            self.versions
+                .iter()
+                .map(|serving| &serving.runtime.version.version),
+        );
+        refuse::unknown_version(texts, &self.plan.name, number, &known)
+    }
+}
+
+fn join<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.map(String::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,220 @@
+//! One routed request from its message to its answer: read, check, run, check, encode, on whichever thread.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use crate::call::{Call, Tensor, Violation};
+use crate::counters::Durations;
+use crate::decode::{Parsed, Shape};
+use crate::encode::Framing;
+use crate::installed::Serving;
+use crate::refusal::Refusal;
+use crate::refuse;
+use crate::runtime::Runtime;
+use crate::seat::Seat;
+use crate::texts::Texts;
+
+/// When a request came, and until when it is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The call into the service.
+    pub arrived: Instant,
+    /// When the pipeline took it up.
+    pub started: Instant,
+    /// The earliest of all deadlines that it has.
+    pub deadline: Option<Instant>,
+}
+
+/// What became of it. Counted by the worker that it came to, and nowhere else.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The answer with the time that each stage took, or the refusal.
+    pub result: Result<(Bytes, Durations), Refusal>,
+    /// Broken rules, also of a request that is then refused.
+    pub violations: Vec<Violation>,
+}
+
+impl Outcome {
+    /// It did not run.
+    pub fn refused(refusal: Refusal) -> Self {
+        Self {
+            result: Err(refusal),
+            violations: Vec::new(),
+        }
+    }
+}
+
+/// Why a run ended early: the refusal, or what the log should know of it.
+enum Stop {
+    Refused(Refusal),
+    Failed(String),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// A request that is routed and whose shape is in order. It runs once.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The texts of refusals.
+    pub texts: &'a Texts,
+    /// The version that answers.
+    pub serving: &'a Serving,
+    /// What is asked.
+    pub request: &'a mut Parsed,
+    /// Its shape.
+    pub shape: &'a Shape,
+    /// The id where it brings none.
+    pub drawn: &'a str,
+    /// How the answer is put.
+    pub framing: Framing,
+    /// Its times.
+    pub timing: Timing,
+}
+
+impl Job<'_> {
+    /// Runs it on the worker that it came to. `fault` takes what the log should know.
+    pub fn run(self, seat: &mut Seat, fault: impl FnOnce(String)) -> Outcome {
+        self.answer(seat, Duration::ZERO, false, fault)
+    }
+
+    /// Runs it on a thread of the pool, where it was queued since `submitted`. A deadline that passes in the run counts.
+    pub fn run_in_pool(self, seat: &mut Seat, submitted: Instant, fault: impl FnOnce(String)) -> Outcome {
+        let now = Instant::now();
+        if self.timing.is_late(now) {
+            return Outcome::refused(refuse::deadline(self.texts));
+        }
+        self.answer(seat, now.saturating_duration_since(submitted), true, fault)
+    }
+
+    fn answer(
+        self,
+        seat: &mut Seat,
+        queued: Duration,
+        is_pooled: bool,
+        fault: impl FnOnce(String),
+    ) -> Outcome {
+        let (texts, mut violations) = (self.texts, Vec::new());
+        let result = self
+            .read_and_run(seat, queued, is_pooled, &mut violations)
+            .map_err(|stop| match stop {
+                Stop::Refused(refusal) => refusal,
+                Stop::Failed(text) => {
+                    fault(text);
+                    refuse::internal(texts)
+                }
+            });
+        Outcome { result, violations }
+    }
+
+    fn read_and_run(
+        mut self,
+        seat: &mut Seat,
+        queued: Duration,
+        is_pooled: bool,
+        violations: &mut Vec<Violation>,
+    ) -> Result<(Bytes, Durations), Stop> {
+        let runtime = &self.serving.runtime;
+        let mut call = self
+            .request
+            .read(&runtime.schema, self.shape, self.drawn, self.texts)?;
+        let decoded = Instant::now();
+        let default_us = runtime.version.limits.default_deadline_us;
+        self.timing.limit(if call.timeout_us != 0 {
+            call.timeout_us
+        } else {
+            default_us
+        });
+        let answer = self.run_call(seat, &mut call, decoded, is_pooled);
+        *violations = call.findings.violations;
+        let (answer, mut durations) = answer?;
+        let queued = u64::try_from(queued.as_nanos()).unwrap_or(u64::MAX);
+        // Time in the queue of the pool counts as running, which it waits for.
+        durations.decode = durations.decode.saturating_sub(queued);
+        durations.run = durations.run.saturating_add(queued);
+        Ok((answer, durations))
+    }
+
+    fn run_call(
+        &self,
+        seat: &mut Seat,
+        call: &mut Call,
+        decoded: Instant,
+        is_pooled: bool,
+    ) -> Result<(Bytes, Durations), Stop> {
+        let (texts, timing, runtime) = (self.texts, &self.timing, &self.serving.runtime);
+        runtime.input_checks.check(call, unix_ns(), texts)?;
+        let checked = Instant::now();
+        if timing.is_late(checked) {
+            return Err(refuse::deadline(texts).into());
+        }
+        let outputs = run(runtime, seat, call).map_err(|said| {
+            Stop::Failed(format!(
+                "{} version {}: {said}",
+                runtime.version.model, runtime.version.version
+            ))
+        })?;
+        let ran = Instant::now();
+        if is_pooled && timing.is_late(ran) {
+            return Err(refuse::deadline_ran(texts).into());
+        }
+        runtime
+            .output_checks
+            .check(&outputs, call.rows, &mut call.findings, texts)?;
+        let validated = Instant::now();
+        let so_far = nanoseconds(timing.arrived, validated);
+        let answer = self
+            .serving
+            .encoder
+            .answer(self.framing, call, &outputs, so_far, texts)?;
+        let done = Instant::now();
+        let durations = Durations {
+            wait: nanoseconds(timing.arrived, timing.started),
+            decode: nanoseconds(timing.started, decoded),
+            validate_input: nanoseconds(decoded, checked),
+            run: nanoseconds(checked, ran),
+            validate_output: nanoseconds(ran, validated),
+            encode: nanoseconds(validated, done),
+        };
+        Ok((answer, durations))
+    }
+}
+
+fn run(runtime: &Runtime, seat: &mut Seat, call: &Call) -> Result<Vec<Tensor>, String> {
+    let session = runtime.loaded.session(seat).ok_or("this thread has no session")?;
+    session.run(&call.inputs).map_err(|failure| failure.to_string())
+}
+
+impl Timing {
+    /// Takes a time that the answer may need; 0 is none, and so is one that ends beyond all clocks.
+    pub fn limit(&mut self, timeout_us: u64) {
+        let own = self
+            .arrived
+            .checked_add(Duration::from_micros(timeout_us))
+            .filter(|_| timeout_us != 0);
+        self.deadline = match (self.deadline, own) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+    }
+
+    /// Whether nobody wants the answer any more.
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| now > deadline)
+    }
+}
+
+/// Between two moments; 0 where they are the other way round.
+pub fn nanoseconds(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Of the wall clock.
+pub fn unix_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,69 @@
+//! Streams: one message is answered before the next is read, so a client that does not read is not read either.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::calls;
+use super::drain::Listening;
+use super::head::Head;
+use super::messages::Messages;
+use super::peer::Peer;
+use super::reply::{Ending, Reply};
+use super::routes::Route;
+use crate::service::{Answering, Refused};
+
+/// Serves one stream to its end. A drain ends it between two messages, at once where it waits for one.
+pub(super) async fn serve(peer: Rc<Peer>, head: Head, mut messages: Messages, mut reply: Reply) {
+    match run(&peer, head, &mut messages, &mut reply).await {
+        Ok(()) => reply.finish(),
+        Err(ending) => reply.end(ending),
+    }
+}
+
+async fn run(peer: &Peer, head: Head, messages: &mut Messages, reply: &mut Reply) -> Result<(), Ending> {
+    let worker = &peer.worker;
+    let mut listening = Listening::new(&worker.drain);
+    loop {
+        let next = poll_fn(|cx| {
+            if listening.poll_begun(cx) {
+                return Poll::Ready(Err(peer.refuse(Refused::Draining)));
+            }
+            messages.poll_next(cx)
+        });
+        let Some(message) = next.await? else { return Ok(()) };
+        let arrived = Instant::now();
+        if worker.turn.is_long(arrived) {
+            tokio::task::yield_now().await;
+        }
+        let answer = answer(peer, head, message, arrived, reply).await?;
+        reply.send(answer)?;
+        reply.taken().await?;
+    }
+}
+
+async fn answer(
+    peer: &Peer,
+    head: Head,
+    message: Bytes,
+    arrived: Instant,
+    reply: &mut Reply,
+) -> Result<Bytes, Ending> {
+    let service = &peer.worker.service;
+    match head.route {
+        Route::AnswerStream(protocol) => {
+            let arrival = peer.arrival(arrived, head.deadline);
+            match peer.ask(|| service.answer(protocol, message, arrival))? {
+                Answering::Now(answer) => answer.map_err(Ending::from),
+                Answering::Later(later) => calls::wait(peer, later, reply).await,
+            }
+        }
+        Route::DescribeStream(call) => {
+            calls::describe(peer, |peer| peer.worker.service.describe(call, &message))
+        }
+        _ => Err(peer.internal()),
+    }
+}

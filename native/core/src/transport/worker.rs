@@ -1,0 +1,162 @@
+//! A worker: one thread, one runtime, its connections and its service; nothing on it is shared with another worker.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::LocalSet;
+
+use super::connection;
+use super::cpus;
+use super::drain::Drain;
+use super::faults;
+use super::shared::Shared;
+use super::socket::Socket;
+use super::turn::{Turn, Turns};
+use crate::service::Service;
+
+/// Makes the service of the worker with this index, on that worker's thread.
+pub type Factory = Arc<dyn Fn(usize) -> Rc<dyn Service> + Send + Sync>;
+
+/// What a worker is told by other threads.
+pub(super) enum Command {
+    Serve(Socket, Admission),
+    /// Answer, as a sign of life.
+    Answer(Sender<()>),
+    /// Drain, and end by the instant.
+    Stop(Instant),
+}
+
+/// What others see of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    pub(super) connections: AtomicUsize,
+    pub(super) busy_ns: Arc<AtomicU64>,
+}
+
+/// A connection that was let in, counted until it is dropped.
+pub(super) struct Admission {
+    load: Arc<Load>,
+    of_listener: Arc<AtomicUsize>,
+    number: u64,
+}
+
+impl Admission {
+    pub(super) fn new(load: &Arc<Load>, of_listener: &Arc<AtomicUsize>, number: u64) -> Self {
+        load.connections.fetch_add(1, Ordering::Relaxed);
+        of_listener.fetch_add(1, Ordering::Relaxed);
+        Self {
+            load: Arc::clone(load),
+            of_listener: Arc::clone(of_listener),
+            number,
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.load.connections.fetch_sub(1, Ordering::Relaxed);
+        self.of_listener.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The inside of a worker, for its thread alone.
+pub(super) struct Worker {
+    pub(super) service: Rc<dyn Service>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) turn: Rc<Turn>,
+    pub(super) drain: Rc<Drain>,
+    load: Arc<Load>,
+    connection_ended: Notify,
+}
+
+/// The outside of a worker.
+pub(super) struct Handle {
+    pub(super) commands: UnboundedSender<Command>,
+    pub(super) load: Arc<Load>,
+    pub(super) thread: JoinHandle<()>,
+}
+
+/// Starts the worker with this index, on `cpu` alone where one is given.
+pub(super) fn start(
+    index: usize,
+    cpu: Option<usize>,
+    shared: Arc<Shared>,
+    factory: Factory,
+) -> io::Result<Handle> {
+    let (commands, inbox) = unbounded_channel();
+    let load = Arc::new(Load::default());
+    let own = Arc::clone(&load);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
+    let thread = std::thread::Builder::new()
+        .name(format!("data-{index}"))
+        .spawn(move || {
+            let _watch = shared.watch_thread();
+            faults::keep_panics_of_this_thread();
+            cpus::pin_this_thread(cpu);
+            let turn = Turn::new();
+            let busy_ns = Arc::clone(&own.busy_ns);
+            let worker = Rc::new(Worker {
+                service: factory(index),
+                shared,
+                turn: Rc::clone(&turn),
+                drain: Rc::default(),
+                load: own,
+                connection_ended: Notify::new(),
+            });
+            let tasks = LocalSet::new();
+            runtime.block_on(Turns::new(tasks.run_until(obey(worker, inbox)), turn, busy_ns));
+            // Whatever did not end within the grace ends here.
+            drop(tasks);
+        })?;
+    Ok(Handle {
+        commands,
+        load,
+        thread,
+    })
+}
+
+async fn obey(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Command>) {
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Serve(socket, admission) => {
+                let own = Rc::clone(&worker);
+                tokio::task::spawn_local(serve(own, socket, admission));
+            }
+            Command::Answer(alive) => {
+                let _ = alive.try_send(());
+            }
+            Command::Stop(by) => return wind_up(&worker, inbox, by).await,
+        }
+    }
+}
+
+async fn serve(worker: Rc<Worker>, socket: Socket, admission: Admission) {
+    let connection = connection::serve(Rc::clone(&worker), socket, admission.number);
+    let _ = worker.shared.faults.catch_in(connection).await;
+    drop(admission);
+    worker.connection_ended.notify_one();
+}
+
+async fn wind_up(worker: &Worker, mut inbox: UnboundedReceiver<Command>, by: Instant) {
+    worker.drain.begin();
+    while worker.load.connections.load(Ordering::Relaxed) > 0 {
+        tokio::select! {
+            () = worker.connection_ended.notified() => {}
+            // A connection that came too late is dropped.
+            Some(command) = inbox.recv() => if let Command::Answer(alive) = command {
+                let _ = alive.try_send(());
+            },
+            () = tokio::time::sleep_until(by.into()) => return,
+        }
+    }
+}
