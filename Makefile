@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := tickserve server mlops benchmarks tests protos examples
 
-.PHONY: setup proto format lint type test integration bench run serve examples check clean
+.PHONY: setup proto format lint type test integration studies bench run serve examples check clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV), about two minutes the first time"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,registry,dev]'
 	@touch $@
 
 proto: setup
@@ -38,7 +38,11 @@ integration: setup
 	PATH="$(CURDIR)/.build/bin:$$PATH" $(BIN)/pytest -m integration
 
 bench: setup
+	$(BIN)/python -m benchmarks.registry
 	$(BIN)/python -m benchmarks.run
+
+studies: setup
+	$(BIN)/python -m benchmarks.studies.gate_levels
 
 run: setup
 	@$(BIN)/tickserve demo

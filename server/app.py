@@ -45,7 +45,9 @@ class Server:
         self._engine = choose_engine(settings, self._certificates)
         self._notifier = Notifier(environment, self._engine.is_alive)
         self._reconciler = Reconciler(
-            DirectorySource(settings.models), self._engine, DesiredFile(settings.home / "server" / "halts.json")
+            DirectorySource(settings.models, settings.trusted_keys if settings.require_signature else None),
+            self._engine,
+            DesiredFile(settings.home / "server" / "halts.json"),
         )
         self._admin = AdminServer(
             settings.admin,

@@ -1,6 +1,6 @@
 """Running a package's model in ONNX Runtime: does it load, and does it repeat its golden rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlops.package._text import one_line
@@ -8,6 +8,9 @@ from mlops.package.datatypes import Array
 from mlops.package.manifest import MODEL_FILE
 from mlops.package.verify import Package
 from tickserve.errors import PackageError
+
+#: Runs a loaded model: tensors in by name, tensors out by name.
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
 def run_model(model: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -25,6 +28,17 @@ def run_model(model: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
     PackageError
         Where the runtime lacks an operator, finds the graph invalid, or fails on these inputs.
     """
+    return open_model(model)(inputs)
+
+
+def open_model(model: bytes) -> Run:
+    """Loads a model once and returns what runs it, on one thread; every run gives the bits that a server gives.
+
+    Raises
+    ------
+    PackageError
+        Where the runtime lacks an operator or finds the graph invalid; the runs raise it where they fail.
+    """
     # Imported late: the native engine's process must not load a second copy of the runtime.
     import onnxruntime
 
@@ -37,10 +51,14 @@ def run_model(model: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
     except Exception as error:  # noqa: BLE001 - the runtime's exceptions have no common base but this
         raise PackageError(_load_failure(onnxruntime.__version__, str(error)), field=MODEL_FILE) from None
     names = [output.name for output in session.get_outputs()]
-    try:
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-    except Exception as error:  # noqa: BLE001 - as above
-        raise PackageError(f"{MODEL_FILE} fails on its inputs: {_reason(str(error))}", field=MODEL_FILE) from None
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:  # noqa: BLE001 - as above
+            raise PackageError(f"{MODEL_FILE} fails on its inputs: {_reason(str(error))}", field=MODEL_FILE) from None
+
+    return run
 
 
 def check_model(package: Package) -> float:

@@ -19,6 +19,9 @@ SECTIONS = (
     "What a bad request gets",
     "A new version with one flipped byte",
     "Halt and resume",
+    "The registry: what may serve, who said so, and proof",
+    "history of sp500-logistic, newest first",
+    "files are whole",
     "exited with code 0",
     "What to type next",
 )

@@ -31,6 +31,7 @@ from mlops.training import (
     train_on,
 )
 from tickserve.cli.demo.process import ServerProcess, check_free, serve_command
+from tickserve.cli.demo.registry import show_registry
 from tickserve.cli.train import metric_tables, plain_metrics
 from tickserve.client import Client, ControlClient, FailedChange, ServerStatus
 from tickserve.errors import ConfigurationError, HaltedError, TickserveError
@@ -93,6 +94,8 @@ class Show:
             self._bad_requests(client)
             self._flipped_byte(client)
             self._halt(client)
+            self._title("The registry: what may serve, who said so, and proof")
+            show_registry(self._home, self._models, trained, self._console)
             digests = {model.name: client.get_model(model.name).digest for model in trained}
         engine = self._server.control.status().engine
         self._title("The end")
