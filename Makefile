@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := tickserve server mlops benchmarks tests protos examples
 
-.PHONY: setup proto format lint type test integration bench run serve examples check clean
+.PHONY: setup proto format lint type test integration studies bench run serve examples check clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV), about two minutes the first time"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,registry,dev]'
 	@touch $@
 
 proto: setup
@@ -31,14 +31,17 @@ type: setup
 	$(BIN)/mypy
 
 test: setup
-	$(BIN)/pytest -m "not integration"
+	$(BIN)/pytest -m "not integration and not registry"
 
 integration: setup
 	tests/integration/install-clients
-	PATH="$(CURDIR)/.build/bin:$$PATH" $(BIN)/pytest -m integration
+	PATH="$(CURDIR)/.build/bin:$$PATH" $(BIN)/pytest -m "integration and not registry"
 
 bench: setup
 	$(BIN)/python -m benchmarks.run
+
+studies: setup
+	$(BIN)/python -m benchmarks.studies.gate_levels
 
 run: setup
 	@$(BIN)/tickserve demo

@@ -57,7 +57,7 @@ class Server:
         self._engine = choose_engine(settings, self._certificates)
         self._notifier = Notifier(environment, self._engine.is_alive)
         self._reconciler = Reconciler(
-            DirectorySource(settings.models),
+            DirectorySource(settings.models, settings.trusted_keys if settings.require_signature else None),
             self._engine,
             DesiredFile(settings.home / "server" / "halts.json"),
             Settling(settings.settle_s),

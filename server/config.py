@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     settle_s: Annotated[float, Field(ge=0, le=600)] = 5.0
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
+    require_signature: bool = False
+    trusted_keys: Path = Field(default_factory=lambda data: data["home"] / "keys")
     serve_rest: bool = False
     log_format: Literal["json", "console"] = "console"
 
@@ -100,7 +102,7 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("home", "models", "tls_cert", "tls_key", "tls_client_ca", "admin_client_ca")
+    @field_validator("home", "models", "tls_cert", "tls_key", "tls_client_ca", "admin_client_ca", "trusted_keys")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         try:

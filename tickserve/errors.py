@@ -209,6 +209,36 @@ class DamagedPackageError(PackageError):
     code = Code.DATA_LOSS
 
 
+class RegistryError(TickserveError):
+    """The registry refuses: an illegal transition, a value that it does not take, or something that is in use."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class RegistryArgumentError(RegistryError):
+    """A name, number or text that the registry does not take; `field` names it."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class UnknownError(RegistryError):
+    """The registry holds no such model, version, alias or artifact."""
+
+    code = Code.NOT_FOUND
+
+
+class ExistsError(RegistryError):
+    """The name is taken by something else."""
+
+    code = Code.ALREADY_EXISTS
+
+
+class ConflictError(RegistryError):
+    """The desired state moved since it was read; read it again and decide again."""
+
+    code = Code.ABORTED
+
+
 class DataError(TickserveError):
     """Reference or training data is unusable; `field` names the column."""
 

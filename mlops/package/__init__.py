@@ -16,12 +16,14 @@ from mlops.package.directory import add_version, list_versions
 from mlops.package.export import export_sklearn, framework_outputs, golden_rows
 from mlops.package.from_files import PackageSpec, build_from_files, read_spec
 from mlops.package.golden import Golden, read_golden, write_golden
+from mlops.package.keys import KeyFacts, list_keys, load_private_key, new_key, sign_package, trusted_keys
 from mlops.package.manifest import (
     BASELINE_FILE,
     DIGEST_FILE,
     GOLDEN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
+    SIGNATURE_FILE,
     Bounds,
     ColumnMapping,
     DatasetInfo,
@@ -45,6 +47,14 @@ from mlops.package.measure import make_baseline, tensor_columns
 from mlops.package.onnx_file import GraphSchema, read_graph
 from mlops.package.reference import ReferenceRows
 from mlops.package.runtime import check_model, run_model
+from mlops.package.signature import (
+    Signature,
+    TrustedKeys,
+    read_signature,
+    require_signature,
+    sign_digest,
+    write_signature,
+)
 from mlops.package.verify import Package, read_bare_model, read_package
 
 __all__ = [
@@ -53,6 +63,7 @@ __all__ = [
     "GOLDEN_FILE",
     "MANIFEST_FILE",
     "MODEL_FILE",
+    "SIGNATURE_FILE",
     "Baseline",
     "Block",
     "Bounds",
@@ -66,6 +77,7 @@ __all__ = [
     "GraphSchema",
     "Horizon",
     "InputRules",
+    "KeyFacts",
     "Limits",
     "Manifest",
     "Metric",
@@ -76,8 +88,10 @@ __all__ = [
     "PackageSpec",
     "Reference",
     "ReferenceRows",
+    "Signature",
     "TensorSpec",
     "Training",
+    "TrustedKeys",
     "add_version",
     "bin_counts",
     "bin_sums",
@@ -92,10 +106,13 @@ __all__ = [
     "feature_digest",
     "framework_outputs",
     "golden_rows",
+    "list_keys",
     "list_versions",
     "load_lightgbm",
+    "load_private_key",
     "load_xgboost",
     "make_baseline",
+    "new_key",
     "parse_manifest",
     "quantile_edges",
     "read_bare_model",
@@ -103,10 +120,16 @@ __all__ = [
     "read_golden",
     "read_graph",
     "read_package",
+    "read_signature",
     "read_spec",
+    "require_signature",
     "run_model",
+    "sign_digest",
+    "sign_package",
     "square_sum",
     "tensor_columns",
+    "trusted_keys",
     "write_baseline",
     "write_golden",
+    "write_signature",
 ]

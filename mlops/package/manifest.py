@@ -32,6 +32,8 @@ BASELINE_FILE = "baseline.json"
 MANIFEST_FILE = "manifest.json"
 #: Optional witness of the digest, as `sha256sum` writes it, for folders that are not named by it.
 DIGEST_FILE = "manifest.sha256"
+#: Optional signature over the digest, and so not covered by it.
+SIGNATURE_FILE = "signature.json"
 
 
 class Frozen(BaseModel):

@@ -1,6 +1,6 @@
 """A model in ONNX Runtime, for packaging and serving alike: loading it, and holding it to its golden rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlops.package._text import one_line
@@ -9,6 +9,9 @@ from mlops.package.golden import Golden
 from mlops.package.manifest import MODEL_FILE
 from mlops.package.verify import Package
 from tickserve.errors import PackageError
+
+#: Runs a loaded model: tensors in by name, tensors out by name.
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
 def open_session(model: bytes) -> Any:
@@ -47,12 +50,27 @@ def run_model(model: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
     PackageError
         Where the runtime lacks an operator, finds the graph invalid, or fails on these inputs.
     """
+    return open_model(model)(inputs)
+
+
+def open_model(model: bytes) -> Run:
+    """Loads a model once and returns what runs it, on one thread; every run gives the bits that a server gives.
+
+    Raises
+    ------
+    PackageError
+        Where the runtime lacks an operator or finds the graph invalid; the runs raise it where they fail.
+    """
     session = open_session(model)
     names = [output.name for output in session.get_outputs()]
-    try:
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-    except Exception as error:  # noqa: BLE001 - as above
-        raise run_failure(error) from None
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:  # noqa: BLE001 - as above
+            raise run_failure(error) from None
+
+    return run
 
 
 def check_model(package: Package) -> float:

@@ -15,6 +15,7 @@ from mlops.package.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
+    SIGNATURE_FILE,
     FileEntry,
     Manifest,
     TensorSpec,
@@ -22,6 +23,7 @@ from mlops.package.manifest import (
     parse_manifest,
 )
 from mlops.package.onnx_file import read_graph
+from mlops.package.signature import Signature, read_signature
 from tickserve.errors import DamagedPackageError, PackageError
 
 #: Bounds on the files of a package, in bytes.
@@ -31,6 +33,7 @@ MAX_BYTES = {
     GOLDEN_FILE: 64 << 20,
     BASELINE_FILE: 64 << 20,
     DIGEST_FILE: 256,
+    SIGNATURE_FILE: 4096,
 }
 _PAYLOAD = frozenset({MODEL_FILE, GOLDEN_FILE, BASELINE_FILE})
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -54,6 +57,8 @@ class Package:
         Golden rows; a bare model has none.
     baseline : Baseline or None
         Reference distributions; a bare model has none.
+    signature : Signature or None
+        One that fits the digest, where the package has any; whether its key is trusted says `require_signature`.
     """
 
     path: Path
@@ -62,6 +67,7 @@ class Package:
     model: bytes
     golden: Golden | None
     baseline: Baseline | None = None
+    signature: Signature | None = None
 
 
 def read_package(path: Path) -> Package:
@@ -96,6 +102,7 @@ def verify_files(path: Path, files: Mapping[str, bytes]) -> Package:
     """The package that these files are; `path` gives the name that the digest is compared with, nothing is read."""
     digest = hashlib.sha256(files[MANIFEST_FILE]).hexdigest()
     _check_digest(path, digest, files.get(DIGEST_FILE))
+    signature = read_signature(files[SIGNATURE_FILE], digest) if SIGNATURE_FILE in files else None
     manifest = parse_manifest(files[MANIFEST_FILE])
     if manifest.files.keys() != _PAYLOAD:
         raise PackageError(
@@ -109,7 +116,7 @@ def verify_files(path: Path, files: Mapping[str, bytes]) -> Package:
     check_golden(golden, manifest.inputs, manifest.outputs)
     baseline = read_baseline(files[BASELINE_FILE])
     check_baseline(baseline, manifest)
-    return Package(path, manifest, digest, files[MODEL_FILE], golden, baseline)
+    return Package(path, manifest, digest, files[MODEL_FILE], golden, baseline, signature)
 
 
 def read_bare_model(path: Path, name: str) -> Package:

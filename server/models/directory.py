@@ -13,6 +13,8 @@ from mlops.package import (
     list_versions,
     read_bare_model,
     read_package,
+    require_signature,
+    trusted_keys,
 )
 from mlops.package.verify import describe_file
 from server.plan import VersionPlan
@@ -24,9 +26,14 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class DirectorySource:
-    """Lists and reads the versions below one folder; keeps nothing."""
+    """Lists and reads the versions below one folder; keeps nothing.
+
+    Where `trusted_keys` names a folder of public keys, a version needs the signature of one of them. They are read
+    anew for each version, so that a key can be trusted, or no longer, without a restart.
+    """
 
     root: Path
+    trusted_keys: Path | None = None
     name: str = "directory"
 
     def list_versions(self) -> Mapping[str, Mapping[int, Path]]:
@@ -41,7 +48,9 @@ class DirectorySource:
         DamagedPackageError
             Where a file is not the one that its manifest names, or cannot be read.
         PackageError
-            Where the package is whole, but not one that may be served under this name.
+            Where the package is whole, but not one that may be served under this name, or not signed as required.
+        ConfigurationError
+            Where signatures are required and the trusted keys cannot be read.
         """
         try:
             check_model_name(model)
@@ -53,6 +62,8 @@ class DirectorySource:
             raise PackageError(
                 f"{path} holds a package of model {package.manifest.name!r}, not of {model!r}", field="name"
             )
+        if self.trusted_keys is not None:
+            require_signature(package.digest, package.signature, trusted_keys(self.trusted_keys))
         return version_plan(package, str(number))
 
 

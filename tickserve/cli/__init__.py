@@ -9,7 +9,7 @@ import traceback
 import typer
 from rich.console import Console
 
-from tickserve.cli import package
+from tickserve.cli import desired, keys, models, package
 from tickserve.cli.control import drain, halt, resume, status
 from tickserve.cli.demo import demo
 from tickserve.cli.predict import predict
@@ -26,6 +26,9 @@ app = typer.Typer(
 for command in (demo, train, serve, predict, status, halt, resume, drain):
     app.command()(command)
 app.add_typer(package.app, name="package")
+app.add_typer(keys.app, name="keys")
+app.add_typer(models.app, name="models")
+app.add_typer(desired.app, name="desired")
 
 
 def main() -> None:

@@ -110,6 +110,7 @@ def test_only_regular_files_are_read(package: Path, tmp_path: Path, name: str, r
 @pytest.mark.parametrize("name", MAX_BYTES)
 def test_a_file_over_its_bound_is_refused_unread(package: Path, tmp_path: Path, name: str) -> None:
     copy = copy_as(package, tmp_path / "1")
+    (copy / name).touch()
     os.truncate(copy / name, MAX_BYTES[name] + 1)  # sparse: takes no space
 
     with pytest.raises(DamagedPackageError, match="at most") as caught:

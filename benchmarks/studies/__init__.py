@@ -1,0 +1,1 @@
+"""Long simulations (`make studies`); their reports are committed in docs/studies/."""

@@ -1,0 +1,147 @@
+"""Connections to the registry's database: consistent reads, one writer at a time, retries of what may be repeated."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+
+from mlops.package._text import one_line
+from mlops.registry.schema import audit_head
+from tickserve.errors import ConfigurationError, UnreachableError
+
+_Result = TypeVar("_Result")
+
+#: How long one writer waits for the others.
+BUSY_TIMEOUT_S = 60.0
+_ATTEMPTS = 5
+_PAUSE_S = 0.05
+#: PostgreSQL rolled the transaction back and asks to repeat it: serialisation failure, deadlock.
+_REPEATABLE = ("40001", "40P01")
+
+
+class Database:
+    """One database of one registry.
+
+    Parameters
+    ----------
+    url : str
+        As SQLAlchemy reads it: `sqlite:////absolute/path.db` or `postgresql+psycopg://user@host/name`.
+
+    Raises
+    ------
+    ConfigurationError
+        Where the URL is malformed, or of another kind of database.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _make_engine(url)
+
+    @property
+    def engine(self) -> Engine:
+        """For migrations."""
+        return self._engine
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is a file of SQLite."""
+        return self._engine.dialect.name == "sqlite"
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A read-only view of one moment."""
+        with _explained(), self._engine.connect() as plain:
+            connection = plain
+            if not self.is_sqlite:
+                connection = plain.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            # SQLite's deferred transaction fixes its moment at the first statement.
+            with connection.begin():
+                yield connection
+
+    def write(self, change: Callable[[Connection], _Result]) -> _Result:
+        """Runs `change` as the one writer and commits what it wrote, all or nothing.
+
+        It runs again where the database rolled it back for the sake of another, so it must have no other effects.
+
+        Raises
+        ------
+        UnreachableError
+            Where the database does not answer, or others keep it longer than `BUSY_TIMEOUT_S`.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with _explained(), self._engine.connect() as plain:
+                    connection = plain.execution_options(tickserve_begin="IMMEDIATE")
+                    with connection.begin():
+                        if not self.is_sqlite:
+                            # Locks the row until the commit: what is read below it is the latest.
+                            connection.execute(select(audit_head.c.sequence).with_for_update())
+                        return change(connection)
+            except _RolledBackError:
+                if attempt == _ATTEMPTS:
+                    raise
+                time.sleep(_PAUSE_S * attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._engine.dispose()
+
+
+class _RolledBackError(UnreachableError):
+    """The database undid the transaction for the sake of another one."""
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turns failures of the database itself into UnreachableError."""
+    try:
+        yield
+    except OperationalError as error:
+        message = f"the registry's database failed: {one_line(str(error.orig))}"
+        if getattr(error.orig, "sqlstate", None) in _REPEATABLE:
+            raise _RolledBackError(message) from error
+        raise UnreachableError(message) from error
+    except DBAPIError as error:
+        raise UnreachableError(f"the registry's database failed: {one_line(str(error.orig))}") from error
+
+
+def _make_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+            raise ConfigurationError(
+                f"registry {parsed.render_as_string()} is no file of SQLite and no PostgreSQL; "
+                "give sqlite:////path/to/registry.db or postgresql://user@host/name",
+                field="registry",
+            )
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise ConfigurationError(f"registry: {one_line(str(error))}", field="registry") from None
+    try:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"registry: cannot make its folder: {error.strerror}", field="registry") from None
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own transactions begin too late to hold a lock from the first read on.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    mode = connection.get_execution_options().get("tickserve_begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {mode}")

@@ -1,0 +1,167 @@
+"""Promotion: gates are evaluated without any lock, then the state is written only if nothing moved meanwhile."""
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from mlops.package import Metric
+from mlops.registry.desired import promoted, read_desired, read_manifest, require_revision, write_state
+from mlops.registry.fetch import Fetcher
+from mlops.registry.figures import figures_of, last_steps, read_metrics
+from mlops.registry.gates import GatePolicy, GateReport, VersionFacts, evaluate
+from mlops.registry.journal import Author, Journal, Write
+from mlops.registry.lifecycle import OF_INCONCLUSIVE
+from mlops.registry.lookup import require_version, resolve
+from mlops.registry.schema import approvals, gate_results
+from mlops.registry.values import Desired, Status, Version
+from tickserve.errors import RegistryError
+
+#: Judges a candidate against the live version.
+Evaluate = Callable[[VersionFacts, VersionFacts | None, GatePolicy], GateReport]
+
+
+class GateError(RegistryError):
+    """Gates keep a version from being promoted; `report` says which and why."""
+
+    def __init__(self, message: str, report: GateReport) -> None:
+        super().__init__(message, field="gates")
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Promoter:
+    """Judges versions and makes them live, in one registry."""
+
+    journal: Journal
+    fetcher: Fetcher
+    evaluate: Evaluate = evaluate
+
+    def check(self, model: str, version: int, policy: GatePolicy, author: Author) -> GateReport:
+        """Runs the gates and keeps their result; promotes nothing."""
+        report, live, _ = self._judge(model, version, policy, {Status.VALIDATED, Status.APPROVED}, None)
+        self.journal.write(
+            "check",
+            author,
+            lambda write: _insert_result(write, model, version, live, report),
+            model=model,
+            version=version,
+        )
+        return report
+
+    def promote(
+        self,
+        model: str,
+        version: int,
+        policy: GatePolicy,
+        author: Author,
+        *,
+        expected: int | None = None,
+        schema_override: int = 0,
+    ) -> tuple[Desired, GateReport]:
+        """Makes a version the stable one, for every request.
+
+        Parameters
+        ----------
+        expected : int, optional
+            The model's revision that the decision rests on; without it the one that the gates are run against.
+        schema_override : int
+            The version itself, where clients are ready for its other schema.
+
+        Raises
+        ------
+        GateError
+            Where a gate fails, or is inconclusive and nobody approved that. The result is kept all the same.
+        ConflictError
+            Where the desired state moved.
+        RegistryError
+            Where the version is not approved, or its schema differs from the live one's and is not overridden.
+        """
+        report, live, found = self._judge(model, version, policy, {Status.APPROVED}, expected)
+        refused: list[str] = []
+
+        def change(write: Write) -> Desired | None:
+            refused.clear()
+            now = read_desired(write.connection, model)
+            require_revision(now, model, found)
+            _insert_result(write, model, version, live, report)
+            if (reason := _refusal(write, model, version, report)) is not None:
+                refused.append(reason)
+                return None
+            state = promoted(now.state if now else None, version, schema_override)
+            return write_state(write, model, state, expected)
+
+        desired = self.journal.write(
+            lambda desired: "promote" if desired else "promote-refused", author, change, model=model, version=version
+        )
+        if desired is None:
+            raise GateError(refused[0], report)
+        return desired, report
+
+    def _judge(
+        self, model: str, version: int, policy: GatePolicy, statuses: Container[Status], expected: int | None
+    ) -> tuple[GateReport, int | None, int]:
+        """The report, the version it was compared with, and the revision that this was live at."""
+        with self.journal.database.read() as connection:
+            candidate = require_version(connection, model, version)
+            if candidate.status not in statuses:
+                raise RegistryError(
+                    f"version {version} of model {model!r} is {candidate.status}; approve it first "
+                    f"(tickserve models approve {model} {version})",
+                    field="status",
+                )
+            desired = read_desired(connection, model)
+            require_revision(desired, model, expected)
+            stable = desired.state.named("stable") if desired else None
+            live = resolve(connection, model, stable) if stable is not None and stable != version else None
+        report = self.evaluate(self._facts(candidate), self._facts(live) if live else None, policy)
+        return report, live.version if live else None, desired.revision if desired else 0
+
+    def _facts(self, version: Version) -> VersionFacts:
+        package = self.fetcher.package(version)
+        with self.journal.database.read() as connection:
+            rows = read_metrics(connection, version.model, version.version)
+            manifest = read_manifest(connection, version.digest)
+            tried = figures_of(connection, version.model, "sharpe")
+        metrics = {
+            dataset: {
+                name: Metric(value=row.value, standard_error=row.standard_error, n=row.n)
+                for name, row in figures.items()
+                if row.value is not None
+            }
+            for dataset, figures in last_steps(rows).items()
+        }
+        return VersionFacts(manifest, metrics, self.fetcher.evaluations(version), package.path, tried)
+
+
+def _insert_result(write: Write, model: str, version: int, live: int | None, report: GateReport) -> None:
+    write.insert(
+        gate_results,
+        model=model,
+        version=version,
+        sequence=write.sequence,
+        verdict=report.verdict,
+        live=live,
+        report=report.as_json(),
+        at=write.at,
+    )
+
+
+def _refusal(write: Write, model: str, version: int, report: GateReport) -> str | None:
+    """Why the report keeps the version from being promoted, or None."""
+    if report.verdict == "pass":
+        return None
+    named = "; ".join(f"{gate.name}: {gate.text}" for gate in report.gates if gate.verdict == report.verdict)
+    if report.verdict == "fail":
+        return f"version {version} of model {model!r} fails its gates: {named}"
+    approved = write.connection.execute(
+        select(approvals.c.sequence).where(
+            approvals.c.model == model, approvals.c.version == version, approvals.c.kind == OF_INCONCLUSIVE
+        )
+    ).first()
+    if approved is not None:
+        return None
+    return (
+        f"gates could not decide on version {version} of model {model!r} ({named or 'no gate had data'}); somebody has "
+        f"to approve that (tickserve models approve {model} {version} --inconclusive)"
+    )

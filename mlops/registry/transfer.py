@@ -1,0 +1,163 @@
+"""Moving a version from one registry to another: its package, its figures, and the audit rows that tell its history."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+from sqlalchemy import or_, select
+
+from mlops.package._files import read_file, sync_folder
+from mlops.registry import evaluation
+from mlops.registry.database import Database
+from mlops.registry.fetch import Fetcher
+from mlops.registry.figures import insert_metric, read_metrics
+from mlops.registry.journal import Author, Journal, Write, plain, row_hash
+from mlops.registry.lookup import require_version
+from mlops.registry.register import Registrar, Registration, attach
+from mlops.registry.schema import audit
+from mlops.registry.search import read_model
+from mlops.registry.values import ModelFacts, Version
+from tickserve.errors import DamagedPackageError
+
+HISTORY_FILE = "history.json"
+#: The kind of attachment that an imported history is stored as.
+KIND = "history"
+_FORMAT = 1
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Writes versions of one registry into folders."""
+
+    database: Database
+    fetcher: Fetcher
+
+    def export(self, version: Version, out: Path) -> Path:
+        """Writes `out/<model>-<version>/` with the package under its digest, evaluations and history.json."""
+        folder = out / f"{version.model}-{version.version}"
+        self.fetcher.export(version, folder)
+        with self.database.read() as connection:
+            rows = connection.execute(
+                select(audit)
+                .where(
+                    audit.c.model == version.model, or_(audit.c.version == version.version, audit.c.version.is_(None))
+                )
+                .order_by(audit.c.sequence)
+            ).mappings()
+            history: dict[str, Any] = {
+                "format": _FORMAT,
+                "digest": version.digest,
+                "model": version.model,
+                "version": version.version,
+                "label": version.label,
+                "status": version.status,
+                "author": version.author,
+                "description": version.description,
+                "metadata": dict(version.metadata),
+                "facts": _facts(read_model(connection, version.model).facts),
+                "metrics": [
+                    {name: getattr(row, name) for name in ("dataset", "name", "step", "value", "standard_error", "n")}
+                    for row in read_metrics(connection, version.model, version.version)
+                ],
+                "audit": [plain(dict(row)) for row in rows],
+            }
+        for name, table in self.fetcher.evaluations(version).items():
+            (folder / f"evaluation-{name}.npz").write_bytes(evaluation.write_table(table))
+        (folder / HISTORY_FILE).write_bytes(rfc8785.dumps(history))
+        sync_folder(folder)
+        return folder
+
+
+@dataclass(frozen=True)
+class Importer:
+    """Registers exported versions in one registry."""
+
+    journal: Journal
+    registrar: Registrar
+
+    def import_version(self, folder: Path, author: Author) -> Version:
+        """Registers an exported package under a number of this registry, with its figures and its history beside it.
+
+        It has to be approved here: who approved it elsewhere is told by its history only.
+
+        Raises
+        ------
+        DamagedPackageError
+            Where the history is malformed, or one of its rows was edited.
+        PackageError
+            As `Registrar.register`.
+        """
+        data = read_file(folder / HISTORY_FILE, _MAX_BYTES)
+        history = _read(data)
+        tables = {
+            path.stem.removeprefix("evaluation-"): evaluation.read_table(read_file(path, _MAX_BYTES), path.name)
+            for path in sorted(folder.glob("evaluation-*.npz"))
+        }
+        origin = {"imported_from": {name: history[name] for name in ("model", "version", "status", "label")}}
+        found = self.registrar.register(
+            folder / history["digest"],
+            author,
+            Registration(
+                facts=ModelFacts(**history["facts"]),
+                author=history["author"],
+                description=history["description"],
+                metadata=history["metadata"] | origin,
+                evaluations=tables,
+            ),
+        )
+        sha256 = self.registrar.store.put(data)
+
+        def change(write: Write) -> Version:
+            known = {
+                (row.dataset, row.name, row.step) for row in read_metrics(write.connection, found.model, found.version)
+            }
+            for row in history["metrics"]:
+                if (row["dataset"], row["name"], row["step"]) not in known:
+                    insert_metric(write, found.model, found.version, **row)
+            self.registrar.keep(write, sha256, data)
+            attach(write, found.model, found.version, KIND, HISTORY_FILE, sha256)
+            return require_version(write.connection, found.model, found.version)
+
+        return self.journal.write("import", author, change, model=found.model, version=found.version)
+
+
+def _facts(facts: ModelFacts) -> dict[str, Any]:
+    return {
+        "strategy_type": facts.strategy_type,
+        "universe": facts.universe,
+        "model_type": facts.model_type,
+        "description": facts.description,
+        "tags": dict(facts.tags),
+    }
+
+
+def _read(data: bytes) -> dict[str, Any]:
+    try:
+        history: dict[str, Any] = json.loads(data)
+        is_ours = history["format"] == _FORMAT and rfc8785.dumps(history) == data
+        edited = [row["sequence"] for row in history["audit"] if row_hash(row) != row["hash"]]
+        wanted = {
+            "digest",
+            "model",
+            "version",
+            "label",
+            "status",
+            "author",
+            "description",
+            "metadata",
+            "facts",
+            "metrics",
+        }
+        missing = wanted - history.keys()
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedPackageError(f"{HISTORY_FILE} is malformed: {error}", field=HISTORY_FILE) from None
+    if not is_ours or missing or not _DIGEST.fullmatch(str(history["digest"])):
+        raise DamagedPackageError(f"{HISTORY_FILE} is not as it was exported", field=HISTORY_FILE)
+    if edited:
+        raise DamagedPackageError(f"{HISTORY_FILE}: audit row {edited[0]} was edited", field=HISTORY_FILE)
+    return history

@@ -1,0 +1,46 @@
+"""Every test here runs on each back end; those on PostgreSQL are integration tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlops.registry import Registry
+from tests.support.postgresql import Cluster, cluster
+from tests.support.registry import Backend, Clock, Packages
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test of this folder."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.registry)
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
+    return Packages(tmp_path_factory.mktemp("packages"))
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    if request.param == "sqlite":
+        return Backend(f"sqlite:///{tmp_path / 'registry.db'}", tmp_path)
+    return Backend(request.getfixturevalue("postgresql").new_database(), tmp_path)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def registry(backend: Backend, clock: Clock) -> Iterator[Registry]:
+    with backend.open(clock=clock) as opened:
+        yield opened

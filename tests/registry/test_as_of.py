@@ -1,0 +1,155 @@
+"""As-of queries against a model that keeps the whole state of every moment."""
+
+import itertools
+import tempfile
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from mlops.registry import Registry, ServerEvent
+from tests.support.postgresql import Cluster
+from tests.support.registry import ANN, Backend, Clock, Packages, add
+from tickserve.errors import UnknownError
+
+VERSIONS = (1, 2, 3)
+SERVERS = ("s1", "s2")
+
+seconds = st.sampled_from([-30, 0, 0, 1, 5])
+version = st.sampled_from(VERSIONS)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("promote"), seconds, version),
+        st.tuples(st.just("rollback"), seconds),
+        st.tuples(st.just("alias"), seconds, st.sampled_from(["a", "b"]), st.one_of(st.none(), version)),
+        st.tuples(st.just("installed"), seconds, st.sampled_from(SERVERS), version, st.integers(-20, 20)),
+        st.tuples(st.just("drained"), seconds, st.sampled_from(SERVERS), version, st.integers(-20, 20)),
+        st.tuples(st.just("stopped"), seconds, st.sampled_from(SERVERS), st.integers(-20, 20)),
+    ),
+    max_size=20,
+)
+
+
+@dataclass
+class BruteForce:
+    """Whole states by the moment they began, and the events of servers."""
+
+    live: list[tuple[datetime, int | None]] = field(default_factory=list)
+    aliases: list[tuple[datetime, dict[str, int]]] = field(default_factory=list)
+    stack: list[int] = field(default_factory=list)
+    events: list[tuple[datetime, str, str, int | None]] = field(default_factory=list)
+
+    def live_at(self, at: datetime) -> int | None:
+        return next((version for began, version in reversed(self.live) if began <= at), None)
+
+    def aliases_at(self, at: datetime) -> dict[str, int]:
+        return next((state for began, state in reversed(self.aliases) if began <= at), {})
+
+    def served_at(self, at: datetime) -> set[tuple[str, int]]:
+        served: set[tuple[str, int]] = set()
+        for when, event, server, version in sorted(self.events, key=lambda entry: entry[0]):
+            if when > at:
+                continue
+            if event == "stopped":
+                served = {entry for entry in served if entry[0] != server}
+            elif event == "drained":
+                served.discard((server, version or 0))
+            else:
+                served.add((server, version or 0))
+        return served
+
+
+def play(registry: Registry, clock: Clock, history: list[tuple[object, ...]]) -> BruteForce:
+    """Plays a history on the registry and on the model."""
+    model = BruteForce()
+    recorded = clock.now
+    for step in history:
+        match step:
+            case (str() as kind, int() as wait, *given):
+                # A clock may go backwards: what is recorded then counts from the last recorded time on.
+                now = max(recorded, clock.step(wait))
+                if apply(registry, clock, model, now, kind, given):
+                    recorded = now
+    return model
+
+
+def apply(registry: Registry, clock: Clock, model: BruteForce, now: datetime, kind: str, given: list[object]) -> bool:
+    """One step on both; whether the registry has anything to record."""
+    match kind, given:
+        case "promote", [int() as version]:
+            registry.promote("demo", version, ANN)
+            if not model.stack or model.stack[-1] != version:
+                model.stack.append(version)
+                model.live.append((now, version))
+        case "rollback", []:
+            if len(model.stack) < 2:
+                with pytest.raises(UnknownError):
+                    registry.rollback("demo", ANN)
+                return False
+            registry.rollback("demo", ANN)
+            model.stack.pop()
+            model.live.append((now, model.stack[-1]))
+        case "alias", [str() as alias, version]:
+            before = dict(model.aliases[-1][1]) if model.aliases else {}
+            if version == before.get(alias):
+                if isinstance(version, int):
+                    registry.set_alias("demo", alias, version, ANN)
+                return False
+            if isinstance(version, int):
+                registry.set_alias("demo", alias, version, ANN)
+                before[alias] = version
+            else:
+                registry.remove_alias("demo", alias, ANN)
+                del before[alias]
+            model.aliases.append((now, before))
+        case (("installed" | "drained"), [str() as server, int() as version, int() as off]):
+            at = clock.now + timedelta(seconds=off)
+            registry.report(server, [ServerEvent(kind, at, "demo", version)], ANN)  # type: ignore[arg-type]
+            model.events.append((at, kind, server, version))
+        case "stopped", [str() as server, int() as off]:
+            at = clock.now + timedelta(seconds=off)
+            registry.report(server, [ServerEvent("stopped", at)], ANN)
+            model.events.append((at, "stopped", server, None))
+        case _:
+            raise AssertionError((kind, given))
+    return True
+
+
+def check(backend: Backend, packages: Packages, history: list[tuple[object, ...]]) -> None:
+    clock = Clock()
+    with backend.open(clock=clock) as registry:
+        for value in VERSIONS:
+            add(registry, packages(value))
+        start = clock.now
+        model = play(registry, clock, history)
+        known = [start, *(entry[0] for entry in (*model.live, *model.aliases, *model.events))]
+        moments = {when + timedelta(microseconds=off) for when, off in itertools.product(known, (-1, 0, 1))}
+        for at in sorted(moments):
+            found = registry.as_of("demo", at)
+            assert (found.state.named("stable") if found else None) == model.live_at(at), at
+            assert dict(registry.aliases_as_of("demo", at)) == model.aliases_at(at), at
+            served = {(entry.server, entry.version) for entry in registry.served("demo", at)}
+            assert served == model.served_at(at), at
+        assert registry.verify().findings == ()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=steps)
+@example(history=[("rollback", 1), ("promote", -30, 1)])
+def test_as_of_agrees_with_a_brute_force_model_on_sqlite(packages: Packages, history: list[tuple[object, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        check(Backend(f"sqlite:///{folder}/registry.db", Path(folder)), packages, history)
+
+
+@pytest.mark.integration
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=steps)
+@example(history=[("rollback", 1), ("promote", -30, 1)])
+def test_as_of_agrees_with_a_brute_force_model_on_postgresql(
+    packages: Packages, postgresql: Cluster, history: list[tuple[object, ...]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        check(Backend(postgresql.new_database(), Path(folder)), packages, history)

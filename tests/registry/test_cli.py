@@ -1,0 +1,148 @@
+"""Every operation from the command line, with its exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.packages import flip_byte
+from tests.support.registry import Packages
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    environment = os.environ | {"TICKSERVE_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+
+    def call(*arguments: object, code: int = 0) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "tickserve.cli", *map(str, arguments)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout) if "--json" in arguments and code == 0 else done.stdout + done.stderr
+
+    return call
+
+
+def test_a_version_goes_from_registered_to_live_and_back(run: Run, packages: Packages) -> None:
+    assert run("models", "register", packages(1), "--label", "1.0.0", "--json")["version"] == 1
+    assert run("models", "register", packages(2), "--json")["version"] == 2
+    assert "approve it first" in run("models", "promote", "demo", "1", "--reason", "go", code=1)
+    for version in ("1", "2"):
+        run("models", "approve", "demo", version, "--reason", "fine", "--inconclusive")
+        promoted = run("models", "promote", "demo", version, "--reason", "go", "--actor", "bob", "--json")
+        assert promoted["desired"]["state"]["split"][0]["version"] == int(version)
+        assert promoted["gates"]["verdict"] == "inconclusive"
+    stale = run("models", "promote", "demo", "1", "--reason", "go", "--expected-revision", "1", code=1)
+    assert "moved from revision 1 to 2" in stale
+    assert run("models", "rollback", "demo", "--reason", "bad fills", "--json")["revision"] == 3
+    assert run("desired", "show", "demo", "--json")["state"]["split"][0]["version"] == 1
+    run("desired", "set", "demo", "--position-scale", "0.5", "--reason", "careful")
+    history = run("models", "history", "demo", "--json")
+    assert [change["action"] for change in history[:2]] == ["desired", "rollback"]
+    assert {change["actor"] for change in history if change["action"] == "promote"} == {"bob"}
+
+
+def test_desired_state_is_set_part_by_part(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1))
+    assert "no desired state yet" in run("desired", "show", "demo", code=2)
+    run("models", "approve", "demo", "1", "--reason", "fine", "--inconclusive")
+    run("models", "promote", "demo", "1", "--reason", "go")
+    given = ("--position-scale", 0.5, "--fallback", 1, "--pin", "1=desk,risk", "--rule", "values_finite=flag")
+    state = run("desired", "set", "demo", *given, "--reason", "careful", "--json")["state"]
+    assert (state["position_scale"], state["fallback_version"]) == (0.5, 1)
+    assert state["allowed_pins"] == [{"version": 1, "clients": ["desk", "risk"]}]
+    assert state["rule_overrides"] == [{"rule": "values_finite", "policy": "flag", "minimum": None, "maximum": None}]
+    kept = run("desired", "set", "demo", "--pin", "none", "--rule", "values_finite=", "--reason", "back", "--json")
+    assert (kept["state"]["allowed_pins"], kept["state"]["rule_overrides"]) == ([], [])
+    assert kept["state"]["position_scale"] == 0.5
+    assert "RULE=POLICY" in run("desired", "set", "demo", "--rule", "x=maybe", "--reason", "r", code=2)
+    assert "is validated" not in run("desired", "set", "demo", "--fallback", "9", "--reason", "r", code=2)
+
+
+def test_figures_are_logged_compared_and_chosen_on(run: Run, packages: Packages) -> None:
+    for value, sharpe in ((1, "1.0:0.1"), (2, "2.0:0.1")):
+        run("models", "register", packages(value))
+        run("models", "log-metrics", "demo", value, f"sharpe={sharpe}", "sortino=nan", "--dataset", "live", "--n", "50")
+    assert run("models", "best", "sharpe", "--dataset", "live", "--json")["version"]["version"] == 2
+    assert "no version has a defined sortino" in run("models", "best", "sortino", "--dataset", "live", code=2)
+    assert "spoils it" in run("models", "best", "sharpe", "--dataset", "test", code=2)
+    pairs = run("models", "compare", "demo", "1", "2", "--json")["metrics"]
+    assert [(pair["name"], pair["better"]) for pair in pairs] == [("sharpe", "right"), ("sortino", "")]
+    assert "demo 2" in run("models", "compare", "demo", "1", "2")
+    assert "undefined" in run("models", "show", "demo", "1")
+
+
+def test_names_are_found_listed_and_moved(run: Run, packages: Packages) -> None:
+    for value in (1, 2, 3):
+        run("models", "register", packages(value))
+    run("models", "edit", "demo", "--strategy-type", "carry", "--universe", "SPX", "--tag", "desk=eq")
+    [found] = run("models", "search", "--strategy-type", "carry", "--tag", "desk=eq", "--json")
+    assert found["name"] == "demo"
+    assert run("models", "search", "--tag", "desk=fx", "--json") == []
+    assert [entry["version"] for entry in run("models", "list", "demo", "--limit", "2", "--json")] == [3, 2]
+    assert [entry["version"] for entry in run("models", "list", "demo", "--before", "2", "--json")] == [1]
+    run("models", "label", "demo", "1", "1.0.10")
+    run("models", "label", "demo", "2", "1.0.9")
+    assert [entry["label"] for entry in run("models", "list", "demo", "--by-label", "--json")] == ["1.0.9", "1.0.10"]
+    assert run("models", "alias", "demo", "champion", "2", "--json") == {"champion": 2}
+    assert run("models", "show", "demo", "champion", "--json")["version"]["version"] == 2
+    assert "used by alias 'champion'" in run("models", "delete", "demo", "2", "--yes", "--reason", "old", code=1)
+    assert run("models", "alias", "demo", "champion", "--json") == {}
+    assert run("models", "delete", "demo", "2", "--yes", "--reason", "old", "--json")["status"] == "deleted"
+    assert run("models", "retire", "demo", "3", "--reason", "old", "--json")["status"] == "retired"
+
+
+def test_the_past_is_told_and_needs_a_zone(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1))
+    run("models", "as-of", "demo", "2000-01-01T00:00:00Z", code=1)
+    assert "has no time zone" in run("models", "as-of", "demo", "2000-01-01T00:00:00", code=2)
+    run("models", "approve", "demo", "1", "--reason", "fine", "--inconclusive")
+    run("models", "promote", "demo", "1", "--reason", "go")
+    assert run("models", "as-of", "demo", "2999-01-01T00:00:00Z", "--json")["desired"]["revision"] == 1
+    run("models", "as-of", "demo", "2999-01-01T00:00:00Z", "--actual", code=1)
+    assert run("models", "watch", "--count", "1") == "revision 1\n"
+
+
+def test_damage_is_found_and_garbage_removed(run: Run, packages: Packages, tmp_path: Path) -> None:
+    run("models", "register", packages(1))
+    head = run("models", "verify", "--json")["head"]
+    assert run("models", "verify", "--expected-head", head).startswith("whole: ")
+    folder = run("models", "export", "demo", "1", "--out", tmp_path / "out", "--json")["path"]
+    assert "is validated" in run("models", "import", folder)
+    run("models", "delete", "demo", "1", "--yes", "--reason", "old")
+    assert "would go" in run("models", "gc", "--dry-run", "--grace-minutes", "0")
+    assert len(run("models", "gc", "--grace-minutes", "0", "--json")["files"]) == 5
+    run("models", "register", packages(2))
+    stored = [path for path in (tmp_path / "home" / "registry" / "artifacts").rglob("*") if path.is_file()]
+    flip_byte(stored[0])
+    assert stored[0].name in run("models", "verify", code=1)
+
+
+def test_signatures_can_be_required(run: Run, packages: Packages, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "package"
+    shutil.copytree(packages(1), folder)
+    run("keys", "new", "desk")
+    run("models", "require-signature", "on", "--reason", "policy")
+    assert "is not signed" in run("models", "register", folder, code=1)
+    assert run("models", "register", folder, "--sign", "desk", "--json")["version"] == 1
+
+
+def test_wrong_use_says_so(run: Run, tmp_path: Path) -> None:
+    assert "no model 'demo'" in run("models", "show", "demo", code=2)
+    assert "no file of SQLite and no PostgreSQL" in run("models", "list", "--registry", "mysql://x/y", code=2)
+    unreachable = f"postgresql://nobody@/nothing?host={tmp_path}"
+    assert "database failed" in run("models", "list", "--registry", unreachable, code=3)

@@ -1,0 +1,241 @@
+from datetime import timedelta
+from itertools import islice
+
+import pytest
+from sqlalchemy import select
+
+from mlops.registry import (
+    AllowedPin,
+    DesiredState,
+    GateError,
+    Registry,
+    RuleOverride,
+    Shadow,
+    Share,
+    Status,
+)
+from mlops.registry.desired import make_state
+from mlops.registry.gates import GatePolicy
+from mlops.registry.schema import gate_results
+from tests.support.registry import ANN, Backend, Clock, Packages, add, gates
+from tickserve.errors import ConflictError, RegistryArgumentError, RegistryError, UnknownError
+
+
+def live(registry: Registry) -> int | None:
+    desired = registry.desired("demo")
+    return desired.state.named("stable") if desired else None
+
+
+def test_only_approved_versions_may_be_desired(registry: Registry, packages: Packages) -> None:
+    version = registry.register(packages(1), ANN)
+    with pytest.raises(RegistryError, match="is validated; approve it first"):
+        registry.promote("demo", 1, ANN)
+    with pytest.raises(RegistryError, match="only approved versions may be desired"):
+        registry.set_desired("demo", only(1), ANN, 0)
+    assert registry.desired("demo") is None
+    assert registry.approve("demo", version.version, ANN).status == Status.APPROVED
+    registry.promote("demo", 1, ANN)
+    assert live(registry) == 1
+    assert registry.resolve("demo", "live").version == 1
+
+
+def only(version: int) -> DesiredState:
+    return DesiredState(split=(Share(version=version, role="stable", weight_bp=10_000),))
+
+
+def test_promotion_keeps_the_rest_of_the_state(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2, 3):
+        add(registry, packages(value))
+    registry.promote("demo", 1, ANN)
+    state = make_state(
+        split=(
+            Share(version=1, role="stable", weight_bp=9_000),
+            Share(version=2, role="canary", weight_bp=1_000),
+        ),
+        salt="s",
+        shadow=Shadow(version=3, fraction_bp=500),
+        fallback_version=1,
+        position_scale=0.25,
+        allowed_pins=(AllowedPin(version=2, clients=("desk",)),),
+        rule_overrides=(RuleOverride(rule="values_finite", policy="flag"),),
+    )
+    registry.set_desired("demo", state, ANN, 1)
+    assert registry.resolve("demo", "canary").version == 2
+    desired, _ = registry.promote("demo", 2, ANN)
+    assert desired.state == state.model_copy(update={"split": only(2).split})
+    assert registry.promote("demo", 3, ANN)[0].state.shadow is None
+
+
+def test_a_state_is_written_only_over_the_revision_it_was_based_on(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2):
+        add(registry, packages(value))
+    registry.promote("demo", 1, ANN, expected=0)
+    with pytest.raises(ConflictError, match="moved from revision 0 to 1"):
+        registry.promote("demo", 2, ANN, expected=0)
+    with pytest.raises(ConflictError):
+        registry.set_desired("demo", only(2), ANN, 0)
+    with pytest.raises(ConflictError):
+        registry.rollback("demo", ANN, 7)
+    assert live(registry) == 1
+
+
+def test_a_promotion_decided_against_another_live_version_conflicts(backend: Backend, packages: Packages) -> None:
+    with backend.open() as other:
+        for value in (1, 2, 3):
+            add(other, packages(value))
+        other.promote("demo", 1, ANN)
+
+        def meanwhile(*facts: object) -> object:
+            other.promote("demo", 3, ANN)
+            return gates("pass")(*facts)  # type: ignore[arg-type]
+
+        with backend.open(evaluate=meanwhile) as registry:
+            with pytest.raises(ConflictError):
+                registry.promote("demo", 2, ANN)
+            assert live(registry) == 3
+
+
+def test_only_desired_state_moves_the_revision(registry: Registry, packages: Packages) -> None:
+    assert registry.revision == 0
+    add(registry, packages(1))
+    registry.log_metrics("demo", 1, "live", {"sharpe": 1.0}, ANN)
+    registry.set_alias("demo", "champion", 1, ANN)
+    assert registry.revision == 0
+    registry.promote("demo", 1, ANN)
+    assert registry.revision == 1
+    registry.promote("demo", 1, ANN)
+    assert registry.revision == 1, "nothing changed"
+
+
+def test_watch_tells_each_move_once(registry: Registry, packages: Packages) -> None:
+    add(registry, packages(1))
+    add(registry, packages(2))
+    waits = iter([None, lambda: registry.promote("demo", 1, ANN), None, lambda: registry.promote("demo", 2, ANN)])
+
+    def pause(seconds: float) -> None:
+        if step := next(waits):
+            step()
+
+    assert list(islice(registry.watch(pause=pause), 3)) == [0, 1, 2]
+
+
+def test_rollback_goes_back_and_further_back(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2, 3):
+        registry.promote("demo", add(registry, packages(value)), ANN)
+    assert registry.rollback("demo", ANN).state.named("stable") == 2
+    assert registry.rollback("demo", ANN).state.named("stable") == 1
+    with pytest.raises(UnknownError, match="no earlier stable version"):
+        registry.rollback("demo", ANN)
+    registry.promote("demo", 3, ANN)
+    assert registry.rollback("demo", ANN).state.named("stable") == 1, "what was live before 3"
+
+
+def test_rollback_passes_over_what_is_no_longer_approved(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2, 3):
+        registry.promote("demo", add(registry, packages(value)), ANN)
+    registry.retire("demo", 2, ANN)
+    assert registry.rollback("demo", ANN).state.named("stable") == 1
+
+
+def test_another_schema_needs_its_name_as_override(registry: Registry, packages: Packages) -> None:
+    registry.promote("demo", add(registry, packages(1)), ANN)
+    add(registry, packages(1, feature_names=("rsi", "momentum", "volume")))
+    with pytest.raises(RegistryError, match="features: in another order"):
+        registry.promote("demo", 2, ANN)
+    desired, _ = registry.promote("demo", 2, ANN, schema_override=2)
+    assert (desired.state.named("stable"), desired.state.schema_override) == (2, 2)
+    assert registry.rollback("demo", ANN).state.schema_override == 1
+
+
+@pytest.mark.parametrize("verdict", ["fail", "inconclusive"])
+def test_gates_that_do_not_pass_keep_a_version_out_and_are_kept(
+    backend: Backend, packages: Packages, verdict: str
+) -> None:
+    with backend.open(evaluate=gates(verdict)) as registry:  # type: ignore[arg-type]
+        add(registry, packages(1))
+        with pytest.raises(GateError, match=f"the-gate: said {verdict}") as caught:
+            registry.promote("demo", 1, ANN)
+        assert caught.value.report.verdict == verdict
+        assert live(registry) is None
+        assert registry.history("demo")[0].action == "promote-refused"
+        registry.approve_inconclusive("demo", 1, ANN)
+        if verdict == "fail":
+            with pytest.raises(GateError):
+                registry.promote("demo", 1, ANN)
+        else:
+            registry.promote("demo", 1, ANN)
+            assert live(registry) == 1
+        with registry._database.read() as connection:
+            rows = connection.execute(select(gate_results).order_by(gate_results.c.sequence)).all()
+        assert [row.verdict for row in rows] == [verdict] * 2
+        assert rows[0].report["gates"][0]["figures"] == {"of": "demo"}
+
+
+def test_gates_get_both_versions_with_figures_and_rows(backend: Backend, packages: Packages) -> None:
+    import numpy as np
+
+    seen: list[object] = []
+
+    def evaluate(candidate: object, live: object, policy: GatePolicy) -> object:
+        seen[:] = [candidate, live]
+        return gates("pass")(candidate, live, policy)  # type: ignore[arg-type]
+
+    with backend.open(evaluate=evaluate) as registry:
+        for value in (1, 2):
+            add(registry, packages(value))
+        registry.log_metrics("demo", 2, "backtest", {"sharpe": 1.5, "sortino": float("nan")}, ANN)
+        table = {"time": np.arange(3), "prediction": np.ones(3)}
+        registry.log_evaluation("demo", 2, "test", table, ANN)
+        registry.promote("demo", 1, ANN)
+        assert seen[1] is None
+        registry.promote("demo", 2, ANN)
+    candidate, before = seen
+    assert candidate.metrics["backtest"]["sharpe"].value == 1.5  # type: ignore[attr-defined]
+    assert "sortino" not in candidate.metrics["backtest"]  # type: ignore[attr-defined]
+    assert candidate.evaluations["test"]["prediction"].tolist() == [1, 1, 1]  # type: ignore[attr-defined]
+    assert (candidate.path / "model.onnx").is_file()  # type: ignore[attr-defined]
+    assert before.path != candidate.path  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"split": (Share(version=1, role="stable", weight_bp=9_999),)}, "sum to 9999"),
+        ({"split": (Share(version=1, role="canary", weight_bp=10_000),)}, "exactly one stable"),
+        ({"position_scale": 1.5}, "less than or equal to 1"),
+        ({"position_scale": float("nan")}, "finite"),
+        ({"allowed_pins": (AllowedPin(version=1), AllowedPin(version=1))}, "pin is named twice"),
+    ],
+)
+def test_a_state_that_contradicts_itself_is_refused(entries: dict[str, object], reason: str) -> None:
+    with pytest.raises(RegistryArgumentError, match=reason):
+        make_state(**entries)
+
+
+def test_the_clock_never_takes_history_backwards(registry: Registry, packages: Packages, clock: Clock) -> None:
+    for value in (1, 2):
+        add(registry, packages(value))
+    registry.promote("demo", 1, ANN)
+    start = clock.now
+    clock.step(-3600)
+    registry.promote("demo", 2, ANN)
+    times = [change.at for change in registry.history("demo")]
+    assert times == sorted(times, reverse=True)
+    assert registry.as_of("demo", start) == registry.desired("demo")
+    assert registry.as_of("demo", start - timedelta(seconds=1)) is None
+
+
+def test_rollback_goes_further_back_after_the_state_was_edited(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2, 3):
+        registry.promote("demo", add(registry, packages(value)), ANN)
+    desired = registry.rollback("demo", ANN)
+    state = desired.state.model_copy(update={"position_scale": 0.5})
+    registry.set_desired("demo", state, ANN, desired.revision)
+    desired = registry.rollback("demo", ANN)
+    assert (desired.state.named("stable"), desired.state.position_scale) == (1, 0.5)
+
+
+def test_gates_may_be_run_before_approval(registry: Registry, packages: Packages) -> None:
+    registry.register(packages(1), ANN)
+    assert registry.check("demo", 1, ANN).verdict == "pass"
+    assert registry.desired("demo") is None

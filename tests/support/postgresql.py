@@ -1,0 +1,84 @@
+"""A PostgreSQL of its own, in a temporary folder, reached by a Unix socket only."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+#: A locale that sorts as people do, not as bytes: what must not depend on it then shows.
+_INITDB = (
+    "--encoding",
+    "UTF8",
+    "--no-sync",
+    "--locale-provider",
+    "icu",
+    "--icu-locale",
+    "en-US",
+    "--locale",
+    "C.UTF-8",
+)
+
+
+class Cluster:
+    """A running server; `new_database` gives an empty database."""
+
+    def __init__(self, socket: Path, user: str) -> None:
+        self._socket, self._user, self._numbers = socket, user, count(1)
+
+    def new_database(self) -> str:
+        """The URL of a new database."""
+        name = f"registry{next(self._numbers)}"
+        with psycopg.connect(host=str(self._socket), user=self._user, dbname="postgres", autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        return f"postgresql://{self._user}@/{name}?host={self._socket}"
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """Starts a server, as another user where this one is root, and ends it with the context."""
+    account = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
+    user = account.pw_uid if os.getuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="tickserve-pg-"))
+    try:
+        os.chown(folder, account.pw_uid, -1)
+        data = folder / "data"
+        subprocess.run(
+            [program("initdb"), "--pgdata", data, "--username", "registry", "--auth", "trust", *_INITDB],
+            user=user,
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
+        options = f"-k {folder} -c listen_addresses= -c fsync=off -c max_connections=120"
+        subprocess.run(
+            [program("pg_ctl"), "--pgdata", data, "--options", options, "--log", folder / "log", "--wait", "start"],
+            user=user,
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            yield Cluster(folder, "registry")
+        finally:
+            subprocess.run(
+                [program("pg_ctl"), "--pgdata", data, "--mode", "immediate", "--wait", "stop"],
+                user=user,
+                cwd=folder,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def program(name: str) -> str:
+    """PostgreSQL's programs; Debian keeps those of the server off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return str(found[-1]) if found else shutil.which(name) or name
