@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::Shape;
+use super::contents::joined;
 use super::parameters::text;
 use super::predict::PredictRequest;
 use super::schema::{FeatureShape, Schema};
-use super::tensors::joined;
+use super::wire::Span;
 use crate::call::{Elements, FindingKind, Findings, Tensor};
 use crate::plan::Datatype;
 use crate::refusal::Refusal;
@@ -93,7 +94,7 @@ pub(super) fn read(
 }
 
 fn by_name(
-    named: &[(super::wire::Span, f32)],
+    named: &[(Span, f32)],
     message: &[u8],
     schema: &Schema,
     findings: &mut Findings,

@@ -4,6 +4,7 @@
 //! `parse` finds the parts of a message; `target` says what it asks for; `shape` holds its shapes against the version,
 //! in a time that no client can stretch; `read` makes a call of it. Numbers in one part are never copied.
 
+mod contents;
 mod features;
 mod infer;
 mod parameters;

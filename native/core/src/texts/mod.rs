@@ -86,6 +86,11 @@ impl Texts {
 
     /// The text with these facts.
     pub fn fill(&self, name: Name, facts: &[(&str, Fact<'_>)]) -> String {
+        debug_assert!(
+            facts.len() == name.facts().len(),
+            "{} is told {facts:?}",
+            name.label()
+        );
         self.texts[name as usize].template.fill(facts)
     }
 
@@ -96,6 +101,11 @@ impl Texts {
 
     /// The refusal with this text; `at` is the field or tensor at fault, or empty.
     pub fn refuse(&self, name: Name, at: &str, facts: &[(&str, Fact<'_>)]) -> Refusal {
+        debug_assert!(
+            facts.len() == name.facts().len(),
+            "{} is told {facts:?}",
+            name.label()
+        );
         let text = &self.texts[name as usize];
         Refusal {
             code: text.code,

@@ -90,7 +90,7 @@ pub(super) struct ThreadWatch(Arc<Shared>);
 
 impl Drop for ThreadWatch {
     fn drop(&mut self) {
-        if std::thread::panicking() || !self.0.is_stopping.load(Ordering::Acquire) {
+        if !self.0.is_stopping.load(Ordering::Acquire) {
             self.0.is_dead.store(true, Ordering::Release);
             self.0.set_ready(false);
         }

@@ -138,6 +138,7 @@ async fn gzip_and_deflate_are_read_up_to_the_bound() {
         let message = flagged(1, &compressed(encoding, &bomb));
         assert_eq!(client.status(PREDICT, &headers, message).await, 8);
     }
+    assert_eq!(server.seen.answered.load(Ordering::SeqCst), 2);
     // As many compressed messages as one stream has, some of them plain.
     let mut call = client.open(PREDICT_STREAM, &[("grpc-encoding", "gzip")]).await;
     for _ in 0..3 {

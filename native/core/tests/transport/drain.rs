@@ -45,7 +45,9 @@ async fn a_drain_refuses_what_is_new_and_ends_what_is_not() {
 
 #[tokio::test]
 async fn clients_are_told_to_go_elsewhere() {
-    let server = Server::start(options());
+    let mut options = options();
+    options.bounds.handshake_timeout = 100 * BOUND;
+    let server = Server::start(options);
     let mut client = server.client().await;
     client.call(PREDICT, b"hello").await.unwrap();
     // Who never came to speak is not waited for.

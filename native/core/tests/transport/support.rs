@@ -20,7 +20,7 @@ use tokio::sync::watch;
 pub const PREDICT: &str = "/tickserve.v1.Prediction/Predict";
 pub const PREDICT_STREAM: &str = "/tickserve.v1.Prediction/PredictStream";
 /// Long enough for a loaded machine; what goes well takes milliseconds.
-pub const BOUND: Duration = Duration::from_secs(60);
+pub const BOUND: Duration = Duration::from_secs(30);
 
 /// What the services of one server saw, and the gate that some answers wait at.
 pub struct Seen {
@@ -415,8 +415,14 @@ pub fn raw_headers() -> Vec<u8> {
 /// Reads frames to the end of the connection: the error code of GOAWAY, if there was one.
 pub fn goaway(mut stream: TcpStream) -> Option<u32> {
     let mut bytes = Vec::new();
-    // A reset counts as the end.
-    let _ = stream.read_to_end(&mut bytes);
+    // A reset counts as the end; that nothing comes for so long does not.
+    if let Err(error) = stream.read_to_end(&mut bytes) {
+        assert_ne!(
+            error.kind(),
+            std::io::ErrorKind::WouldBlock,
+            "the connection stays open"
+        );
+    }
     let mut rest = &bytes[..];
     let mut code = None;
     while rest.len() >= 9 {

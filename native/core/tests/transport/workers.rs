@@ -28,6 +28,51 @@ async fn connections_go_to_the_worker_with_the_fewest() {
 }
 
 #[tokio::test]
+async fn of_workers_with_as_many_the_least_busy_gets_the_next() {
+    let server = Server::start(Options {
+        workers: 2,
+        ..options()
+    });
+    let counts = || {
+        let mut counts: Vec<_> = server
+            .transport
+            .loads()
+            .iter()
+            .map(|load| load.connections)
+            .collect();
+        counts.sort();
+        counts
+    };
+    let (busy, calm) = (server.client().await, server.client().await);
+    until(|| counts() == [1, 1]).await;
+    assert_eq!(busy.call(PREDICT, b"spin:500000").await.unwrap(), "spin:500000");
+    assert_eq!(calm.call(PREDICT, b"hello").await.unwrap(), "hello");
+    // Counted at the end of the turn, which may be after the answer.
+    until(|| {
+        server
+            .transport
+            .loads()
+            .iter()
+            .any(|load| load.busy_ns >= 500_000_000)
+    })
+    .await;
+    let before = server.transport.loads();
+    let _third = server.client().await;
+    until(|| counts() == [1, 2]).await;
+    let busiest = before
+        .iter()
+        .enumerate()
+        .max_by_key(|(_, load)| load.busy_ns)
+        .unwrap()
+        .0;
+    assert_eq!(server.transport.loads()[busiest].connections, 1);
+    // Fewer count for more than less busy.
+    let _fourth = server.client().await;
+    until(|| counts().iter().sum::<usize>() == 4).await;
+    assert_eq!(counts(), [2, 2]);
+}
+
+#[tokio::test]
 async fn a_stuck_worker_is_not_alive() {
     let server = Server::start(options());
     assert!(server.transport.is_alive(BOUND));
