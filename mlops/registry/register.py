@@ -13,6 +13,7 @@ from mlops.package import DIGEST_FILE, Manifest, Package, check_model
 from mlops.package.manifest import SIGNATURE_FILE
 from mlops.package.verify import read_files, verify_files
 from mlops.registry import evaluation
+from mlops.registry.facts import ensure_model
 from mlops.registry.figures import insert_metric
 from mlops.registry.journal import Author, Journal, Write, check_text
 from mlops.registry.lookup import as_version, check_label, require_version
@@ -20,8 +21,6 @@ from mlops.registry.schema import (
     artifacts,
     attachments,
     datasets,
-    model_tags,
-    models,
     package_files,
     packages,
     runs,
@@ -32,8 +31,6 @@ from mlops.registry.trust import Trust
 from mlops.registry.values import ModelFacts, RunFacts, Status, Version
 from tickserve.errors import ExistsError, RegistryArgumentError, RegistryError
 
-#: Tags of a manifest that say what a model is for, where the registration does not.
-_FACT_TAGS = ("strategy_type", "universe", "model_type")
 #: Names that are safe as a part of a file's name.
 _ATTACHMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -110,7 +107,7 @@ class Registrar:
                 return found
             for sha256, data in (*named.values(), *evaluated.values()):
                 self.keep(write, sha256, data)
-            _ensure_model(write, package.manifest, registration.facts)
+            ensure_model(write, package.manifest, registration.facts)
             _insert_package(write, package, {name: sha256 for name, (sha256, _) in named.items()})
             number = _next_number(write, package.manifest.name)
             _insert_version(write, package, number, label, registration)
@@ -198,56 +195,6 @@ def _registered(write: Write, package: Package) -> Version | None:
             field="digest",
         )
     return found
-
-
-def _ensure_model(write: Write, manifest: Manifest, facts: ModelFacts | None) -> None:
-    known = write.connection.execute(select(models.c.name).where(models.c.name == manifest.name)).one_or_none()
-    if known is not None:
-        if facts is not None:
-            set_facts(write, manifest.name, facts)
-        return
-    tags = dict(manifest.tags)
-    found = facts or ModelFacts(
-        strategy_type=tags.get("strategy_type", ""),
-        universe=tags.get("universe", ""),
-        model_type=tags.get("model_type", ""),
-        description=manifest.description,
-        tags={tag: value for tag, value in tags.items() if tag not in _FACT_TAGS},
-    )
-    write.insert(
-        models,
-        name=manifest.name,
-        strategy_type=check_text("strategy_type", found.strategy_type),
-        universe=check_text("universe", found.universe),
-        model_type=check_text("model_type", found.model_type or manifest.training.estimator),
-        description=check_text("description", found.description),
-        created_at=write.at,
-    )
-    set_tags(write, manifest.name, found.tags)
-
-
-def set_facts(write: Write, model: str, facts: ModelFacts) -> None:
-    """Replaces what a model is for, its tags included."""
-    row = write.connection.execute(select(models).where(models.c.name == model)).one()
-    wanted = {name: getattr(facts, name) for name in (*_FACT_TAGS, "description")}
-    changes = {name: check_text(name, value) for name, value in wanted.items() if getattr(row, name) != value}
-    if changes:
-        write.update(models, {"name": model}, **changes)
-    set_tags(write, model, facts.tags)
-
-
-def set_tags(write: Write, model: str, tags: Mapping[str, str]) -> None:
-    """Makes these the model's tags, and no others."""
-    rows = write.connection.execute(select(model_tags).where(model_tags.c.model == model))
-    known = {row.tag: row.value for row in rows}
-    for tag, value in tags.items():
-        check_text("tag", tag + value)
-        if tag not in known:
-            write.insert(model_tags, model=model, tag=tag, value=value)
-        elif known[tag] != value:
-            write.update(model_tags, {"model": model, "tag": tag}, value=value)
-    for tag in known.keys() - tags.keys():
-        write.delete(model_tags, {"model": model, "tag": tag})
 
 
 def _insert_package(write: Write, package: Package, files: Mapping[str, str]) -> None:

@@ -26,6 +26,7 @@ from mlops.registry import (
 from mlops.registry.database import Database
 from mlops.registry.evaluation import KIND as EVALUATION
 from mlops.registry.evaluation import Table, write_table
+from mlops.registry.facts import set_facts
 from mlops.registry.fetch import Fetcher
 from mlops.registry.gates import GatePolicy, GateReport, evaluate
 from mlops.registry.journal import Author, Clock, Journal, Write, utc_now
@@ -312,7 +313,7 @@ class Registry:
 
         def change(write: Write) -> None:
             lookup.require_model(write.connection, model)
-            register.set_facts(write, model, facts)
+            set_facts(write, model, facts)
 
         self._change("facts", author, change, model)
 

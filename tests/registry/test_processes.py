@@ -90,7 +90,7 @@ def killed_in(place: str, backend: Backend, package: Path) -> None:
 
             ArtifactStore.put = third  # type: ignore[method-assign]
         case "before the rows":
-            register_module._ensure_model = die
+            register_module.ensure_model = die
         case "within the rows":
             register_module.insert_run = die  # type: ignore[assignment]
         case "before the commit":
