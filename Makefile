@@ -61,7 +61,7 @@ integration: native-if-cargo
 	PATH="$(CURDIR)/.build/bin:$$PATH" $(BIN)/pytest -m "integration and not registry"
 
 bench: native-if-cargo
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.run --chart docs/benchmarks.svg
 
 studies: setup
 	$(BIN)/python -m benchmarks.studies.gate_levels
