@@ -161,7 +161,7 @@ def test_run_that_outlives_the_grace_does_not_keep_the_process(launcher: Launche
         run_time_s = running.control.status().models[0].versions[0].run_time_ns / 1e9
         client = client_of(running, check_features=False)
         threads = [
-            threading.Thread(target=lambda: client.predict([1.0, 2.0, 3.0], model="slow", timeout_s=5), daemon=True)
+            threading.Thread(target=lambda: client.predict([1.0, 2.0, 3.0], model="slow", timeout_s=60), daemon=True)
             for _ in range(8)
         ]
         threading.excepthook = lambda _: None
