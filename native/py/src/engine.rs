@@ -84,7 +84,7 @@ impl Prepared {
         &mut self,
         py: Python<'py>,
         inputs: Vec<tensor::Given>,
-    ) -> PyResult<Vec<(&'static str, Vec<i64>, Bound<'py, PyAny>)>> {
+    ) -> PyResult<Vec<tensor::Written<'py>>> {
         let inputs = inputs
             .into_iter()
             .map(tensor::read)
