@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from benchmarks.servers import ROOT
 from tickserve.errors import ConfigurationError
+from tickserve.wire import grpc_service_pb2 as service_pb
 from tickserve.wire import model_config_pb2 as pb
 
 ENVIRONMENT = ROOT / ".venv-mlserver"
@@ -50,7 +51,8 @@ def command(model: Path, name: str, folder: Path) -> list[str]:
     }
     file = folder / f"mlserver-{name}.json"
     file.write_text(json.dumps(described))
-    return [str(PYTHON), str(PROGRAM), str(file), "{port}", "{http_port}"]
+    # -P: this file must not be what the program finds as `mlserver`.
+    return [str(PYTHON), "-P", str(PROGRAM), str(file), "{port}", "{http_port}"]
 
 
 def _has_mlserver() -> bool:
@@ -75,4 +77,4 @@ def _config(session: ort.InferenceSession, name: str) -> bytes:
         input=[pb.ModelInput(name=i.name, data_type=fp32, dims=_dims(i)) for i in session.get_inputs()],
         output=[pb.ModelOutput(name=o.name, data_type=fp32, dims=_dims(o)) for o in session.get_outputs()],
     )
-    return pb.ModelConfigResponse(config=config).SerializeToString()
+    return service_pb.ModelConfigResponse(config=config).SerializeToString()
