@@ -38,6 +38,7 @@ struct GivenBounds {
     connection_age_s: f64,
     age_grace_s: f64,
     max_message_bytes: usize,
+    max_held_bytes: usize,
     max_in_flight: usize,
     max_in_flight_per_client: usize,
 }
@@ -338,6 +339,7 @@ impl TryFrom<GivenBounds> for Bounds {
             age: seconds(given.connection_age_s)?,
             age_grace: seconds(given.age_grace_s)?,
             max_message_bytes: given.max_message_bytes,
+            max_held_bytes: given.max_held_bytes,
         })
     }
 }
