@@ -1,4 +1,4 @@
-"""What the features cost: the native engine beside the same engine built without them.
+"""What the features cost: the native engine beside the same engine built without them, or with its tap off.
 
 Both run at once and take turns under our own load generator, which is lighter than perf_analyzer and repeats one
 request, so that the difference is not lost in its noise.
@@ -17,7 +17,7 @@ from benchmarks.kinds import KINDS, Place
 from benchmarks.machine import StealClock
 from benchmarks.servers import ServerProcess
 
-ON, OFF = "native", "native-off"
+ON = "native"
 WINDOW_S = 0.3
 IN_FLIGHT = (1, 16)
 
@@ -26,6 +26,7 @@ IN_FLIGHT = (1, 16)
 class Cost:
     """CPU of one request with and without the features, in microseconds, and the difference over paired rounds."""
 
+    without: str
     model: str
     load: str
     on_us: float
@@ -34,19 +35,20 @@ class Cost:
     steal_pct: float
 
 
-def measure(model: str, folder: Path, rounds: int, kinds: tuple[str, str] = (ON, OFF)) -> list[Cost]:
-    """Measures two builds or settings, the first less the second."""
+def measure(without: str, model: str, folder: Path, rounds: int) -> list[Cost]:
+    """Measures the engine as it is beside the kind `without`, which lacks something."""
+    kinds = (ON, without)
     models_dir = models.build(model, folder / f"models-{model}")
     message = generator.request(model, 1)
     spent: dict[tuple[int, str], list[float]] = {}
     with ExitStack() as running:
         servers = {}
         for kind in kinds:
-            own = folder / f"features-{model}-{kind}"
+            own = folder / f"features-{model}-{without}-{kind}"
             own.mkdir()
             servers[kind] = running.enter_context(KINDS[kind].make(Place(models_dir, model, own)))
         steal = StealClock()
-        for number in track(range(-1, rounds), f"features, {model}", console=Console(stderr=True)):
+        for number in track(range(-1, rounds), f"{without}, {model}", console=Console(stderr=True)):
             for in_flight in IN_FLIGHT:
                 for kind in kinds if number % 2 == 0 else tuple(reversed(kinds)):
                     cpu_us = _cpu_us(servers[kind], message, in_flight)
@@ -58,7 +60,7 @@ def measure(model: str, folder: Path, rounds: int, kinds: tuple[str, str] = (ON,
     for in_flight in IN_FLIGHT:
         on, off = (spent[in_flight, kind] for kind in kinds)
         medians = [sorted(values)[len(values) // 2] for values in (on, off)]
-        costs.append(Cost(model, f"c={in_flight}", *medians, difference_of_rounds(on, off), steal_pct))
+        costs.append(Cost(without, model, f"c={in_flight}", *medians, difference_of_rounds(on, off), steal_pct))
     return costs
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from benchmarks.loads import Load
 from benchmarks.peers import cpp, mlserver, triton
 from benchmarks.servers import ROOT, ServerProcess
+from server.config import Settings
 from tickserve.errors import ConfigurationError
 
 NATIVE_OFF = ROOT / ".build" / "native-off"
 BUILD_TIMEOUT_S = 1800.0
+_TAP_OFF = {"TICKSERVE_TAP": "off"}
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,25 @@ def tickserve(
 
 
 def native_off(place: Place) -> ServerProcess:
-    """Our server on a native engine that was built without checks, routing, histograms and tap."""
-    return tickserve(place, "native", environment={"PYTHONPATH": str(NATIVE_OFF)})
+    """Our server on a native engine that was built without checks, routing and histograms, and its tap off."""
+    tap = _TAP_OFF if _has_tap() else {}
+    return tickserve(place, "native", environment={"PYTHONPATH": str(NATIVE_OFF), **tap})
+
+
+def native_tap_off(place: Place) -> ServerProcess:
+    """Our server on the native engine, with all but the tap."""
+    return tickserve(place, "native", environment=_TAP_OFF)
+
+
+def need_tap() -> None:
+    """Raises ConfigurationError where the server has no native engine or no tap."""
+    need_native()
+    if not _has_tap():
+        raise ConfigurationError("this server has no tap yet")
+
+
+def _has_tap() -> bool:
+    return "tap" in Settings.model_fields
 
 
 def build_native_off() -> None:
@@ -134,6 +153,7 @@ KINDS = {
     "native": Kind("tickserve", "native", lambda place: tickserve(place, "native"), need_native, is_ours=True),
     "python": Kind("tickserve", "python", lambda place: tickserve(place, "python"), _nothing, is_ours=True, every=3),
     "native-off": Kind("tickserve", "native without its features", native_off, build_native_off, is_ours=True),
+    "native-tap-off": Kind("tickserve", "native without its tap", native_tap_off, need_tap, is_ours=True),
     "cpp": Kind("bare_cpp", None, bare_cpp, cpp.set_up),
     "triton": Kind("triton", None, triton_peer, triton.set_up),
     "bare": Kind("bare_grpc_aio", None, bare_grpc_aio, _nothing, has_streams=False, every=3),
