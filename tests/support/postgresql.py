@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import psycopg
+from sqlalchemy import make_url
 
 #: A locale that sorts as people do, not as bytes: what must not depend on it then shows.
 _INITDB = (
@@ -32,12 +33,16 @@ class Cluster:
     def __init__(self, socket: Path, user: str) -> None:
         self._socket, self._user, self._numbers = socket, user, count(1)
 
-    def new_database(self) -> str:
-        """The URL of a new database."""
+    def new_database(self, template: str = "template1") -> str:
+        """The URL of a new database, made as a copy of `template`."""
         name = f"registry{next(self._numbers)}"
         with psycopg.connect(host=str(self._socket), user=self._user, dbname="postgres", autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
         return f"postgresql://{self._user}@/{name}?host={self._socket}"
+
+    def copy_database(self, url: str) -> str:
+        """The URL of a new database with what the one at `url` has; nobody may be connected to that."""
+        return self.new_database(make_url(url).database or "")
 
 
 @contextmanager
