@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
