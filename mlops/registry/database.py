@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, StatementError
 
 from mlops.package._text import one_line
 from mlops.registry.schema import audit_head
-from tickserve.errors import ConfigurationError, UnreachableError
+from tickserve.errors import ConfigurationError, RegistryArgumentError, TickserveError, UnreachableError
 
 _Result = TypeVar("_Result")
 
@@ -106,7 +106,12 @@ def _explained() -> Iterator[None]:
         if getattr(error.orig, "sqlstate", None) in _REPEATABLE:
             raise _RolledBackError(message) from error
         raise UnreachableError(message) from error
-    except DBAPIError as error:
+    except StatementError as error:
+        # A value was refused before it got to the database: what was asked for is wrong, not the database.
+        if isinstance(error.orig, TickserveError):
+            raise error.orig from None
+        if not isinstance(error, DBAPIError):
+            raise RegistryArgumentError(f"the registry cannot look for that: {one_line(str(error.orig))}") from None
         raise UnreachableError(f"the registry's database failed: {one_line(str(error.orig))}") from error
 
 

@@ -9,8 +9,9 @@ from sqlalchemy import Connection, Row, select
 
 from mlops.package import Manifest
 from mlops.package.manifest import explain
-from mlops.registry.journal import Write
+from mlops.registry.journal import Write, require_reason
 from mlops.registry.lookup import require_model, require_version
+from mlops.registry.overrides import check_overrides
 from mlops.registry.schema import desired, desired_history, packages, revision
 from mlops.registry.values import WHOLE_BP, Desired, DesiredState, Share, Status, read_state
 from tickserve.errors import ConflictError, RegistryArgumentError, RegistryError, UnknownError
@@ -85,6 +86,7 @@ def write_state(
     RegistryError
         Where the state names a version that is not approved, or whose schema differs and is not overridden.
     """
+    require_reason(write.author)
     require_model(write.connection, model)
     before = read_desired(write.connection, model)
     found = before.revision if before else 0
@@ -94,6 +96,8 @@ def write_state(
     for version in sorted(state.versions()):
         _require_approved(write, model, version)
     _check_schemas(write, model, before.state if before else None, state)
+    manifests = (_manifest(write, model, version) for version in sorted(state.versions()))
+    check_overrides(before.state if before else None, state, manifests)
     stored = state.model_dump(mode="json")
     if before is None:
         write.insert(desired, model=model, revision=1, state=stored)
@@ -146,6 +150,7 @@ def roll_back(write: Write, model: str, expected: int | None) -> Desired:
     ConflictError
         As `write_state`.
     """
+    require_reason(write.author)
     before = read_desired(write.connection, model)
     if before is None:
         require_model(write.connection, model)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sqlalchemy import select
 
 from mlops.registry.desired import read_desired
-from mlops.registry.journal import Write
+from mlops.registry.journal import Write, require_reason
 from mlops.registry.lookup import check_label, require_version
 from mlops.registry.register import require_free_label
 from mlops.registry.schema import aliases, approvals, versions
@@ -78,6 +78,7 @@ def move(write: Write, model: str, version: int, status: Status) -> None:
 
 
 def _insert_approval(write: Write, model: str, version: int, kind: str) -> None:
+    require_reason(write.author)
     write.insert(
         approvals,
         model=model,
@@ -91,6 +92,7 @@ def _insert_approval(write: Write, model: str, version: int, kind: str) -> None:
 
 
 def _guard(write: Write, model: str, version: int, verb: str) -> None:
+    require_reason(write.author)
     users = ", ".join(_users(write, model, version))
     if users:
         raise RegistryError(

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import func, select
 
@@ -13,9 +13,10 @@ from mlops.package import DIGEST_FILE, Manifest, Package, check_model
 from mlops.package.manifest import SIGNATURE_FILE
 from mlops.package.verify import read_files, verify_files
 from mlops.registry import evaluation
+from mlops.registry.columns import check_text
 from mlops.registry.facts import ensure_model
 from mlops.registry.figures import insert_metric
-from mlops.registry.journal import Author, Journal, Write, check_text
+from mlops.registry.journal import Author, Journal, Write
 from mlops.registry.lookup import as_version, check_label, require_version
 from mlops.registry.schema import (
     artifacts,
@@ -28,7 +29,7 @@ from mlops.registry.schema import (
 )
 from mlops.registry.store import ArtifactStore
 from mlops.registry.trust import Trust
-from mlops.registry.values import ModelFacts, RunFacts, Status, Version
+from mlops.registry.values import ModelFacts, RunFacts, RunStatus, Status, Version
 from tickserve.errors import ExistsError, RegistryArgumentError, RegistryError
 
 #: Names that are safe as a part of a file's name.
@@ -163,6 +164,10 @@ def attach(write: Write, model: str, version: int, kind: str, name: str, sha256:
 
 def insert_run(write: Write, model: str, version: int | None, facts: RunFacts) -> str:
     """Records a training run and returns its identity."""
+    if facts.status not in get_args(RunStatus):
+        raise RegistryArgumentError(
+            f"status of a run is {facts.status!r}; one of {', '.join(get_args(RunStatus))} is expected", field="status"
+        )
     run = uuid.uuid4().hex
     write.insert(
         runs,

@@ -26,16 +26,20 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from tickserve.errors import RegistryError
-
-_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+from tickserve.errors import RegistryArgumentError
 
 
 def time_text(when: datetime) -> str:
     """A timezone-aware time as stored: `2026-01-31T09:30:00.000000Z`."""
     if when.tzinfo is None:
-        raise RegistryError(f"time {when.isoformat()} has no time zone; give one, such as +00:00", field="time")
-    return when.astimezone(UTC).strftime(_TIME)
+        raise RegistryArgumentError(f"time {when.isoformat()} has no time zone; give one, such as +00:00", field="time")
+    try:
+        # strftime would not pad years below 1000, and text would no longer sort as time does.
+        return when.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    except OverflowError:
+        raise RegistryArgumentError(
+            f"time {when.isoformat()} lies outside of the years 1 to 9999", field="time"
+        ) from None
 
 
 def parse_time(text: str) -> datetime:

@@ -85,11 +85,14 @@ class MetricRow:
     at: datetime
 
 
+RunStatus = Literal["running", "completed", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """How a training run went."""
 
-    status: Literal["running", "completed", "failed"] = "completed"
+    status: RunStatus = "completed"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     code_revision: str = ""
@@ -164,6 +167,12 @@ class RuleOverride(Frozen):
     policy: Literal["reject", "clip", "flag", "fallback"] | None = None
     minimum: float | None = None
     maximum: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "RuleOverride":
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} of rule {self.rule} is above its maximum {self.maximum:g}")
+        return self
 
 
 class DesiredState(Frozen):
