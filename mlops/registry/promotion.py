@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from mlops.package import Metric
 from mlops.registry.desired import promoted, read_desired, read_manifest, require_revision, write_state
@@ -13,8 +13,8 @@ from mlops.registry.gates import GatePolicy, GateReport, VersionFacts, evaluate
 from mlops.registry.journal import Author, Journal, Write
 from mlops.registry.lifecycle import OF_INCONCLUSIVE
 from mlops.registry.lookup import require_version, resolve
-from mlops.registry.schema import approvals, gate_results
-from mlops.registry.values import Desired, Status, Version
+from mlops.registry.schema import approvals, audit, gate_results
+from mlops.registry.values import Desired, GateEvaluation, Status, Version
 from tickserve.errors import RegistryError
 
 #: Judges a candidate against the live version.
@@ -43,7 +43,7 @@ class Promoter:
         self.journal.write(
             "check",
             author,
-            lambda write: _insert_result(write, model, version, live, report),
+            lambda write: _insert_result(write, model, version, live, report, policy),
             model=model,
             version=version,
         )
@@ -84,7 +84,7 @@ class Promoter:
             refused.clear()
             now = read_desired(write.connection, model)
             require_revision(now, model, found)
-            _insert_result(write, model, version, live, report)
+            _insert_result(write, model, version, live, report, policy)
             if (reason := _refusal(write, model, version, report)) is not None:
                 refused.append(reason)
                 return None
@@ -134,7 +134,22 @@ class Promoter:
         return VersionFacts(manifest, metrics, self.fetcher.evaluations(version), package.path, tried)
 
 
-def _insert_result(write: Write, model: str, version: int, live: int | None, report: GateReport) -> None:
+def read_evaluations(connection: Connection, model: str, version: int, limit: int = 100) -> list[GateEvaluation]:
+    """What the gates found on a version, newest first, whatever it led to."""
+    require_version(connection, model, version)
+    rows = connection.execute(
+        select(gate_results, audit.c.action, audit.c.actor)
+        .join(audit, audit.c.sequence == gate_results.c.sequence)
+        .where(gate_results.c.model == model, gate_results.c.version == version)
+        .order_by(gate_results.c.sequence.desc())
+        .limit(limit)
+    )
+    return [GateEvaluation(row.at, row.actor, row.action, row.verdict, row.live, row.report) for row in rows]
+
+
+def _insert_result(
+    write: Write, model: str, version: int, live: int | None, report: GateReport, policy: GatePolicy
+) -> None:
     write.insert(
         gate_results,
         model=model,
@@ -142,7 +157,7 @@ def _insert_result(write: Write, model: str, version: int, live: int | None, rep
         sequence=write.sequence,
         verdict=report.verdict,
         live=live,
-        report=report.as_json(),
+        report=report.as_json() | {"policy": policy.model_dump(mode="json")},
         at=write.at,
     )
 

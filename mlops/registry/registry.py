@@ -17,6 +17,7 @@ from mlops.registry import (
     lifecycle,
     lookup,
     migrate,
+    promotion,
     register,
     search,
     servers,
@@ -34,9 +35,11 @@ from mlops.registry.promotion import Evaluate, Promoter
 from mlops.registry.store import ArtifactStore
 from mlops.registry.trust import Trust, requires_signature, set_requirement
 from mlops.registry.values import (
+    Approval,
     Change,
     Desired,
     DesiredState,
+    GateEvaluation,
     MetricRow,
     Model,
     ModelFacts,
@@ -169,6 +172,16 @@ class Registry:
         """The version with the best figure. See `figures.best`."""
         with self._database.read() as connection:
             return figures.best(connection, metric, **filters)
+
+    def gate_evaluations(self, version: Version) -> list[GateEvaluation]:
+        """What the gates found on a version, newest first: the whole report each."""
+        with self._database.read() as connection:
+            return promotion.read_evaluations(connection, version.model, version.version)
+
+    def approvals(self, version: Version) -> list[Approval]:
+        """Who approved what of a version, oldest first."""
+        with self._database.read() as connection:
+            return lifecycle.read_approvals(connection, version.model, version.version)
 
     def compare(self, left: tuple[str, str | int], right: tuple[str, str | int]) -> compare.Comparison:
         """Two versions side by side, each given as model and reference."""

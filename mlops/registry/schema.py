@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from mlops.package.manifest import MAX_INTEGER
 from tickserve.errors import RegistryArgumentError
 
 
@@ -45,6 +46,16 @@ def time_text(when: datetime) -> str:
 def parse_time(text: str) -> datetime:
     """The time that `time_text` wrote."""
     return datetime.fromisoformat(text)
+
+
+def load_json(text: str) -> Any:
+    """What canonical JSON was made from: RFC 8785 writes no integer beyond 2^53, so a longer one was a float."""
+    return json.loads(text, parse_int=_number)
+
+
+def _number(digits: str) -> int | float:
+    value = int(digits)
+    return value if -MAX_INTEGER <= value <= MAX_INTEGER else float(digits)
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -73,7 +84,7 @@ class CanonicalJson(TypeDecorator[Any]):
         return None if value is None else rfc8785.dumps(value).decode()
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return None if value is None else json.loads(value)
+        return None if value is None else load_json(value)
 
 
 class Code(TypeDecorator[str]):

@@ -113,6 +113,28 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """Who let a version be promoted (kind `version`), or let it although a gate could not decide (`inconclusive`)."""
+
+    kind: str
+    actor: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class GateEvaluation:
+    """One run of the gates on a version: what led to it and came of it, what was live, and the whole report."""
+
+    at: datetime
+    actor: str
+    action: str
+    verdict: str
+    live: int | None
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One row of the audit log, as far as people read it."""
 

@@ -1,6 +1,5 @@
 """Proof that the registry is what it was made: the audit chain, every row of every table, every stored file."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from mlops.package._text import one_line
 from mlops.registry.journal import GENESIS, row_hash
 from mlops.registry.migrate import HEAD
-from mlops.registry.schema import CanonicalJson, audit, audit_head, metadata, revision
+from mlops.registry.schema import CanonicalJson, audit, audit_head, load_json, metadata, revision
 from mlops.registry.store import ArtifactStore
 from tickserve.errors import TickserveError
 
@@ -96,7 +95,7 @@ class _Chain:
         if str(row["at"]) < self.at:
             yield Finding(place, f"has the time {row['at']}, the row before {self.at}")
         try:
-            for written in json.loads(row["body"])["writes"]:
+            for written in load_json(row["body"])["writes"]:
                 _apply(replayed, written)
         except (ValueError, KeyError, TypeError) as error:
             yield Finding(place, f"cannot be replayed: {_reason(error)}")

@@ -2,7 +2,6 @@ from datetime import timedelta
 from itertools import islice
 
 import pytest
-from sqlalchemy import select
 
 from mlops.registry import (
     AllowedPin,
@@ -16,7 +15,6 @@ from mlops.registry import (
 )
 from mlops.registry.desired import make_state
 from mlops.registry.gates import GatePolicy
-from mlops.registry.schema import gate_results
 from tests.support.registry import ANN, Backend, Clock, Packages, add, gates
 from tickserve.errors import ConflictError, RegistryArgumentError, RegistryError, UnknownError
 
@@ -165,10 +163,16 @@ def test_gates_that_do_not_pass_keep_a_version_out_and_are_kept(
         else:
             registry.promote("demo", 1, ANN)
             assert live(registry) == 1
-        with registry._database.read() as connection:
-            rows = connection.execute(select(gate_results).order_by(gate_results.c.sequence)).all()
-        assert [row.verdict for row in rows] == [verdict] * 2
-        assert rows[0].report["gates"][0]["figures"] == {"of": "demo"}
+        kept = registry.gate_evaluations(registry.version("demo", 1))
+        assert [found.verdict for found in kept] == [verdict] * 2
+        assert kept[0].action == ("promote" if verdict == "inconclusive" else "promote-refused")
+        assert kept[0].report["gates"][0]["figures"] == {"of": "demo"}
+        assert kept[0].report["policy"] == GatePolicy().model_dump(mode="json")
+        approvals = registry.approvals(registry.version("demo", 1))
+        assert [(approval.kind, approval.actor, approval.reason) for approval in approvals] == [
+            ("version", "ann", "because"),
+            ("inconclusive", "ann", "because"),
+        ]
 
 
 def test_gates_get_both_versions_with_figures_and_rows(backend: Backend, packages: Packages) -> None:
