@@ -38,6 +38,7 @@ integration: setup
 	PATH="$(CURDIR)/.build/bin:$$PATH" $(BIN)/pytest -m integration
 
 bench: setup
+	$(BIN)/python -m benchmarks.registry
 	$(BIN)/python -m benchmarks.run
 
 studies: setup
