@@ -1,11 +1,10 @@
 """Registering: a verified package becomes the next version of its model, whole or not at all."""
 
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from sqlalchemy import Connection, func, select
 
@@ -18,18 +17,18 @@ from mlops.registry.facts import ensure_model
 from mlops.registry.figures import insert_metric
 from mlops.registry.journal import Author, Journal, Write
 from mlops.registry.lookup import as_version, check_label, require_version
+from mlops.registry.runs import insert_run
 from mlops.registry.schema import (
     artifacts,
     attachments,
     datasets,
     package_files,
     packages,
-    runs,
     versions,
 )
 from mlops.registry.store import ArtifactStore
 from mlops.registry.trust import Trust
-from mlops.registry.values import ModelFacts, RunFacts, RunStatus, Status, Version
+from mlops.registry.values import ModelFacts, RunFacts, Status, Version
 from tickserve.errors import ExistsError, RegistryArgumentError, RegistryError
 
 #: Names that are safe as a part of a file's name.
@@ -202,30 +201,6 @@ def newest_attachments(connection: Connection, version: Version, kind: str) -> M
         .order_by(attachments.c.sequence)
     )
     return {row.name: row.sha256 for row in rows}
-
-
-def insert_run(write: Write, model: str, version: int | None, facts: RunFacts) -> str:
-    """Records a training run and returns its identity."""
-    if facts.status not in get_args(RunStatus):
-        raise RegistryArgumentError(
-            f"status of a run is {facts.status!r}; one of {', '.join(get_args(RunStatus))} is expected", field="status"
-        )
-    run = uuid.uuid4().hex
-    write.insert(
-        runs,
-        run=run,
-        model=model,
-        version=version,
-        status=facts.status,
-        parameters=dict(facts.parameters),
-        environment=dict(facts.environment),
-        code_revision=facts.code_revision,
-        data_fingerprint=facts.data_fingerprint,
-        seed=facts.seed,
-        started_at=facts.started_at,
-        duration_s=facts.duration_s,
-    )
-    return run
 
 
 def _registered(write: Write, package: Package) -> Version | None:

@@ -19,6 +19,7 @@ from mlops.registry import (
     migrate,
     promotion,
     register,
+    runs,
     search,
     servers,
     transfer,
@@ -45,6 +46,7 @@ from mlops.registry.values import (
     ModelFacts,
     Run,
     RunFacts,
+    RunStatus,
     Served,
     Version,
 )
@@ -166,7 +168,7 @@ class Registry:
     def runs(self, model: str, version: int | None = None) -> list[Run]:
         """The training runs of a model, or of one version."""
         with self._database.read() as connection:
-            return search.list_runs(connection, model, version)
+            return runs.list_runs(connection, model, version)
 
     def best(self, metric: str, **filters: Any) -> tuple[Version, MetricRow]:
         """The version with the best figure. See `figures.best`."""
@@ -361,8 +363,12 @@ class Registry:
         self._change("log-evaluation", author, change, model, version)
 
     def log_run(self, model: str, facts: RunFacts, author: Author) -> str:
-        """Keeps a training run that led to no version, such as a failed one; returns its identity."""
-        return self._change("log-run", author, lambda write: register.insert_run(write, model, None, facts), model)
+        """Keeps a training run that led to no version, or to none yet; returns its identity."""
+        return self._change("log-run", author, lambda write: runs.insert_run(write, model, None, facts), model)
+
+    def end_run(self, run: str, status: RunStatus, author: Author, duration_s: float | None = None) -> None:
+        """Says how a training run that was logged as running ended."""
+        self._change("end-run", author, lambda write: runs.end_run(write, run, status, duration_s))
 
     def report(self, server: str, events: Sequence[servers.ServerEvent], author: Author) -> None:
         """Keeps what a server did; this does not move the revision."""

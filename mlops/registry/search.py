@@ -7,8 +7,8 @@ from sqlalchemy import Connection, and_, func, or_, select
 from mlops.package.manifest import MAX_INTEGER
 from mlops.registry.desired import read_desired
 from mlops.registry.lookup import as_version, label_key, require_model
-from mlops.registry.schema import audit, model_tags, models, runs, versions
-from mlops.registry.values import Change, Model, ModelFacts, Run, RunFacts, Status, Version
+from mlops.registry.schema import audit, model_tags, models, versions
+from mlops.registry.values import Change, Model, ModelFacts, Status, Version
 from tickserve.errors import RegistryArgumentError
 
 #: Rows of one page.
@@ -88,31 +88,6 @@ def list_labelled(connection: Connection, model: str) -> list[Version]:
     require_model(connection, model)
     rows = connection.execute(select(versions).where(versions.c.model == model, versions.c.label.is_not(None)))
     return sorted((as_version(row) for row in rows), key=lambda version: label_key(version.label or ""))
-
-
-def list_runs(connection: Connection, model: str, version: int | None = None) -> list[Run]:
-    """The training runs of a model, or of one version."""
-    query = select(runs).where(runs.c.model == model).order_by(runs.c.version, runs.c.run)
-    if version is not None:
-        query = query.where(runs.c.version == version)
-    return [
-        Run(
-            row.run,
-            row.model,
-            row.version,
-            RunFacts(
-                row.status,
-                row.parameters,
-                row.environment,
-                row.code_revision,
-                row.data_fingerprint,
-                row.seed,
-                row.started_at,
-                row.duration_s,
-            ),
-        )
-        for row in connection.execute(query)
-    ]
 
 
 def history(

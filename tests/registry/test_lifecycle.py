@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from mlops.package import Metric
-from mlops.registry import ModelFacts, Registration, Registry, ServerEvent, Status
+from mlops.registry import ModelFacts, Registration, Registry, RunFacts, ServerEvent, Status
 from mlops.registry.database import Database
 from mlops.registry.journal import Journal
 from mlops.registry.register import Registrar
@@ -117,6 +117,21 @@ def test_versions_are_compared_with_their_intervals(registry: Registry, packages
     assert metric.left.low == pytest.approx(1 - 1.96 * 0.2, abs=1e-3)
     assert pair.schema == ("features: added d and removed b",)
     assert [(data.dataset, data.is_same) for data in pair.datasets] == [("train", True)]
+
+
+def test_a_run_that_made_no_version_is_kept_and_ends_once(registry: Registry) -> None:
+    run = registry.log_run("demo", RunFacts("running", {"depth": 3}, code_revision="abc", seed=7), ANN)
+    registry.end_run(run, "failed", ANN, 12.5)
+    [found] = registry.runs("demo")
+    assert (found.version, found.facts) == (
+        None,
+        RunFacts("failed", {"depth": 3}, code_revision="abc", seed=7, duration_s=12.5),
+    )
+    with pytest.raises(RegistryError, match="is failed already"):
+        registry.end_run(run, "completed", ANN)
+    with pytest.raises(UnknownError, match="no training run"):
+        registry.end_run("none", "completed", ANN)
+    assert registry.verify().findings == ()
 
 
 def files(backend: Backend) -> set[str]:

@@ -107,7 +107,10 @@ def other_golden(folder: Path) -> None:
 CHANGES: dict[str, tuple[Callable[[Path], None], type[PackageError]]] = {
     "a file `notes.txt` beside the others": (extra_file, DamagedPackageError),
     "no `baseline.json`": (missing_file, DamagedPackageError),
-    "a space behind the first colon of `manifest.json`, neither `manifest.sha256` nor `signature.json`": (with_space, PackageError),
+    "a space behind the first colon of `manifest.json`, neither `manifest.sha256` nor `signature.json`": (
+        with_space,
+        PackageError,
+    ),
     "`golden.npz` replaced by a copy of `baseline.json`": (other_golden, DamagedPackageError),
 }
 
