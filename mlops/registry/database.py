@@ -115,6 +115,15 @@ def _explained() -> Iterator[None]:
         raise UnreachableError(f"the registry's database failed: {one_line(str(error.orig))}") from error
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file that a URL of SQLite names; None for any other URL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return None
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
 def _make_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)

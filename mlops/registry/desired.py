@@ -140,6 +140,8 @@ def promoted(before: DesiredState | None, version: int, schema_override: int) ->
 def roll_back(write: Write, model: str, expected: int | None) -> Desired:
     """Makes the stable version before the present one stable again; done twice, it goes back further still.
 
+    What was rolled back from is not gone back to.
+
     Versions that are no longer approved are passed over. Gates do not run: what is restored was live before, and its
     schema was accepted then.
 
@@ -156,23 +158,29 @@ def roll_back(write: Write, model: str, expected: int | None) -> Desired:
         require_model(write.connection, model)
         raise UnknownError(f"model {model!r} never had a desired state", field="model")
     require_revision(before, model, expected)
-    rows = write.connection.execute(
-        select(desired_history).where(desired_history.c.model == model).order_by(desired_history.c.revision.desc())
-    ).all()
-    origin = rows[0].restores or rows[0].revision
-    for row in rows:
-        if row.revision >= origin or row.stable is None or row.stable == before.state.named("stable"):
+    rows = write.connection.execute(select(desired_history).where(desired_history.c.model == model))
+    history = {row.revision: row for row in rows}
+    stable = before.state.named("stable")
+    # Each state stands where the revision that it restores stands, so that what was rolled back from is left behind.
+    place = _place(history[before.revision])
+    while place > 1:
+        row = history[place - 1]
+        place = _place(row)
+        if row.stable is None or row.stable == stable:
             continue
         if require_version(write.connection, model, row.stable).status == Status.APPROVED:
-            stable = before.state.named("stable")
             differs = stable is not None and schema_changes(
                 _manifest(write, model, stable), _manifest(write, model, row.stable)
             )
             state = promoted(before.state, row.stable, row.stable if differs else 0)
-            return write_state(write, model, state, expected, restores=row.revision)
+            return write_state(write, model, state, expected, restores=place)
     raise UnknownError(
         f"model {model!r} has no earlier stable version that is still approved; promote one", field="version"
     )
+
+
+def _place(row: Row[Any]) -> int:
+    return int(row.restores or row.revision)
 
 
 def _restored(write: Write, before: Desired | None, state: DesiredState) -> int | None:

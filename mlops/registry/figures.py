@@ -70,6 +70,8 @@ def insert_metric(
             raise RegistryArgumentError(f"a metric needs a {what}", field=what)
     if step < 0:
         raise RegistryArgumentError(f"step {step} of metric {name!r} is below 0", field="step")
+    if standard_error is not None and standard_error < 0:
+        raise RegistryArgumentError(f"metric {name!r} has the standard error {standard_error}, below 0", field=name)
     if value is not None and math.isinf(value):
         raise RegistryArgumentError(f"metric {name!r} on {dataset} is infinite; leave it out or give NaN", field=name)
     write.insert(

@@ -37,6 +37,12 @@ def prepare(database: Database) -> None:
         )
 
 
+def has_tables(database: Database) -> bool:
+    """Whether there is a registry, of whatever schema."""
+    with database.read() as connection:
+        return _current(connection) is not None
+
+
 def upgrade(database: Database) -> None:
     """Runs every migration that is missing, in one transaction."""
     with database.engine.connect() as plain:

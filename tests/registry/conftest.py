@@ -22,10 +22,12 @@ def postgresql() -> Iterator[Cluster]:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     if request.param == "sqlite":
-        return Backend(f"sqlite:///{tmp_path / 'registry.db'}", tmp_path)
-    return Backend(request.getfixturevalue("postgresql").new_database(), tmp_path)
+        yield Backend(f"sqlite:///{tmp_path / 'registry.db'}", tmp_path)
+        return
+    with request.getfixturevalue("postgresql").database() as url:
+        yield Backend(url, tmp_path)
 
 
 @pytest.fixture

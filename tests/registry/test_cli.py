@@ -139,8 +139,24 @@ def test_signatures_can_be_required(run: Run, packages: Packages, tmp_path: Path
     assert run("models", "register", folder, "--sign", "desk", "--json")["version"] == 1
 
 
-def test_wrong_use_says_so(run: Run, tmp_path: Path) -> None:
-    assert "no model 'demo'" in run("models", "show", "demo", code=2)
+def test_what_is_no_registry_is_neither_whole_nor_made_by_asking(run: Run, packages: Packages, tmp_path: Path) -> None:
+    for ask in (("verify",), ("list",), ("show", "demo"), ("approve", "demo", "1", "--reason", "ok")):
+        assert "there is no registry at" in run("models", *ask, code=2)
+    elsewhere = f"sqlite:///{tmp_path / 'mistyped' / 'registry.db'}"
+    assert "there is no registry at" in run("models", "verify", "--registry", elsewhere, code=2)
+    assert not (tmp_path / "home").exists()
+    assert not (tmp_path / "mistyped").exists()
+    (tmp_path / "empty.db").touch()
+    assert "holds no registry" in run("models", "verify", "--registry", f"sqlite:///{tmp_path / 'empty.db'}", code=2)
+    run("models", "register", packages(1))
+    assert "whole: 1 changes" in run("models", "verify")
+
+
+def test_wrong_use_says_so(run: Run, packages: Packages, tmp_path: Path) -> None:
+    assert "cannot be read" in run("models", "register", packages(1), "--evaluation", "test=nope.npz", code=2)
+    run("models", "register", packages(1), "--reason", "first")
+    assert "no model 'other'" in run("models", "show", "other", code=2)
+    assert "less than or equal to 36525" in run("models", "gc", "--retention-days", "1e300", code=2)
     assert "no file of SQLite and no PostgreSQL" in run("models", "list", "--registry", "mysql://x/y", code=2)
     unreachable = f"postgresql://nobody@/nothing?host={tmp_path}"
     assert "database failed" in run("models", "list", "--registry", unreachable, code=3)

@@ -135,6 +135,23 @@ def test_rollback_passes_over_what_is_no_longer_approved(registry: Registry, pac
     assert registry.rollback("demo", ANN).state.named("stable") == 1
 
 
+def test_rollback_never_goes_to_what_was_rolled_back_from(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2, 3):
+        add(registry, packages(value))
+    registry.promote("demo", 1, ANN)
+    registry.promote("demo", 2, ANN)
+    registry.rollback("demo", ANN)
+    registry.promote("demo", 3, ANN)
+    assert registry.rollback("demo", ANN).state.named("stable") == 1
+    with pytest.raises(UnknownError, match="no earlier stable version"):
+        registry.rollback("demo", ANN)
+    registry.promote("demo", 3, ANN)
+    registry.approve("demo", 1, ANN)
+    registry.retire("demo", 1, ANN)
+    with pytest.raises(UnknownError, match="no earlier stable version"):
+        registry.rollback("demo", ANN)
+
+
 def test_another_schema_needs_its_name_as_override(registry: Registry, packages: Packages) -> None:
     registry.promote("demo", add(registry, packages(1)), ANN)
     add(registry, packages(1, feature_names=("rsi", "momentum", "volume")))

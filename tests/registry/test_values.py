@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlops.package import Metric
 from mlops.registry import (
     Author,
     DesiredState,
@@ -47,6 +48,7 @@ def logged(figure: Any, **options: Any) -> Callable[[Registry, Packages], object
         (said(run=RunFacts(status="odd")), "one of running, completed, failed"),  # type: ignore[arg-type]
         (said(label="1.0.0-" + "a" * 200), "no semantic version"),
         (logged("abc"), "'abc'; a number is expected"),
+        (logged(Metric(value=1.0, standard_error=-1.0, n=9)), "standard error -1.0, below 0"),
         (logged(1.0, step=-1), "step -1 .* is below 0"),
         (logged(1.0, step=HUGE), "step is .*; a whole number"),
         (lambda registry, _: registry.log_evaluation("demo", 1, "live", TABLE, ANN), "has no time"),
