@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from mlops.package import Metric
 from mlops.registry.desired import promoted, read_desired, read_manifest, require_revision, write_state
@@ -13,7 +13,7 @@ from mlops.registry.gates import GatePolicy, GateReport, VersionFacts, evaluate
 from mlops.registry.journal import Author, Journal, Write
 from mlops.registry.lifecycle import OF_INCONCLUSIVE
 from mlops.registry.lookup import require_version, resolve
-from mlops.registry.schema import approvals, audit, gate_results
+from mlops.registry.schema import approvals, audit, desired_history, gate_results
 from mlops.registry.values import Desired, GateEvaluation, Status, Version
 from tickserve.errors import RegistryError
 
@@ -85,7 +85,7 @@ class Promoter:
             now = read_desired(write.connection, model)
             require_revision(now, model, found)
             _insert_result(write, model, version, live, report, policy)
-            if (reason := _refusal(write, model, version, report)) is not None:
+            if (reason := _refusal(write, model, version, live, report)) is not None:
                 refused.append(reason)
                 return None
             state = promoted(now.state if now else None, version, schema_override)
@@ -162,7 +162,7 @@ def _insert_result(
     )
 
 
-def _refusal(write: Write, model: str, version: int, report: GateReport) -> str | None:
+def _refusal(write: Write, model: str, version: int, live: int | None, report: GateReport) -> str | None:
     """Why the report keeps the version from being promoted, or None."""
     if report.verdict == "pass":
         return None
@@ -171,7 +171,11 @@ def _refusal(write: Write, model: str, version: int, report: GateReport) -> str 
         return f"version {version} of model {model!r} fails its gates: {named}"
     approved = write.connection.execute(
         select(approvals.c.sequence).where(
-            approvals.c.model == model, approvals.c.version == version, approvals.c.kind == OF_INCONCLUSIVE
+            approvals.c.model == model,
+            approvals.c.version == version,
+            approvals.c.kind == OF_INCONCLUSIVE,
+            # Approved was what could be known then: beside another live version it has to be asked again.
+            approvals.c.sequence > _live_since(write, model, live),
         )
     ).first()
     if approved is not None:
@@ -180,3 +184,14 @@ def _refusal(write: Write, model: str, version: int, report: GateReport) -> str 
         f"gates could not decide on version {version} of model {model!r} ({named or 'no gate had data'}); somebody has "
         f"to approve that (tickserve models approve {model} {version} --inconclusive)"
     )
+
+
+def _live_since(write: Write, model: str, live: int | None) -> int:
+    """The sequence of the change that made this version the live one; 0 where none is."""
+    if live is None:
+        return 0
+    history = desired_history
+    of_model = history.c.model == model
+    other = select(func.coalesce(func.max(history.c.revision), 0)).where(of_model, history.c.stable != live)
+    since = select(func.min(history.c.sequence)).where(of_model, history.c.revision > other.scalar_subquery())
+    return int(write.connection.execute(since).scalar_one())

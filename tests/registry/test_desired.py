@@ -192,6 +192,27 @@ def test_gates_that_do_not_pass_keep_a_version_out_and_are_kept(
         ]
 
 
+def test_an_inconclusive_gate_is_approved_against_the_version_that_is_live(
+    backend: Backend, packages: Packages
+) -> None:
+    with backend.open() as registry:
+        for value in (1, 2, 3):
+            add(registry, packages(value))
+        registry.promote("demo", 1, ANN)
+    with backend.open(evaluate=gates("inconclusive")) as registry:  # type: ignore[arg-type]
+        registry.approve_inconclusive("demo", 2, ANN)
+        registry.approve_inconclusive("demo", 3, ANN)
+        registry.promote("demo", 3, ANN)
+        with pytest.raises(GateError, match="somebody has to approve that"):
+            registry.promote("demo", 2, ANN)
+        registry.approve_inconclusive("demo", 2, ANN)
+        desired = registry.desired("demo")
+        assert desired is not None
+        registry.set_desired("demo", desired.state.model_copy(update={"position_scale": 0.5}), ANN, desired.revision)
+        registry.promote("demo", 2, ANN)
+        assert live(registry) == 2
+
+
 def test_gates_get_both_versions_with_figures_and_rows(backend: Backend, packages: Packages) -> None:
     import numpy as np
 
