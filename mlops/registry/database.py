@@ -1,18 +1,28 @@
 """Connections to the registry's database: consistent reads, one writer at a time, retries of what may be repeated."""
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, StatementError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    MultipleResultsFound,
+    NoResultFound,
+    NoSuchModuleError,
+    OperationalError,
+    StatementError,
+)
 
 from mlops.package._text import one_line
 from mlops.registry.schema import audit_head
-from tickserve.errors import ConfigurationError, RegistryArgumentError, TickserveError, UnreachableError
+from tickserve.errors import ConfigurationError, RegistryArgumentError, RegistryError, TickserveError, UnreachableError
 
 _Result = TypeVar("_Result")
 
@@ -98,9 +108,15 @@ class _RolledBackError(UnreachableError):
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Turns failures of the database itself into UnreachableError."""
+    """Turns failures of the database itself into UnreachableError, and rows that cannot be into RegistryError."""
     try:
         yield
+    except (NoResultFound, MultipleResultsFound, ValidationError, json.JSONDecodeError) as error:
+        raise RegistryError(
+            f"the registry is damaged ({one_line(str(error))}); `tickserve models verify` names every row that "
+            "is not as it was written",
+            field="registry",
+        ) from error
     except OperationalError as error:
         message = f"the registry's database failed: {one_line(str(error.orig))}"
         if getattr(error.orig, "sqlstate", None) in _REPEATABLE:

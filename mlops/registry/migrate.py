@@ -9,6 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from mlops.registry.database import Database
+from mlops.registry.schema import audit
 from tickserve.errors import ConfigurationError
 
 #: The newest revision in migrations/versions; a test holds it against the scripts.
@@ -71,6 +72,15 @@ def newest() -> str | None:
 
 def _current(connection: Connection) -> str | None:
     # Asked first, because a failed query would end PostgreSQL's transaction.
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    return MigrationContext.configure(connection).get_current_revision()
+    inspector = inspect(connection)
+    if inspector.has_table("alembic_version"):
+        found = MigrationContext.configure(connection).get_current_revision()
+        if found is not None:
+            return found
+    if inspector.has_table(audit.name):
+        raise ConfigurationError(
+            "the database holds a registry, but alembic_version does not say of which schema: somebody emptied it; "
+            f"restore the row ('{HEAD}' where this tickserve made the registry), then run `tickserve models verify`",
+            field="registry",
+        )
+    return None

@@ -24,7 +24,8 @@ def require_registry(home: Path, url: str = "") -> None:
     try:
         if not migrate.has_tables(database):
             raise UnknownError(
-                f"the database at {database.engine.url} holds no registry; `tickserve models register` makes one",
+                f"the database at {database.engine.url.render_as_string()} holds no registry; "
+                "`tickserve models register` makes one",
                 field="registry",
             )
     finally:

@@ -13,6 +13,7 @@ from mlops.registry.database import Database
 from mlops.registry.schema import CanonicalJson, UtcTime, audit, metadata
 from tests.support.packages import flip_byte
 from tests.support.registry import ANN, Backend, Clock, Packages, add
+from tickserve.errors import ConfigurationError, RegistryError
 
 
 @pytest.fixture
@@ -155,6 +156,30 @@ def test_every_flipped_byte_of_a_stored_file_is_named(filled: Registry, backend:
             flip_byte(path, position)
     files[0].rename(files[0].with_suffix(".away"))
     assert named(filled, f"artifact {files[0].name}")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        delete(metadata.tables["audit_head"]),
+        delete(metadata.tables["revision"]),
+        text("UPDATE desired SET state = '{\"split\": 1}'"),
+        text("UPDATE desired SET state = 'nothing'"),
+    ],
+    ids=["no head", "no revision", "no state", "no JSON"],
+)
+def test_a_damaged_row_that_is_needed_says_so(filled: Registry, backend: Backend, damage: Any) -> None:
+    run(backend, damage)
+    with pytest.raises(RegistryError, match="models verify"):
+        filled.promote("demo", 2, ANN)
+    assert filled.verify().findings != ()
+
+
+def test_a_lost_schema_version_says_so(filled: Registry, backend: Backend) -> None:
+    run(backend, text("DELETE FROM alembic_version"))
+    assert named(filled, "alembic_version")
+    with pytest.raises(ConfigurationError, match="alembic_version does not say of which schema"):
+        backend.open()
 
 
 def test_a_database_of_another_schema_version_is_named(filled: Registry, backend: Backend) -> None:
