@@ -77,6 +77,8 @@ class Promoter:
         RegistryError
             Where the version is not approved, or its schema differs from the live one's and is not overridden.
         """
+        if schema_override == version:
+            policy = policy.model_copy(update={"schema_override": True})
         report, live, found = self._judge(model, version, policy, {Status.APPROVED}, expected)
         refused: list[str] = []
 

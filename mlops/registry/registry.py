@@ -282,10 +282,19 @@ class Registry:
         return self._promoter.check(model, version, policy, author)
 
     def promote(
-        self, model: str, version: int, author: Author, policy: GatePolicy = DEFAULT_POLICY, **options: int | None
+        self,
+        model: str,
+        version: int,
+        author: Author,
+        policy: GatePolicy = DEFAULT_POLICY,
+        *,
+        expected: int | None = None,
+        schema_override: int = 0,
     ) -> tuple[Desired, GateReport]:
         """Makes a version the live one, if its gates let it. See `Promoter.promote`."""
-        return self._promoter.promote(model, version, policy, author, **options)  # type: ignore[arg-type]
+        return self._promoter.promote(
+            model, version, policy, author, expected=expected, schema_override=schema_override
+        )
 
     def rollback(self, model: str, author: Author, expected: int | None = None) -> Desired:
         """Makes the stable version before the present one live again. See `desired.roll_back`."""

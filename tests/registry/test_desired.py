@@ -159,6 +159,8 @@ def test_another_schema_needs_its_name_as_override(registry: Registry, packages:
         registry.promote("demo", 2, ANN)
     desired, _ = registry.promote("demo", 2, ANN, schema_override=2)
     assert (desired.state.named("stable"), desired.state.schema_override) == (2, 2)
+    report = registry.gate_evaluations(registry.version("demo", 2))[0].report
+    assert report["policy"]["schema_override"] is True, "the gate of the schema is told of it too"
     assert registry.rollback("demo", ANN).state.schema_override == 1
 
 

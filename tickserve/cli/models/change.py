@@ -176,8 +176,6 @@ def promote(
     from mlops.registry.gates import GatePolicy, read_policy
 
     levels = read_policy(policy) if policy else GatePolicy()
-    if schema_override:
-        levels = levels.model_copy(update={"schema_override": True})
     with opened(registry, artifacts) as found:
         try:
             desired, report = found.promote(
