@@ -111,7 +111,7 @@ def _explained() -> Iterator[None]:
     """Turns failures of the database itself into UnreachableError, and rows that cannot be into RegistryError."""
     try:
         yield
-    except (NoResultFound, MultipleResultsFound, ValidationError, json.JSONDecodeError) as error:
+    except (NoResultFound, MultipleResultsFound, ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RegistryError(
             f"the registry is damaged ({one_line(str(error))}); `tickserve models verify` names every row that "
             "is not as it was written",

@@ -1,12 +1,13 @@
 """Bringing a database to the schema that this code knows, by alembic's migrations."""
 
+import functools
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, create_engine, inspect, text
 
 from mlops.registry.database import Database
 from mlops.registry.schema import audit
@@ -56,6 +57,27 @@ def upgrade(database: Database) -> None:
             config = alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def read_schema(connection: Connection) -> dict[str, bytes | None]:
+    """Tables, indexes, triggers and views of a database of SQLite by name, each as it was asked for."""
+    # As bytes: a damaged one need not be text any more.
+    rows = connection.execute(text("SELECT type, name, tbl_name, CAST(sql AS BLOB) FROM sqlite_master"))
+    # What ANALYZE leaves behind changes no answer.
+    return {f"{kind} {name} of {table}": sql for kind, name, table, sql in rows if not name.startswith("sqlite_stat")}
+
+
+@functools.cache
+def migrated_schema() -> dict[str, bytes | None]:
+    """What `read_schema` gives for a database that only the migrations made."""
+    engine = create_engine("sqlite://")
+    with engine.begin() as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        found = read_schema(connection)
+    engine.dispose()
+    return found
 
 
 def alembic_config() -> Config:

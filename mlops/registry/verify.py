@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mlops.package._text import one_line
 from mlops.registry.journal import GENESIS, row_hash
-from mlops.registry.migrate import HEAD
+from mlops.registry.migrate import HEAD, migrated_schema, read_schema
 from mlops.registry.schema import CanonicalJson, audit, audit_head, load_json, metadata, revision
 from mlops.registry.store import ArtifactStore
 from tickserve.errors import TickserveError
@@ -157,6 +157,12 @@ def _schema(connection: Connection) -> Iterator[Finding]:
         for (line,) in connection.execute(text("PRAGMA integrity_check")):
             if line != "ok":
                 yield Finding("database file", one_line(line))
+        there, wanted = read_schema(connection), migrated_schema()
+        for name in sorted(there.keys() | wanted.keys()):
+            if name not in there:
+                yield Finding(f"schema {name}", "is missing")
+            elif there[name] != wanted.get(name):
+                yield Finding(f"schema {name}", "was changed" if name in wanted else "was added")
 
 
 def _files(store: ArtifactStore, expected: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
