@@ -64,7 +64,10 @@ bench: native-if-cargo
 	$(BIN)/python -m benchmarks.registry
 	$(BIN)/python -m benchmarks.run
 
-studies: setup
+studies: native-if-cargo
+ifdef CARGO
+	$(BIN)/python -m benchmarks.studies.native_fuzz
+endif
 	$(BIN)/python -m benchmarks.studies.gate_levels
 
 run: setup
