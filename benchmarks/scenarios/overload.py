@@ -44,7 +44,7 @@ class Overload:
     shares: dict[str, float]
     #: Answers outside the two outcomes that are meant.
     other_share: float
-    #: How late the generator itself was, and the share of its CPU that it needed for other than waiting: it spins.
+    #: How late the generator itself was.
     generator_late_p99_us: float
     generator_late_max_us: float
     generator_sent_of_intended: float
