@@ -101,7 +101,13 @@ def test_a_worker_count_and_cpus_are_taken(make_bench: Callable[..., Bench]) -> 
     bench.install(version_plan(bench.folder, echo_model()))
     assert bench.predict().status == "OK"
     assert len(bench.engine.counters().worker_busy_ns) == 3
-    workers = [
-        int(task.name) for task in Path("/proc/self/task").iterdir() if (task / "comm").read_text()[:5] == "data-"
-    ]
-    assert [os.sched_getaffinity(worker) for worker in workers].count({cpu}) == 3
+    end = time.monotonic() + 20
+    while pinned_workers(cpu) != 3 and time.monotonic() < end:
+        threading.Event().wait(0.01)
+    assert pinned_workers(cpu) == 3
+
+
+def pinned_workers(cpu: int) -> int:
+    """How many workers may run on this CPU alone; each pins itself when it starts."""
+    tasks = [(int(task.name), (task / "comm").read_text()) for task in Path("/proc/self/task").iterdir()]
+    return [os.sched_getaffinity(number) for number, name in tasks if name.startswith("data-")].count({cpu})
