@@ -211,8 +211,11 @@ class RingWriter(RingFile):
         after = self._head + parts
         if after - self._tail <= self._slots:
             return True
-        self._tail = self._words[TAIL]
-        return 0 <= after - self._tail <= self._slots
+        tail = self._words[TAIL]
+        if not 0 <= after - tail <= self._slots:
+            return False
+        self._tail = tail
+        return True
 
     def _offset(self, position: int) -> int:
         return HEADER_BYTES + position % self._slots * self._slot_bytes
