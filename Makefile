@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := tickserve server mlops benchmarks tests protos examples
+SOURCES := tickserve server mlops benchmarks tests protos examples native
+CARGO := $(shell command -v cargo 2>/dev/null)
+IN_NATIVE := cd native && cargo
 
-.PHONY: setup proto format lint type test integration studies bench run serve examples check clean
+.PHONY: setup native native-if-cargo proto format lint type test integration studies bench run serve examples check clean
 
 setup: $(STAMP)
 
@@ -15,29 +17,50 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,registry,dev]'
 	@touch $@
 
+native: setup
+	@$(BIN)/python native/build.py
+
+# The python engine needs no tool chain; the native one is built and tested wherever there is one.
+native-if-cargo: setup
+ifdef CARGO
+	@$(MAKE) --no-print-directory native
+else
+	@echo "no cargo here: the native engine is left out, the python engine serves"
+endif
+
 proto: setup
 	$(BIN)/python protos/generate.py
 
 format: setup
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
+ifdef CARGO
+	$(IN_NATIVE) fmt --all
+endif
 
 lint: setup
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/python protos/generate.py --check
+ifdef CARGO
+	$(IN_NATIVE) fmt --all --check
+	$(IN_NATIVE) clippy --quiet --locked --all-targets -- -D warnings
+endif
 
 type: setup
 	$(BIN)/mypy
 
-test: setup
+test: native-if-cargo
+ifdef CARGO
+	$(IN_NATIVE) test --quiet --locked
+endif
 	$(BIN)/pytest -m "not integration and not registry"
 
-integration: setup
+integration: native-if-cargo
 	tests/integration/install-clients
 	PATH="$(CURDIR)/.build/bin:$$PATH" $(BIN)/pytest -m "integration and not registry"
 
-bench: setup
+bench: native-if-cargo
 	$(BIN)/python -m benchmarks.run
 
 studies: setup
@@ -55,4 +78,4 @@ examples: setup
 check: lint type test examples
 
 clean:
-	rm -rf $(VENV) .venv-* .build examples/*/build .tickserve .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-* .build native/target examples/*/build .tickserve .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

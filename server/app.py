@@ -21,6 +21,7 @@ from server.api.control import ControlService, ProcessFacts
 from server.config import Settings
 from server.descriptors import provide_descriptors
 from server.engine import Engine
+from server.engine.native import NativeEngine
 from server.engine.python import PythonEngine
 from server.http import HttpServer
 from server.log import configure_log
@@ -28,7 +29,7 @@ from server.metrics import ServerCollector
 from server.models import DesiredFile, DirectorySource, Reconciler, Settling, Snapshot
 from server.notify import Notifier
 from server.tls import Certificates
-from tickserve.errors import ConfigurationError, PackageError
+from tickserve.errors import Code, ConfigurationError, PackageError, StatusError
 
 _log = structlog.get_logger()
 #: Threads of the control plane give the interpreter back to the data plane after this long.
@@ -105,6 +106,9 @@ class Server:
         """Everything that must go on while models load."""
         if self._fault is not None:
             raise self._fault
+        if self._engine.has_died():
+            self._log_faults()
+            raise StatusError("a thread of the data plane has ended; the log says why", code=Code.INTERNAL)
         if self._certificates is not None:
             self._certificates.refresh()
         if self._state == "serving":
@@ -212,8 +216,26 @@ def lock_home(home: Path) -> TextIO:
 
 
 def choose_engine(settings: Settings, certificates: Certificates | None) -> Engine:
-    """The engine that the settings and this machine allow; says in one line which and why."""
-    engine = PythonEngine(
+    """The engine that the settings and this machine allow; says in one line which and why.
+
+    Raises ConfigurationError where the native one is asked for by name and cannot be had.
+    """
+    if settings.engine == "python":
+        engine, why = python_engine(settings, certificates), "as asked"
+    elif settings.engine == "native":
+        engine, why = native_engine(settings, certificates), "as asked"
+    else:
+        try:
+            engine, why = native_engine(settings, certificates), "it is installed and speaks this server's plan format"
+        except ConfigurationError as error:
+            engine, why = python_engine(settings, certificates), error.message.removeprefix("engine: ")
+    _log.info("engine", engine=engine.name, why=why)
+    return engine
+
+
+def python_engine(settings: Settings, certificates: Certificates | None) -> Engine:
+    """The one that is always there."""
+    return PythonEngine(
         settings.listen,
         pool_threads=settings.pool_threads,
         max_in_flight=settings.max_in_flight,
@@ -223,9 +245,22 @@ def choose_engine(settings: Settings, certificates: Certificates | None) -> Engi
         socket_mode=int(settings.socket_mode, 8),
         certificates=certificates,
     )
-    why = "as asked" if settings.engine == "python" else "there is no other one"
-    _log.info("engine", engine=engine.name, why=why)
-    return engine
+
+
+def native_engine(settings: Settings, certificates: Certificates | None) -> Engine:
+    """The one in Rust. Raises ConfigurationError where it is not installed or was built for other plans."""
+    return NativeEngine(
+        settings.listen,
+        pool_threads=settings.pool_threads,
+        max_in_flight=settings.max_in_flight,
+        max_in_flight_per_client=settings.max_in_flight_per_client or settings.max_in_flight,
+        max_message_bytes=settings.max_message_bytes,
+        connections=settings.connection_bounds(),
+        socket_mode=int(settings.socket_mode, 8),
+        certificates=certificates,
+        workers=settings.workers,
+        cpus=settings.cpus,
+    )
 
 
 def export_certificates(certificates: Certificates, registry: prometheus_client.CollectorRegistry) -> None:

@@ -37,7 +37,11 @@ class Settings(BaseSettings):
     admin_client_ca: Path | None = None
     admin: str = Field(default_factory=lambda data: f"unix:{data['home'] / 'admin.sock'}")
     http: str = "127.0.0.1:8501"
-    engine: Literal["auto", "python"] = "auto"
+    engine: Literal["auto", "native", "python"] = "auto"
+    workers: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default_factory=lambda: max(1, len(os.sched_getaffinity(0)) - 1)
+    )
+    cpus: Annotated[tuple[int, ...], NoDecode] = ()
     pool_threads: Annotated[int, Field(ge=1, le=64)] = 2
     max_in_flight: Annotated[int, Field(ge=1)] = 256
     max_in_flight_per_client: Annotated[int, Field(ge=0)] = 0
@@ -63,6 +67,19 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("cpus", mode="before")
+    @classmethod
+    def _split_cpus(cls, value: Any) -> Any:
+        return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
+
+    @field_validator("cpus")
+    @classmethod
+    def _check_cpus(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        here = sorted(os.sched_getaffinity(0))
+        if not set(value) <= set(here):
+            raise ValueError(f"this process may run on the CPUs {', '.join(map(str, here))} only")
+        return value
 
     @field_validator("listen", "admin", "http")
     @classmethod

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -34,10 +34,26 @@ class ServerCollector(Collector):
         self._snapshot = snapshot
         self._is_ready = is_ready
         self._started = time.time()
+        self._busy = BusyRatio(time.monotonic())
 
     def describe(self) -> Iterable[Metric]:
         """Nothing ahead of a scrape: registering must not read the engine."""
         return []
+
+    def _workers(self, counters: Counters) -> Iterator[Metric]:
+        seconds = CounterMetricFamily(
+            "tickserve_worker_busy_seconds", "How long each thread that serves has run.", labels=("worker",)
+        )
+        ratio = GaugeMetricFamily(
+            "tickserve_worker_busy_ratio",
+            "Share of the last seconds, five at least, that each thread that serves has run.",
+            labels=("worker",),
+        )
+        ratios = self._busy.update(time.monotonic(), counters.worker_busy_ns)
+        for worker, (busy_ns, share) in enumerate(zip(counters.worker_busy_ns, ratios, strict=True)):
+            seconds.add_metric([str(worker)], busy_ns / 1e9)
+            ratio.add_metric([str(worker)], share)
+        yield from (seconds, ratio)
 
     def collect(self) -> Iterator[Metric]:
         """All families."""
@@ -56,6 +72,7 @@ class ServerCollector(Collector):
             "tickserve_loop_lag_seconds", "How late the event loop was when last sampled.", counters.loop_lag_seconds
         )
         yield _gauge("tickserve_source_age_seconds", "Time since desired state was last read.", snapshot.source_age_s)
+        yield from self._workers(counters)
         faults = CounterMetricFamily(
             "tickserve_faults", "Unexpected exceptions while answering; their tracebacks are in the log."
         )
@@ -65,6 +82,24 @@ class ServerCollector(Collector):
         yield _stages(counters)
         yield from _totals(model_totals(counters))
         yield from _models(snapshot)
+
+
+class BusyRatio:
+    """The share of time that each worker ran, over the last `SPAN_S` seconds or more, whoever scrapes how often."""
+
+    SPAN_S = 5.0
+
+    def __init__(self, now: float) -> None:
+        self._before: tuple[float, Sequence[int]] = (now, [])
+        self._last: tuple[float, Sequence[int]] = self._before
+
+    def update(self, now: float, busy_ns: Sequence[int]) -> list[float]:
+        """Takes what the workers have run altogether; returns a figure from 0 to 1 for each."""
+        if now - self._last[0] >= self.SPAN_S:
+            self._before, self._last = self._last, (now, busy_ns)
+        since, before = self._before
+        spent = [busy - (before[index] if index < len(before) else 0) for index, busy in enumerate(busy_ns)]
+        return [min(1.0, max(0.0, each / 1e9 / max(now - since, 1e-9))) for each in spent]
 
 
 def _requests(counters: Counters) -> Iterator[Metric]:

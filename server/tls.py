@@ -1,5 +1,6 @@
 """Certificates of the TCP listeners: checked as one set, and replaced as one set when the files change."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,11 @@ class Certificates:
         self._files = files
         self.refused = ""
         self.current = _load(files)
+        self._listeners: list[Callable[[TlsIdentity], None]] = []
+
+    def on_change(self, listener: Callable[[TlsIdentity], None]) -> None:
+        """Has `listener` called with each new identity, on the thread that refreshes."""
+        self._listeners.append(listener)
 
     def refresh(self) -> None:
         """Takes up what the files hold now; where that is no good, says so once and keeps what there is."""
@@ -69,6 +75,8 @@ class Certificates:
         self.refused = ""
         if identity != self.current:
             self.current = identity
+            for listener in self._listeners:
+                listener(identity)
             expires = datetime.fromtimestamp(identity.expires_unix["tls_cert"], UTC)
             _log.info("tls_reloaded", certificate_expires=expires.isoformat())
 

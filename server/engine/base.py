@@ -63,7 +63,8 @@ class Counters:
     """Everything an engine counts. `refused` counts by (model or "", reason) what reached no version.
 
     `versions` are those of the plan and those that left it some minutes ago at most; `folded` are the sums of all that
-    left it before, by model, and none of it is in `versions`.
+    left it before, by model, and none of it is in `versions`. `worker_busy_ns` is how long each thread that serves has
+    run since the start, waiting left out.
     """
 
     versions: Sequence[VersionCounters]
@@ -72,6 +73,7 @@ class Counters:
     in_flight: int
     loop_lag_seconds: float
     faults: int
+    worker_busy_ns: Sequence[int]
 
 
 class Engine(Protocol):
@@ -99,6 +101,9 @@ class Engine(Protocol):
 
     def is_alive(self, within_s: float) -> bool:
         """Whether the data plane makes progress; waits for a sign of it for up to `within_s` seconds."""
+
+    def has_died(self) -> bool:
+        """Whether a thread that serves has ended though nobody told it to; then the process must end."""
 
     def set_ready(self, *, is_ready: bool) -> None:
         """What health checks and ServerReady say."""

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,7 +63,7 @@ class NativeEngine:
         connections: ConnectionBounds = DEFAULT_BOUNDS,
         socket_mode: int = 0o660,
         certificates: Certificates | None = None,
-        workers: int | None = None,
+        workers: int = 1,
         cpus: Sequence[int] = (),
     ) -> None:
         self._listeners = listeners
@@ -79,7 +78,7 @@ class NativeEngine:
         }
         self._native = load_module().NativeEngine(
             onnxruntime=_runtime_library(),
-            workers=workers or max(1, len(os.sched_getaffinity(0)) - 1),
+            workers=workers,
             cpus=list(cpus),
             pool_threads=pool_threads,
             bounds=bounds,
@@ -105,11 +104,9 @@ class NativeEngine:
         tls = None if self._certificates is None else _pem(self._certificates.current)
         sockets = [(listener.detach(), is_unix(address)) for listener, address in opened]
         self._native.start(sockets, tls)
+        if self._certificates is not None:
+            self._certificates.on_change(lambda identity: self._native.set_tls(_pem(identity)))
         return [address for _, address in opened]
-
-    def refresh_certificates(self, identity: TlsIdentity) -> None:
-        """Gives new connections these certificates."""
-        self._native.set_tls(_pem(identity))
 
     def prepare(self, version: VersionPlan) -> Prepared:
         """Loads, warms and checks a version on the calling thread. Raises PackageError."""
@@ -152,6 +149,7 @@ class NativeEngine:
             in_flight=found["in_flight"],
             loop_lag_seconds=found["queue_wait_s"],
             faults=found["faults"],
+            worker_busy_ns=found["worker_busy_ns"],
         )
 
     def take_faults(self) -> Sequence[str]:
@@ -161,6 +159,10 @@ class NativeEngine:
     def is_alive(self, within_s: float) -> bool:
         """Whether every worker answers within `within_s` seconds."""
         return bool(self._native.is_alive(within_s))
+
+    def has_died(self) -> bool:
+        """Whether a worker or the acceptor has ended though nobody told it to."""
+        return bool(self._native.has_died())
 
     def set_ready(self, *, is_ready: bool) -> None:
         """What health checks and ServerReady say."""

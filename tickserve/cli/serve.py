@@ -25,7 +25,13 @@ def serve(
         Path | None, typer.Option(help="Authorities of operators on a TCP admin listener, PEM.", show_default=False)
     ] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of state (TICKSERVE_HOME).", show_default=False)] = None,
-    engine: Annotated[str | None, typer.Option(help="auto or python.", show_default=False)] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, native or python.", show_default=False)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads of the native engine that serve.", show_default=False)
+    ] = None,
+    cpus: Annotated[
+        str | None, typer.Option(help="CPUs of those threads, such as 2,3; in turn.", show_default=False)
+    ] = None,
     serve_rest: Annotated[
         bool | None, typer.Option("--serve-rest", help="Start although a model cannot be served.", show_default=False)
     ] = None,
@@ -50,6 +56,8 @@ def serve(
             "admin_client_ca": admin_client_ca,
             "admin": admin,
             "engine": engine,
+            "workers": workers,
+            "cpus": cpus,
             "serve_rest": serve_rest,
             "grace_s": grace_s,
             "log_format": log_format,

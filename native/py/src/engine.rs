@@ -290,6 +290,11 @@ impl NativeEngine {
             .is_some_and(|transport| py.detach(|| transport.is_alive(within))))
     }
 
+    /// Whether a worker or the acceptor has ended though nobody told it to.
+    fn has_died(&self) -> bool {
+        self.running().is_some_and(|transport| transport.has_died())
+    }
+
     /// What health checks and ServerReady say.
     fn set_ready(&self, is_ready: bool) {
         if let Some(transport) = self.running() {

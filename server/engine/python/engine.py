@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -60,6 +61,9 @@ class PythonEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="data", daemon=True)
         self._lock = threading.Lock()
+        self._is_serving = False
+        # Of a clock that no thread has: nothing has run yet.
+        self._clock = -1
         self._prepared: dict[_Key, Runtime] = {}
         self._installed: dict[_Key, Runtime] = {}
         self._tallies = Tallies()
@@ -67,6 +71,8 @@ class PythonEngine:
     def start(self) -> Sequence[str]:
         """Opens the listeners and returns their addresses. Raises ConfigurationError where one cannot be bound."""
         self._thread.start()
+        self._is_serving = True
+        self._clock = self._on_loop(lambda: time.pthread_getcpuclockid(threading.get_ident()))
         self._reaper.start()
         return asyncio.run_coroutine_threadsafe(self._transport.start(), self._loop).result()
 
@@ -107,6 +113,7 @@ class PythonEngine:
             in_flight=pipeline.in_flight,
             loop_lag_seconds=pipeline.lag_ns / 1e9,
             faults=pipeline.fault_count,
+            worker_busy_ns=[self._busy_ns()],
         )
 
     def take_faults(self) -> Sequence[str]:
@@ -120,6 +127,10 @@ class PythonEngine:
         self._loop.call_soon_threadsafe(passed.set)
         return passed.wait(within_s)
 
+    def has_died(self) -> bool:
+        """Whether the event loop's thread has ended though nobody told it to."""
+        return self._is_serving and not self._thread.is_alive()
+
     def set_ready(self, *, is_ready: bool) -> None:
         """What health checks and ServerReady say."""
         self._on_loop(lambda: self._transport.set_ready(is_ready))
@@ -128,11 +139,19 @@ class PythonEngine:
         """Refuses new requests, answers those in flight for up to `grace_s` seconds, and ends; once."""
         if not self._thread.is_alive():
             return
+        self._is_serving = False
         asyncio.run_coroutine_threadsafe(self._transport.stop(grace_s), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._reaper.stop()
+
+    def _busy_ns(self) -> int:
+        """CPU time of the event loop's thread; 0 where it has ended."""
+        try:
+            return time.clock_gettime_ns(self._clock)
+        except OSError:
+            return 0
 
     def _swap(self, installed: Installed) -> None:
         self._pipeline.installed = installed

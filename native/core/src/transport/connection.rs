@@ -16,11 +16,11 @@ use tokio_rustls::TlsAcceptor;
 
 use super::calls;
 use super::clients::Connected;
-use super::drain::Listening;
 use super::lifetime::{Due, Lifetime};
 use super::meter::{Meter, Metered};
 use super::peer::Peer;
 use super::reply::Framed;
+use super::signal::Listening;
 use super::socket::{Io, Socket};
 use super::subject::subject;
 use super::worker::Worker;
@@ -40,8 +40,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(super) async fn serve(worker: Rc<Worker>, socket: Socket, number: u64) {
     let bounds = worker.shared.bounds;
     let born = Instant::now();
-    let drain = Rc::clone(&worker.drain);
-    let mut listening = Listening::new(&drain);
+    let retire = Rc::clone(&worker.retire);
+    let mut listening = Listening::new(&retire);
     let mut opening = pin!(timeout(
         bounds.handshake_timeout,
         Connection::open(worker, socket, born, number)
@@ -72,7 +72,7 @@ struct Connection {
 enum Event {
     Calls,
     Timer,
-    Drain,
+    Retire,
     Flood,
     Closed,
 }
@@ -98,7 +98,7 @@ impl Connection {
             .map_err(io::Error::other)?;
         let pings = h2.ping_pong();
         let lifetime = Lifetime::new(&bounds, born, number);
-        let listening = Listening::new(&worker.drain);
+        let listening = Listening::new(&worker.retire);
         let client = connected.as_ref().map(|connected| connected.client.clone());
         let peer = Peer::new(worker, meter, client);
         let timer = lifetime
@@ -127,7 +127,7 @@ impl Connection {
                     Due::Retire => self.retire(),
                     Due::Close => return self.hang_up(Reason::NO_ERROR).await,
                 },
-                Event::Drain => self.retire(),
+                Event::Retire => self.retire(),
                 Event::Flood => return self.hang_up(Reason::ENHANCE_YOUR_CALM).await,
                 Event::Closed => return,
             }
@@ -136,7 +136,7 @@ impl Connection {
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if !self.is_retired && self.listening.poll_begun(cx) {
-            return Poll::Ready(Event::Drain);
+            return Poll::Ready(Event::Retire);
         }
         // Reads, writes what calls have put in line, and takes all calls that came.
         while self.accepted.len() < self.peer.worker.shared.bounds.max_streams as usize {

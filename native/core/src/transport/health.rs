@@ -8,10 +8,10 @@ use std::task::Poll;
 use bytes::Bytes;
 use prost::Message;
 
-use super::drain::Listening;
 use super::messages::Messages;
 use super::peer::Peer;
 use super::reply::{Ending, Reply};
+use super::signal::Listening;
 use crate::service::Refused;
 use crate::wire::grpc::health::v1::health_check_response::ServingStatus;
 use crate::wire::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};

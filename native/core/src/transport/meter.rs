@@ -9,16 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::authority::Authorities;
+use super::frames::{FLAG_ACK, Frames, LAST_KIND, PING, PRIORITY, Piece, SETTINGS};
 use super::socket::Io;
 use super::turn::Turn;
 
-const PREFACE_BYTES: usize = 24;
-const HEAD_BYTES: usize = 9;
-const PRIORITY: u8 = 0x2;
-const SETTINGS: u8 = 0x4;
-const PING: u8 = 0x6;
-const LAST_KIND: u8 = 0x9;
-const ACK: u8 = 0x1;
 /// Pings that come too soon and are borne; gRPC's number.
 const PING_STRIKES: u32 = 2;
 /// SETTINGS, PRIORITY and unknown frames at once, and a second from then on. A client needs a handful.
@@ -31,7 +26,7 @@ const TURN_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Meter {
     client_ping_interval: Duration,
-    frames: RefCell<Frames>,
+    judge: RefCell<Judge>,
     last_frame: Cell<Instant>,
     has_settings: Cell<bool>,
     is_flooded: Cell<bool>,
@@ -39,11 +34,8 @@ pub(super) struct Meter {
 }
 
 #[derive(Debug)]
-struct Frames {
-    /// Bytes of the preface or of a payload still to come.
-    rest: usize,
-    head: [u8; HEAD_BYTES],
-    head_filled: usize,
+struct Judge {
+    frames: Frames,
     last_ping: Option<Instant>,
     ping_strikes: u32,
     idle_frames: f64,
@@ -54,10 +46,8 @@ impl Meter {
     pub(super) fn new(client_ping_interval: Duration, now: Instant) -> Rc<Self> {
         Rc::new(Self {
             client_ping_interval,
-            frames: RefCell::new(Frames {
-                rest: PREFACE_BYTES,
-                head: [0; HEAD_BYTES],
-                head_filled: 0,
+            judge: RefCell::new(Judge {
+                frames: Frames::default(),
                 last_ping: None,
                 ping_strikes: 0,
                 idle_frames: IDLE_FRAMES,
@@ -90,48 +80,37 @@ impl Meter {
         self.has_sent.set(true);
     }
 
-    fn note_read(&self, mut bytes: &[u8], now: Instant) {
-        let mut frames = self.frames.borrow_mut();
-        while !bytes.is_empty() {
-            if frames.rest > 0 {
-                let skipped = frames.rest.min(bytes.len());
-                frames.rest -= skipped;
-                bytes = &bytes[skipped..];
-            } else {
-                let wanted = (HEAD_BYTES - frames.head_filled).min(bytes.len());
-                let filled = frames.head_filled;
-                frames.head[filled..filled + wanted].copy_from_slice(&bytes[..wanted]);
-                frames.head_filled += wanted;
-                bytes = &bytes[wanted..];
-                if frames.head_filled < HEAD_BYTES {
-                    return;
-                }
-                frames.head_filled = 0;
-                let [high, middle, low, kind, flags, ..] = frames.head;
-                frames.rest = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-                self.judge(&mut frames, kind, flags, now);
+    fn note_read(&self, mut bytes: &mut [u8], authorities: Option<&mut Authorities>, now: Instant) {
+        let mut judge = self.judge.borrow_mut();
+        let mut authorities = authorities;
+        while let Some(mut piece) = judge.frames.next(&mut bytes) {
+            if let Piece::Head { kind, flags, .. } = piece {
+                self.judge(&mut judge, kind, flags, now);
             }
-            if frames.rest == 0 {
+            if let Some(authorities) = &mut authorities {
+                authorities.respell(&mut piece);
+            }
+            if judge.frames.is_between() {
                 self.last_frame.set(now);
             }
         }
     }
 
-    fn judge(&self, frames: &mut Frames, kind: u8, flags: u8, now: Instant) {
+    fn judge(&self, judge: &mut Judge, kind: u8, flags: u8, now: Instant) {
         let is_borne = match kind {
-            PING if flags & ACK == 0 => {
+            PING if flags & FLAG_ACK == 0 => {
                 if self.has_sent.take() {
-                    frames.ping_strikes = 0;
-                    frames.last_ping = None;
+                    judge.ping_strikes = 0;
+                    judge.last_ping = None;
                 }
-                frames.bears_ping(now, self.client_ping_interval)
+                judge.bears_ping(now, self.client_ping_interval)
             }
             SETTINGS => {
                 self.has_settings.set(true);
-                flags & ACK != 0 || frames.bears_idle(now)
+                flags & FLAG_ACK != 0 || judge.bears_idle(now)
             }
-            PRIORITY => frames.bears_idle(now),
-            LAST_KIND.. if kind > LAST_KIND => frames.bears_idle(now),
+            PRIORITY => judge.bears_idle(now),
+            LAST_KIND.. if kind > LAST_KIND => judge.bears_idle(now),
             _ => true,
         };
         if !is_borne {
@@ -140,7 +119,7 @@ impl Meter {
     }
 }
 
-impl Frames {
+impl Judge {
     fn bears_ping(&mut self, now: Instant, interval: Duration) -> bool {
         let is_soon = self.last_ping.is_some_and(|last| now < last + interval);
         self.last_ping = Some(now);
@@ -163,6 +142,8 @@ impl Frames {
 pub(super) struct Metered {
     io: Io,
     meter: Rc<Meter>,
+    /// On Unix sockets.
+    authorities: Option<Authorities>,
     turn: Rc<Turn>,
     turn_number: u64,
     turn_bytes: usize,
@@ -170,9 +151,11 @@ pub(super) struct Metered {
 
 impl Metered {
     pub(super) fn new(io: Io, meter: Rc<Meter>, turn: Rc<Turn>) -> Self {
+        let authorities = matches!(io, Io::Unix(_)).then(Authorities::default);
         Self {
             io,
             meter,
+            authorities,
             turn,
             turn_number: 0,
             turn_bytes: 0,
@@ -198,10 +181,10 @@ impl AsyncRead for Metered {
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut me.io).poll_read(cx, buf);
-        let read = &buf.filled()[before..];
+        let read = &mut buf.filled_mut()[before..];
         if !read.is_empty() {
             me.turn_bytes += read.len();
-            me.meter.note_read(read, me.turn.began());
+            me.meter.note_read(read, me.authorities.as_mut(), me.turn.began());
         }
         polled
     }
@@ -237,6 +220,7 @@ impl AsyncWrite for Metered {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::frames::{HEAD_BYTES, PREFACE_BYTES};
     use super::*;
 
     const INTERVAL: Duration = Duration::from_secs(5);
@@ -248,10 +232,14 @@ mod tests {
         bytes
     }
 
+    fn read(meter: &Meter, bytes: &[u8], now: Instant) {
+        meter.note_read(&mut bytes.to_vec(), None, now);
+    }
+
     fn opened() -> (Rc<Meter>, Instant) {
         let now = Instant::now();
         let meter = Meter::new(INTERVAL, now);
-        meter.note_read(&[b'p'; PREFACE_BYTES], now);
+        read(&meter, &[b'p'; PREFACE_BYTES], now);
         (meter, now)
     }
 
@@ -259,10 +247,10 @@ mod tests {
     fn the_third_early_ping_is_too_many() {
         let (meter, now) = opened();
         for _ in 0..3 {
-            meter.note_read(&frame(PING, 0, 8), now);
+            read(&meter, &frame(PING, 0, 8), now);
         }
         assert!(!meter.is_flooded());
-        meter.note_read(&frame(PING, 0, 8), now);
+        read(&meter, &frame(PING, 0, 8), now);
         assert!(meter.is_flooded());
     }
 
@@ -270,11 +258,11 @@ mod tests {
     fn pings_that_keep_the_interval_or_follow_an_answer_are_borne() {
         let (meter, mut now) = opened();
         for _ in 0..100 {
-            meter.note_read(&frame(PING, 0, 8), now);
+            read(&meter, &frame(PING, 0, 8), now);
             now += INTERVAL;
         }
         for _ in 0..100 {
-            meter.note_read(&frame(PING, 0, 8), now);
+            read(&meter, &frame(PING, 0, 8), now);
             meter.note_sent();
         }
         assert!(!meter.is_flooded());
@@ -284,7 +272,7 @@ mod tests {
     fn answers_to_our_pings_are_no_pings() {
         let (meter, now) = opened();
         for _ in 0..100 {
-            meter.note_read(&frame(PING, ACK, 8), now);
+            read(&meter, &frame(PING, FLAG_ACK, 8), now);
         }
         assert!(!meter.is_flooded());
     }
@@ -294,10 +282,10 @@ mod tests {
         for kind in [SETTINGS, PRIORITY, 0xfa] {
             let (meter, now) = opened();
             for _ in 0..256 {
-                meter.note_read(&frame(kind, 0, 5), now);
+                read(&meter, &frame(kind, 0, 5), now);
             }
             assert!(!meter.is_flooded());
-            meter.note_read(&frame(kind, 0, 5), now + Duration::from_millis(10));
+            read(&meter, &frame(kind, 0, 5), now + Duration::from_millis(10));
             assert!(meter.is_flooded());
         }
     }
@@ -307,9 +295,9 @@ mod tests {
         let (meter, now) = opened();
         let later = now + INTERVAL;
         let data = frame(0, 0, 100);
-        meter.note_read(&data[..data.len() - 1], later);
+        read(&meter, &data[..data.len() - 1], later);
         assert_eq!(meter.last_frame(), now);
-        meter.note_read(&data[data.len() - 1..], later);
+        read(&meter, &data[data.len() - 1..], later);
         assert_eq!(meter.last_frame(), later);
         assert!(!meter.has_settings());
     }
@@ -325,7 +313,7 @@ mod tests {
                 if rest.is_empty() { break }
                 prop_assert!(!meter.has_settings() || rest.len() <= 6);
                 let (piece, left) = rest.split_at((*cut).min(rest.len()));
-                meter.note_read(piece, now);
+                read(&meter, piece, now);
                 rest = left;
             }
             prop_assert!(meter.has_settings());

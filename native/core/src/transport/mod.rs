@@ -4,13 +4,14 @@
 //! and bounds (`meter`), `calls` and `streams` find the messages of a call and ask the service, `reply` writes.
 
 mod acceptor;
+mod authority;
 mod bounds;
 mod calls;
 mod clients;
 mod connection;
 mod cpus;
-mod drain;
 mod faults;
+mod frames;
 mod head;
 mod health;
 mod lifetime;
@@ -20,6 +21,7 @@ mod peer;
 mod reply;
 mod routes;
 mod shared;
+mod signal;
 mod socket;
 mod streams;
 mod subject;
@@ -42,6 +44,9 @@ use crate::service::Service;
 use acceptor::Target;
 use shared::Shared;
 use worker::{Command, Factory};
+
+/// What is left after a drain are answers on their way, and clients that do not take theirs.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 
 /// How a transport is set up.
 #[derive(Clone, Debug)]
@@ -150,6 +155,11 @@ impl Transport {
         is_asked && self.workers.iter().all(|_| signs.recv_deadline(by).is_ok()) && !self.shared.is_dead()
     }
 
+    /// Whether a worker or the acceptor has ended though nobody told it to; for good.
+    pub fn has_died(&self) -> bool {
+        self.shared.is_dead()
+    }
+
     /// What each worker does.
     pub fn loads(&self) -> Vec<WorkerLoad> {
         let load = |load: &worker::Load| WorkerLoad {
@@ -174,7 +184,7 @@ impl Transport {
         self.shared.faults.take()
     }
 
-    /// Closes the listeners, refuses new requests, lets those in flight end for up to `grace`, and returns when the
+    /// Refuses new requests, lets those in flight end for up to `grace`, closes the listeners, and returns when the
     /// workers have ended; once.
     pub fn stop(&self, grace: Duration) {
         let by = Instant::now() + grace;
@@ -183,9 +193,18 @@ impl Transport {
             return;
         };
         self.shared.stop();
+        let (quiet, quieted) = crossbeam_channel::bounded::<()>(0);
+        for (commands, _) in &self.workers {
+            let _ = commands.send(Command::Drain(quiet.clone()));
+        }
+        drop(quiet);
+        // Every worker drops its own when it has nothing in flight. Until then clients are told to go elsewhere by an
+        // answer, on old connections and on new ones; once they are sent away there is none.
+        let _ = quieted.recv_deadline(by);
         drop(acceptor.stop);
         // A thread that panicked has said so in `is_alive`.
         let _ = acceptor.thread.join();
+        let by = by.min(Instant::now() + LAST_WRITES);
         for (commands, _) in &self.workers {
             let _ = commands.send(Command::Stop(by));
         }

@@ -93,6 +93,7 @@ struct OpenCall(Rc<Peer>);
 impl OpenCall {
     fn new(peer: &Rc<Peer>) -> Self {
         peer.open_calls.set(peer.open_calls.get() + 1);
+        peer.worker.begin_call();
         Self(Rc::clone(peer))
     }
 }
@@ -100,6 +101,7 @@ impl OpenCall {
 impl Drop for OpenCall {
     fn drop(&mut self) {
         self.0.open_calls.set(self.0.open_calls.get() - 1);
+        self.0.worker.end_call();
         self.0.note_call();
     }
 }

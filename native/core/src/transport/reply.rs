@@ -1,9 +1,9 @@
 //! Answers and refusals as HTTP/2 frames: what leaves on a stream.
 
 use std::fmt::Write;
-use std::future::poll_fn;
 use std::io::IoSlice;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use h2::SendStream;
@@ -121,19 +121,19 @@ impl Reply {
         stream.send_data(framed, false).map_err(|_| Ending::Gone)
     }
 
-    /// Waits until the client takes more than what is in line.
-    pub(super) async fn taken(&mut self) -> Result<(), Ending> {
+    /// Ready when the client takes more than what is in line.
+    pub(super) fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
         let Some(stream) = &mut self.stream else {
-            return Ok(());
+            return Poll::Ready(Ok(()));
         };
         stream.reserve_capacity(1);
         while stream.capacity() == 0 {
-            match poll_fn(|cx| stream.poll_capacity(cx)).await {
+            match ready!(stream.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Err(Ending::Gone),
+                Some(Err(_)) | None => return Poll::Ready(Err(Ending::Gone)),
             }
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     /// Ends the call with OK.
@@ -155,7 +155,7 @@ impl Reply {
     }
 
     /// Whether the client took the call back; wakes when it does.
-    pub(super) fn poll_gone(&mut self, cx: &mut std::task::Context<'_>) -> bool {
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.stream {
             Some(stream) => stream.poll_reset(cx).is_ready(),
             None => self.respond.poll_reset(cx).is_ready(),

@@ -1,20 +1,25 @@
 //! Streams: one message is answered before the next is read, so a client that does not read is not read either.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::time::{Sleep, sleep};
 
 use super::calls;
-use super::drain::Listening;
 use super::head::Head;
 use super::messages::Messages;
 use super::peer::Peer;
 use super::reply::{Ending, Reply};
 use super::routes::Route;
+use super::signal::Listening;
 use crate::service::{Answering, Refused};
+
+/// How long a drain waits for a client to take an answer.
+const WRITE_WAIT: Duration = Duration::from_secs(1);
 
 /// Serves one stream to its end. A drain ends it between two messages, at once where it waits for one.
 pub(super) async fn serve(peer: Rc<Peer>, head: Head, mut messages: Messages, mut reply: Reply) {
@@ -41,8 +46,27 @@ async fn run(peer: &Peer, head: Head, messages: &mut Messages, reply: &mut Reply
         }
         let answer = answer(peer, head, message, arrived, reply).await?;
         reply.send(answer)?;
-        reply.taken().await?;
+        taken(peer, reply, &mut listening).await?;
     }
+}
+
+/// Waits until the client takes the answer; not for long in a drain, which a client that never does would hold up.
+async fn taken(peer: &Peer, reply: &mut Reply, listening: &mut Listening) -> Result<(), Ending> {
+    let mut patience: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(taken) = reply.poll_taken(cx) {
+            return Poll::Ready(taken);
+        }
+        if !listening.poll_begun(cx) {
+            return Poll::Pending;
+        }
+        let patience = patience.get_or_insert_with(|| Box::pin(sleep(WRITE_WAIT)));
+        patience
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(peer.refuse(Refused::Draining)))
+    })
+    .await
 }
 
 async fn answer(

@@ -1,5 +1,6 @@
 //! A worker: one thread, one runtime, its connections and its service; nothing on it is shared with another worker.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,9 +15,9 @@ use tokio::task::LocalSet;
 
 use super::connection;
 use super::cpus;
-use super::drain::Drain;
 use super::faults;
 use super::shared::Shared;
+use super::signal::Signal;
 use super::socket::Socket;
 use super::turn::{Turn, Turns};
 use crate::service::Service;
@@ -29,7 +30,9 @@ pub(super) enum Command {
     Serve(Socket, Admission),
     /// Answer, as a sign of life.
     Answer(Sender<()>),
-    /// Drain, and end by the instant.
+    /// Refuse what is new, and drop this when nothing is in flight.
+    Drain(Sender<()>),
+    /// Send everyone away, and end by the instant.
     Stop(Instant),
 }
 
@@ -71,9 +74,35 @@ pub(super) struct Worker {
     pub(super) service: Rc<dyn Service>,
     pub(super) shared: Arc<Shared>,
     pub(super) turn: Rc<Turn>,
-    pub(super) drain: Rc<Drain>,
+    /// New requests are refused.
+    pub(super) drain: Rc<Signal>,
+    /// Connections are closed.
+    pub(super) retire: Rc<Signal>,
+    open_calls: Cell<usize>,
+    call_ended: Notify,
     load: Arc<Load>,
     connection_ended: Notify,
+}
+
+impl Worker {
+    /// Counts a call that is not answered at once.
+    pub(super) fn begin_call(&self) {
+        self.open_calls.set(self.open_calls.get() + 1);
+    }
+
+    /// Counts its end.
+    pub(super) fn end_call(&self) {
+        self.open_calls.set(self.open_calls.get() - 1);
+        if self.open_calls.get() == 0 {
+            self.call_ended.notify_one();
+        }
+    }
+
+    async fn no_calls(&self) {
+        while self.open_calls.get() > 0 {
+            self.call_ended.notified().await;
+        }
+    }
 }
 
 /// The outside of a worker.
@@ -110,6 +139,9 @@ pub(super) fn start(
                 shared,
                 turn: Rc::clone(&turn),
                 drain: Rc::default(),
+                retire: Rc::default(),
+                open_calls: Cell::new(0),
+                call_ended: Notify::new(),
                 load: own,
                 connection_ended: Notify::new(),
             });
@@ -135,6 +167,14 @@ async fn obey(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Command>) {
             Command::Answer(alive) => {
                 let _ = alive.try_send(());
             }
+            Command::Drain(quiet) => {
+                worker.drain.begin();
+                let own = Rc::clone(&worker);
+                tokio::task::spawn_local(async move {
+                    own.no_calls().await;
+                    drop(quiet);
+                });
+            }
             Command::Stop(by) => return wind_up(&worker, inbox, by).await,
         }
     }
@@ -149,6 +189,7 @@ async fn serve(worker: Rc<Worker>, socket: Socket, admission: Admission) {
 
 async fn wind_up(worker: &Worker, mut inbox: UnboundedReceiver<Command>, by: Instant) {
     worker.drain.begin();
+    worker.retire.begin();
     while worker.load.connections.load(Ordering::Relaxed) > 0 {
         tokio::select! {
             () = worker.connection_ended.notified() => {}

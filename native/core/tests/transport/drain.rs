@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::{BOUND, PREDICT, PREDICT_STREAM, Server, bounded, code, framed, options, until};
+use crate::support::{BOUND, Client, PREDICT, PREDICT_STREAM, Server, bounded, code, framed, options, until};
 
 #[tokio::test]
 async fn a_drain_refuses_what_is_new_and_ends_what_is_not() {
@@ -30,7 +30,9 @@ async fn a_drain_refuses_what_is_new_and_ends_what_is_not() {
         (14, &"DRAINING".parse().unwrap())
     );
     assert_eq!(trailers["tickserve-executed"], "0");
-    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    // Somebody new is told as well, for as long as something is in flight.
+    let new = Client::over(tokio::net::TcpStream::connect(address).await.unwrap()).await;
+    assert_eq!(code(&new.call(PREDICT, b"new").await.unwrap_err()), 14);
     late.send(framed(b"late"), true);
     assert_eq!(code(&late.end().await), 14);
     // What is being answered is answered; the stream then ends.
@@ -40,6 +42,7 @@ async fn a_drain_refuses_what_is_new_and_ends_what_is_not() {
     assert_eq!(unary.message().await.unwrap(), "wait");
     assert_eq!(code(&unary.end().await), 0);
     bounded(stopping).await.unwrap();
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
     assert_eq!(seen.answered.load(Ordering::SeqCst), 3);
 }
 

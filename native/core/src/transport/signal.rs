@@ -1,19 +1,19 @@
-//! The word that a worker drains: what waits on that worker hears it without asking for each message.
+//! A word to all that waits on one worker, such as that it drains, heard without asking for each message.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-/// Whether this worker drains, and whom to wake when it begins to. For one thread.
+/// Whether something has begun on this worker, and whom to wake when it does. For one thread.
 #[derive(Debug, Default)]
-pub(super) struct Drain {
+pub(super) struct Signal {
     has_begun: Cell<bool>,
     next: Cell<u64>,
     waiting: RefCell<HashMap<u64, Waker>>,
 }
 
-impl Drain {
+impl Signal {
     pub(super) fn has_begun(&self) -> bool {
         self.has_begun.get()
     }
@@ -27,31 +27,31 @@ impl Drain {
     }
 }
 
-/// One task's ear for the drain.
+/// One task's ear for a signal.
 #[derive(Debug)]
 pub(super) struct Listening {
-    drain: Rc<Drain>,
+    signal: Rc<Signal>,
     key: Option<u64>,
 }
 
 impl Listening {
-    pub(super) fn new(drain: &Rc<Drain>) -> Self {
+    pub(super) fn new(signal: &Rc<Signal>) -> Self {
         Self {
-            drain: Rc::clone(drain),
+            signal: Rc::clone(signal),
             key: None,
         }
     }
 
-    /// Whether the drain has begun; where not, the task of `cx` is woken when it does. A task registers once, since
+    /// Whether it has begun; where not, the task of `cx` is woken when it does. A task registers once, since
     /// the waker of a task stays the same.
     pub(super) fn poll_begun(&mut self, cx: &Context<'_>) -> bool {
-        if self.drain.has_begun() {
+        if self.signal.has_begun() {
             return true;
         }
         if self.key.is_none() {
-            let key = self.drain.next.get();
-            self.drain.next.set(key + 1);
-            self.drain.waiting.borrow_mut().insert(key, cx.waker().clone());
+            let key = self.signal.next.get();
+            self.signal.next.set(key + 1);
+            self.signal.waiting.borrow_mut().insert(key, cx.waker().clone());
             self.key = Some(key);
         }
         false
@@ -61,7 +61,7 @@ impl Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.drain.waiting.borrow_mut().remove(&key);
+            self.signal.waiting.borrow_mut().remove(&key);
         }
     }
 }
@@ -72,13 +72,13 @@ mod tests {
 
     #[test]
     fn who_listens_is_forgotten_when_it_ends() {
-        let drain = Rc::new(Drain::default());
-        let mut listening = Listening::new(&drain);
+        let signal = Rc::new(Signal::default());
+        let mut listening = Listening::new(&signal);
         assert!(!listening.poll_begun(&Context::from_waker(Waker::noop())));
-        assert_eq!(drain.waiting.borrow().len(), 1);
+        assert_eq!(signal.waiting.borrow().len(), 1);
         drop(listening);
-        assert!(drain.waiting.borrow().is_empty());
-        drain.begin();
-        assert!(Listening::new(&drain).poll_begun(&Context::from_waker(Waker::noop())));
+        assert!(signal.waiting.borrow().is_empty());
+        signal.begin();
+        assert!(Listening::new(&signal).poll_begun(&Context::from_waker(Waker::noop())));
     }
 }
