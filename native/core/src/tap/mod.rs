@@ -8,8 +8,10 @@ mod map;
 mod page;
 mod record;
 mod ring;
+mod worker;
 
 pub use self::map::DamagedTap;
 pub use self::page::{Columns, Page};
 pub use self::record::{Entities, Id, Record, Why};
 pub use self::ring::RingWriter;
+pub use self::worker::{Asked, Tap};

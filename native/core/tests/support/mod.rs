@@ -14,8 +14,8 @@ use tickserve_core::call::{Elements, Tensor};
 use tickserve_core::engine::{Engine, Settings};
 use tickserve_core::pipeline::Pipeline;
 use tickserve_core::plan::{
-    Datatype, EventTimeRule, InputRules, Limits, ModelPlan, Plan, Policy, Role, Segment, TensorSpec,
-    VersionPlan,
+    Datatype, EventTimeRule, InputRules, Limits, ModelPlan, Plan, Policy, Role, Segment, TapPlan,
+    TensorSpec, VersionPlan,
 };
 use tickserve_core::reflection::Reflection;
 use tickserve_core::refusal::Refusal;
@@ -112,6 +112,7 @@ pub fn plan_of(generation: u64, version: &VersionPlan) -> Plan {
         halt: None,
         position_scale: 1.0,
         described: BTreeMap::new(),
+        tap: TapPlan::default(),
     };
     Plan {
         generation,
