@@ -115,8 +115,8 @@ def read_catalog(path: Path) -> Catalog:
                     model=str(entry["model"]),
                     version=str(entry["version"]),
                     digest=bytes.fromhex(entry["digest"]),
-                    inputs=tuple(TensorSpec(**spec) for spec in entry["inputs"]),
-                    outputs=tuple(TensorSpec(**spec) for spec in entry["outputs"]),
+                    inputs=_specs(entry["inputs"]),
+                    outputs=_specs(entry["outputs"]),
                     feature_names=tuple(map(str, entry["feature_names"])),
                 )
             elif entry["kind"] == "split":
@@ -135,3 +135,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
     return [{"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)} for spec in specs]
+
+
+def _specs(tensors: Sequence[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(**(tensor | {"shape": tuple(tensor["shape"])})) for tensor in tensors)

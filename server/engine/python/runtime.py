@@ -109,7 +109,10 @@ class Runtime:
                     call.findings.count(f"finite:{self.version.inputs[index].name}", "reject")
                     raise
         if self._bounds is not None:
-            call.arrays[0] = self._bounds(call.arrays[0], call.findings)
+            received = call.arrays[0]
+            call.arrays[0] = self._bounds(received, call.findings)
+            if call.arrays[0] is not received:
+                call.received = received
 
     def check_outputs(self, call: Call, outputs: Sequence[Array]) -> None:
         """Holds the outputs against the schema and the rules; raises where one of policy reject is broken."""
