@@ -146,19 +146,36 @@ class RingWriter(RingFile):
     def write(self, record: Record) -> bool:
         """Writes a record, or drops it and counts that where there is no room; says which."""
         body = encode(record, self._capacity)
-        size = len(body.data)
+        data, inputs, outputs, entities, findings, broken, left_out, *places, is_cut = body
+        size = len(data)
         parts = 1 if size <= self._first else layout.parts_for(size, self._slot_bytes)
-        sequence, words = self._sequence, self._words
+        sequence, words, head = self._sequence, self._words, self._head
         self._sequence = sequence + 1
-        if not self._has_room(parts):
+        if head + parts - self._tail > self._slots and not self._has_room(parts):
             words[DROPPED] += 1
             words[NEXT_SEQUENCE] = sequence + 1
             return False
-        flags = record.flags
-        if body.is_cut:
+        (
+            time_unix_ns,
+            event_time,
+            plan_generation,
+            split_generation,
+            durations,
+            version,
+            rows,
+            status,
+            reason,
+            role,
+            why,
+            key_bucket,
+            flags,
+            request_id,
+            routing_key,
+        ) = record[:15]
+        if is_cut:
             flags |= Flag.CUT
             words[CUT] += 1
-        offset = self._offset(self._head)
+        offset = HEADER_BYTES + head % self._slots * self._slot_bytes
         FIXED.pack_into(
             self._map,
             offset,
@@ -166,52 +183,47 @@ class RingWriter(RingFile):
             0,
             parts,
             size,
-            record.time_unix_ns,
-            record.event_time_unix_ns,
-            record.plan_generation,
-            record.split_generation,
-            *record.durations_ns,
-            record.version,
-            min(record.rows, _MAX_U32),
-            record.status,
-            record.reason,
-            record.role,
-            record.why,
-            record.key_bucket,
-            min(len(record.request_id), layout.ID_BYTES),
-            min(len(record.routing_key), layout.ID_BYTES),
+            time_unix_ns,
+            event_time,
+            plan_generation,
+            split_generation,
+            *durations,
+            version,
+            rows if rows <= _MAX_U32 else _MAX_U32,
+            status,
+            reason,
+            role,
+            why,
+            key_bucket,
+            len(request_id),
+            len(routing_key),
             flags,
-            body.inputs,
-            body.outputs,
-            body.findings,
-            body.broken_rules,
-            body.entities,
-            min(body.findings_left_out, _MAX_U32),
-            body.outputs_at,
-            body.entities_at,
-            body.findings_at,
-            body.broken_rules_at,
+            inputs,
+            outputs,
+            findings,
+            broken,
+            entities,
+            left_out if left_out <= _MAX_U32 else _MAX_U32,
+            *places,
             record.trace_id,
-            record.request_id,
-            record.routing_key,
+            request_id,
+            routing_key,
         )
         if parts == 1:
             start = offset + PAYLOAD_AT
-            self._map[start : start + size] = body.data
+            self._map[start : start + size] = data
         else:
-            self._write_chain(offset, sequence, parts, body.data)
+            self._write_chain(offset, sequence, parts, data)
         words[NEXT_SEQUENCE] = sequence + 1
-        self._head += parts
+        self._head = head + parts
         # Last of all. The reader's processor sees the stores in this order on x86-64; where it might not, the reader
         # finds another sequence in the slot and looks again.
-        words[HEAD] = self._head
+        words[HEAD] = head + parts
         return True
 
     def _has_room(self, parts: int) -> bool:
-        after = self._head + parts
-        if after - self._tail <= self._slots:
-            return True
-        tail = self._words[TAIL]
+        """Whether there is room now that the tail is looked at again."""
+        after, tail = self._head + parts, self._words[TAIL]
         if not 0 <= after - tail <= self._slots:
             return False
         self._tail = tail

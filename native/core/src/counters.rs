@@ -69,7 +69,11 @@ impl Tally {
     /// Counts an answer.
     pub fn count(&self, durations: &Durations, rows: u64, is_slow: bool, now_unix_ns: u64) {
         let total = std::iter::once(durations.total());
-        for (stage, duration) in self.stages.iter().zip(durations.stages().into_iter().chain(total)) {
+        for (stage, duration) in self
+            .stages
+            .iter()
+            .zip(durations.stages().into_iter().chain(total))
+        {
             stage.record(duration);
         }
         add(&self.answered, 1);

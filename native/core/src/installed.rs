@@ -212,10 +212,7 @@ impl Installed {
                 .version(pin)
                 .ok_or_else(|| model.unknown_version(texts, pin))?;
             return if model.pins.contains(pin) {
-                Ok(Routed {
-                    serving,
-                    place: None,
-                })
+                Ok(Routed { serving, place: None })
             } else {
                 Err(refuse::pin_refused(texts, name, pin))
             };
@@ -237,7 +234,9 @@ impl Installed {
     /// The key bucket of a request that was routed by this key.
     pub fn key_bucket(&self, routed: Routed<'_>, key: &str) -> u8 {
         let salt = &self.models[routed.serving.place.model].plan.salt;
-        let place = routed.place.unwrap_or_else(|| routing::place(salt, key.as_bytes()));
+        let place = routed
+            .place
+            .unwrap_or_else(|| routing::place(salt, key.as_bytes()));
         place.bucket
     }
 

@@ -133,7 +133,11 @@ impl Worker {
         let routed = in_flight.admit().and_then(|()| {
             let target = request.target(drawn, &shared.texts)?;
             let routed = installed.route(&shared.texts, &target)?;
-            let why = if target.version.is_empty() { Why::Split } else { Why::Pin };
+            let why = if target.version.is_empty() {
+                Why::Split
+            } else {
+                Why::Pin
+            };
             let tapped = self.tap.is_some() && routed.serving.tapped.is_some();
             let asked = tapped.then(|| (why, installed.key_bucket(routed, target.key)));
             Ok((routed.serving, asked))

@@ -30,8 +30,8 @@ _KIND_NUMBER = {kind: number for number, kind in enumerate(("CLIPPED", "FLAGGED"
 #: The client's own: everything else that is refused after routing is a failure.
 _NOT_FAILURES = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION)
 _NO_DURATIONS: tuple[int, ...] = (0,) * 6
-_ANSWERED = Flag.EXECUTED.value
-_READ, _RAN, _DRAWN = Flag.READ.value, Flag.RAN.value, Flag.DRAWN.value
+_EXECUTED, _READ, _RAN, _DRAWN = Flag.EXECUTED.value, Flag.READ.value, Flag.RAN.value, Flag.DRAWN.value
+_BYTES = DATATYPE_NUMBER["BYTES"]
 _SPLIT, _PIN = Why.SPLIT.value, Why.PIN.value
 _MIN_I64, _MAX_I64 = -(1 << 63), (1 << 63) - 1
 
@@ -58,38 +58,37 @@ class Recorder:
             return
         own_id, routing_key, is_pinned, entities = asked
         flags = 0 if own_id else _DRAWN
-        key = (routing_key or own_id or drawn_id).encode()
+        request_id = (own_id or drawn_id).encode()
+        key = routing_key.encode() if routing_key else request_id
         bucket = key_bucket(serving.model.split.salt, key)
-        call = None if job is None else job.call
-        outputs = None if job is None else job.outputs
+        call = outputs = None
+        rows, durations = 0, _NO_DURATIONS
+        if job is not None:
+            call, outputs, rows = job.call, job.outputs, job.shape.rows
         if tapped.block is not None and not is_pinned:
             self._counts.count(tapped.block, bucket, _columns(serving, tapped.latency_edge_ns, job, refusal))
-        status = reason = rows = 0
-        durations = _NO_DURATIONS
-        if job is not None:
-            rows = job.shape.rows
-            if refusal is None:
-                durations = (wait_ns, *job.durations)
-        if refusal is None:
-            flags |= _ANSWERED
-        else:
+        status = reason = 0
+        if refusal is not None:
             status = int(refusal.code)
             reason = _REASON_NUMBER[refusal.reason] if refusal.reason is not None else 0
             if refusal.executed:
-                flags |= _ANSWERED
-        version = serving.version
-        if outputs is not None:
-            flags |= _RAN
-        event_time = 0
-        findings = _NOTHING_FOUND
-        inputs: Sequence[Tensor] = ()
+                flags |= _EXECUTED
+        else:
+            flags |= _EXECUTED
+            if job is not None:
+                durations = (wait_ns, *job.durations)
+        event_time, findings, runtime = 0, _NOTHING_FOUND, serving.runtime
+        given: Sequence[Tensor] = ()
         if call is not None:
             flags |= _READ
-            findings = call.findings
-            event_time = min(max(call.event_time_unix_ns, _MIN_I64), _MAX_I64)
-            inputs = [
-                _tensor(spec.datatype, array) for spec, array in zip(version.inputs, _received(call), strict=True)
-            ]
+            findings, event_time = call.findings, call.event_time_unix_ns
+            if not _MIN_I64 <= event_time <= _MAX_I64:
+                event_time = min(max(event_time, _MIN_I64), _MAX_I64)
+            given = _tensors(runtime.input_datatypes, _received(call))
+        gave: Sequence[Tensor] = ()
+        if outputs is not None:
+            flags |= _RAN
+            gave = _tensors(runtime.output_datatypes, outputs)
         self._ring.write(
             Record(
                 time.time_ns(),
@@ -105,13 +104,13 @@ class Recorder:
                 _PIN if is_pinned else _SPLIT,
                 bucket,
                 flags,
-                (own_id or drawn_id).encode(),
-                routing_key.encode() if routing_key else b"",
-                inputs,
-                [_tensor(spec.datatype, array) for spec, array in zip(version.outputs, outputs or (), strict=False)],
+                request_id,
+                key if routing_key else b"",
+                given,
+                gave,
                 [entity.encode() for entity in entities] if call is not None and entities else (),
-                [Finding(_KIND_NUMBER[f.kind], f.row, f.column, f.rule) for f in findings.kept],
-                [BrokenRule(rule, POLICY_NUMBER[policy], n) for (rule, policy), n in findings.violations.items()],
+                _findings(findings) if findings.kept else (),
+                _broken_rules(findings) if findings.violations else (),
                 findings.left_out,
             )
         )
@@ -149,9 +148,21 @@ def _received(call: Call) -> Sequence[Array]:
     return call.arrays if call.received is None else [call.received, *call.arrays[1:]]
 
 
-def _tensor(datatype: str, array: Array) -> Tensor:
-    if array.dtype != object:
-        return Tensor(DATATYPE_NUMBER[datatype], array.shape, array.tobytes())
+def _tensors(datatypes: Sequence[int], arrays: Sequence[Array]) -> list[Tensor]:
+    return [
+        Tensor(datatype, array.shape, _text(array) if datatype == _BYTES else array.tobytes())
+        for datatype, array in zip(datatypes, arrays, strict=True)
+    ]
+
+
+def _text(array: Array) -> bytes:
     elements = [item.encode() if isinstance(item, str) else bytes(item) for item in array.ravel()]
-    data = b"".join(struct.pack("<I", len(element)) + element for element in elements)
-    return Tensor(DATATYPE_NUMBER[datatype], array.shape, data)
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+def _findings(findings: Findings) -> list[Finding]:
+    return [Finding(_KIND_NUMBER[found.kind], found.row, found.column, found.rule) for found in findings.kept]
+
+
+def _broken_rules(findings: Findings) -> list[BrokenRule]:
+    return [BrokenRule(rule, POLICY_NUMBER[policy], times) for (rule, policy), times in findings.violations.items()]

@@ -12,6 +12,7 @@ from mlops.histogram import Histogram
 from mlops.package import MODEL_FILE, ColumnMapping, TensorSpec
 from mlops.package.datatypes import numpy_dtype
 from mlops.package.runtime import golden_error, run_failure
+from mlops.tap.layout import DATATYPE_NUMBER
 from server.engine import texts
 from server.engine.base import STAGES, Prepared, StageCounts, VersionCounters
 from server.engine.python.call import Call
@@ -76,6 +77,9 @@ class Runtime:
     def __init__(self, version: VersionPlan, model: bytes) -> None:
         self.version = version
         self.session = Session(model, version.inputs, version.outputs)
+        #: As the tap numbers datatypes.
+        self.input_datatypes = [DATATYPE_NUMBER[spec.datatype] for spec in version.inputs]
+        self.output_datatypes = [DATATYPE_NUMBER[spec.datatype] for spec in version.outputs]
         self.readers = [InputReader(spec) for spec in version.inputs]
         #: Estimated cost of a request, by each value that goes in; infinite until measured.
         self.ns_per_value = math.inf

@@ -84,12 +84,7 @@ impl Fit {
     /// Lets the parts take their turns in the order that the format says.
     #[cold]
     fn cut(record: &Record<'_>, mut sizes: Sizes, capacity: usize) -> Self {
-        let heads: usize = record
-            .inputs
-            .iter()
-            .chain(record.outputs)
-            .map(head_size)
-            .sum();
+        let heads: usize = record.inputs.iter().chain(record.outputs).map(head_size).sum();
         let mut room = Room(capacity);
         let has_tensors = room.take(heads);
         let broken_rules = room.take(sizes.broken_rules);
@@ -147,7 +142,8 @@ impl Fit {
 
 impl Sizes {
     fn of(record: &Record<'_>) -> Self {
-        let whole = |(tensor, elements): (&Tensor, &Elements)| head_size(tensor) + filled(data_size(elements));
+        let whole =
+            |(tensor, elements): (&Tensor, &Elements)| head_size(tensor) + filled(data_size(elements));
         let (mut entities, mut entity_count) = (0, 0);
         record.entities.visit(|entity| {
             entities += ENTITY_HEAD + entity.len();

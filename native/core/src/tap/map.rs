@@ -45,10 +45,7 @@ impl Map {
             .write(true)
             .open(path)
             .map_err(unreadable)?;
-        let map = MmapOptions::new()
-            .populate()
-            .map_raw(&file)
-            .map_err(unreadable)?;
+        let map = MmapOptions::new().populate().map_raw(&file).map_err(unreadable)?;
         Ok(Self { map })
     }
 

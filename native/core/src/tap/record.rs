@@ -62,11 +62,7 @@ impl Entities<'_> {
     pub(super) fn visit(self, mut take: impl FnMut(&[u8])) {
         match self {
             Self::None => {}
-            Self::Parts {
-                message,
-                first,
-                rest,
-            } => std::iter::once(&first)
+            Self::Parts { message, first, rest } => std::iter::once(&first)
                 .chain(rest)
                 .for_each(|part| take(&message[part.range()])),
             Self::Commas(text) => text.split(',').for_each(|entity| take(entity.as_bytes())),

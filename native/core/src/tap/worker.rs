@@ -113,8 +113,16 @@ impl Tap {
         let (Some(block), Why::Split | Why::Shadow) = (tapped.block, asked.why) else {
             return;
         };
-        let total_ns = outcome.result.as_ref().map_or(0, |(_, durations)| durations.total());
-        let budget_ns = serving.runtime.version.limits.latency_budget_us.saturating_mul(1000);
+        let total_ns = outcome
+            .result
+            .as_ref()
+            .map_or(0, |(_, durations)| durations.total());
+        let budget_ns = serving
+            .runtime
+            .version
+            .limits
+            .latency_budget_us
+            .saturating_mul(1000);
         let is_over = |bound_ns: u64| bound_ns != 0 && total_ns > bound_ns;
         let refusal = outcome.result.as_ref().err();
         let broken = outcome.seen.call.as_ref().map(|call| &call.findings.violations);

@@ -14,8 +14,8 @@ use tickserve_core::call::{Elements, Tensor};
 use tickserve_core::engine::{Engine, Settings};
 use tickserve_core::pipeline::Pipeline;
 use tickserve_core::plan::{
-    Datatype, EventTimeRule, InputRules, Limits, ModelPlan, Plan, Policy, Role, Segment, TapPlan,
-    TensorSpec, VersionPlan,
+    Datatype, EventTimeRule, InputRules, Limits, ModelPlan, Plan, Policy, Role, Segment, TapPlan, TensorSpec,
+    VersionPlan,
 };
 use tickserve_core::reflection::Reflection;
 use tickserve_core::refusal::Refusal;

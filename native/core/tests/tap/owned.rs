@@ -95,7 +95,10 @@ impl Scratch {
 
     /// An empty ring.
     pub fn ring(slot_bytes: u32, slots: u64, max_parts: u32) -> Self {
-        Self::file("ring", &ring_bytes(&[0; 16], 0, 1, slot_bytes, slots, max_parts, 1, 1))
+        Self::file(
+            "ring",
+            &ring_bytes(&[0; 16], 0, 1, slot_bytes, slots, max_parts, 1, 1),
+        )
     }
 
     pub fn path(&self) -> &Path {

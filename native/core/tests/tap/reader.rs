@@ -88,7 +88,11 @@ fn record(chain: &[&[u8]], parts: usize, max_parts: usize) -> Option<Found> {
         }
         payload.extend(&slot[slot::PART_END..]);
     }
-    let in_last = if parts > 1 { first.len() - slot::PART_END } else { payload.len() + 1 };
+    let in_last = if parts > 1 {
+        first.len() - slot::PART_END
+    } else {
+        payload.len() + 1
+    };
     if size > payload.len() || size + in_last <= payload.len() {
         return None;
     }

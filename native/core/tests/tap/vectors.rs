@@ -65,7 +65,10 @@ const KINDS: [FindingKind; 5] = [
 
 fn tensor(value: &Value) -> Tensor {
     let label = value["datatype"].as_str().unwrap();
-    let datatype = DATATYPES.into_iter().find(|known| known.label() == label).unwrap();
+    let datatype = DATATYPES
+        .into_iter()
+        .find(|known| known.label() == label)
+        .unwrap();
     let data = hex(&value["data"]);
     let elements = if datatype == Datatype::Bytes {
         Elements::Strings(strings(&data))
@@ -198,11 +201,7 @@ fn the_ring_has_the_bytes_of_the_vector() {
         let wanted_inputs = list(&wanted["inputs"], |each| {
             (hex(&each["data"]), each["is_cut"].as_bool().unwrap())
         });
-        let inputs: Vec<_> = found
-            .inputs
-            .iter()
-            .map(|part| (part.2.clone(), part.3))
-            .collect();
+        let inputs: Vec<_> = found.inputs.iter().map(|part| (part.2.clone(), part.3)).collect();
         assert_eq!(inputs, wanted_inputs);
         assert_eq!(
             found.broken_rules.len(),
@@ -267,7 +266,16 @@ fn files_that_are_none_are_refused() {
     let open = |bytes: &[u8]| RingWriter::open(Scratch::file("bad", bytes).path());
     assert!(open(&good).is_ok());
     assert!(Page::open(Scratch::file("bad", &good).path()).is_err());
-    for (at, byte) in [(0, 0), (8, 2), (13, 0), (40, 1), (44, 9), (44, 0), (48, 7), (55, 255)] {
+    for (at, byte) in [
+        (0, 0),
+        (8, 2),
+        (13, 0),
+        (40, 1),
+        (44, 9),
+        (44, 0),
+        (48, 7),
+        (55, 255),
+    ] {
         let mut bad = good.clone();
         bad[at] = byte;
         assert!(open(&bad).is_err(), "byte {at}");
