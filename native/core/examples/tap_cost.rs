@@ -5,7 +5,7 @@
 
 #[path = "../tests/support/mod.rs"]
 mod support;
-#[path = "../tests/tap/owned.rs"]
+#[path = "../tests/tap/files.rs"]
 mod tap_files;
 
 use std::hint::black_box;
@@ -22,7 +22,7 @@ use tickserve_core::pipeline::Pipeline;
 use tickserve_core::plan::{Datatype, Role, TapPlan, VersionPlan};
 use tickserve_core::routing;
 use tickserve_core::service::{Answering, Protocol, Service};
-use tickserve_core::tap::layout::{HEADER_BYTES, PAGE_MAGIC, flag, page, ring};
+use tickserve_core::tap::layout::{flag, ring};
 use tickserve_core::tap::{Columns, Entities, Id, Page, Record, RingWriter, Why};
 use tickserve_core::wire::tickserve::v1::PredictRequest;
 
@@ -42,10 +42,10 @@ fn main() {
     version.inputs = vec![spec("features", Datatype::Fp32, &[-1, width as i64])];
     version.outputs = vec![spec(output, Datatype::Fp32, &[-1, output_width])];
 
-    let (file, counters) = (memory_ring(), page_file());
+    let (file, counters) = files();
     let tapped = Bench::new(&version, Some((&file, &counters)));
     let plain = Bench::new(&version, None);
-    let (own_ring, own_page) = (memory_ring(), page_file());
+    let (own_ring, own_page) = files();
     let mut writer = RingWriter::open(own_ring.path()).unwrap();
     let page = Page::open(own_page.path()).unwrap();
     let input = floats(&[1, width as i64], &vec![0.25; width]);
@@ -180,26 +180,11 @@ fn consume(file: &Scratch) {
     opened.write_all_at(&head, ring::TAIL as u64).unwrap();
 }
 
-fn memory_ring() -> Scratch {
-    let ring = Scratch::ring(512, SLOTS, 128);
-    in_memory(ring)
-}
-
-fn page_file() -> Scratch {
-    let block_bytes = (page::BLOCK_HEADER_BYTES + page::WRITER_BYTES) as u32;
-    let mut bytes = PAGE_MAGIC.to_vec();
-    bytes.extend([1_u32, HEADER_BYTES as u32].map(u32::to_le_bytes).concat());
-    bytes.extend([0; 16]);
-    bytes.extend([2_u32, 1, block_bytes, 0].map(u32::to_le_bytes).concat());
-    bytes.resize(HEADER_BYTES + 2 * block_bytes as usize, 0);
-    in_memory(Scratch::file("page", &bytes))
-}
-
-/// The same file on tmpfs, where the server has it.
-fn in_memory(file: Scratch) -> Scratch {
-    let path = Path::new("/dev/shm").join(file.path().file_name().unwrap());
-    std::fs::copy(file.path(), &path).unwrap();
-    Scratch(path)
+fn files() -> (Scratch, Scratch) {
+    (
+        Scratch::ring(512, SLOTS, 128).in_memory(),
+        Scratch::page(2, 1).in_memory(),
+    )
 }
 
 /// Of this thread alone: what others do on the machine counts only by what it does to the caches.

@@ -5,10 +5,10 @@ use prost::Message;
 use tickserve_core::engine::Engine;
 use tickserve_core::plan::{Bound, Datatype, Plan, Policy, TapPlan, VersionPlan};
 use tickserve_core::service::{Protocol, Service};
-use tickserve_core::tap::layout::{HEADER_BYTES, PAGE_MAGIC, flag, page, slot};
+use tickserve_core::tap::layout::{HEADER_BYTES, flag, page, slot};
 use tickserve_core::wire::tickserve::v1::PredictRequest;
 
-use crate::owned::Scratch;
+use crate::files::Scratch;
 use crate::reader::{Found, read, word};
 use crate::support::*;
 
@@ -18,19 +18,9 @@ struct Tapped {
     page: Scratch,
 }
 
-fn page_file() -> Scratch {
-    let block_bytes = (page::BLOCK_HEADER_BYTES + page::WRITER_BYTES) as u32;
-    let mut bytes = PAGE_MAGIC.to_vec();
-    bytes.extend([1_u32, HEADER_BYTES as u32].map(u32::to_le_bytes).concat());
-    bytes.extend([0; 16]);
-    bytes.extend([2_u32, 1, block_bytes, 0].map(u32::to_le_bytes).concat());
-    bytes.resize(HEADER_BYTES + 2 * block_bytes as usize, 0);
-    Scratch::file("page", &bytes)
-}
-
 fn tapped(version: &VersionPlan) -> Tapped {
     let engine = engine(BOUNDS);
-    let (ring, page) = (Scratch::ring(512, 64, 4), page_file());
+    let (ring, page) = (Scratch::ring(512, 64, 4), Scratch::page(2, 1));
     engine.open_tap(&[ring.path().to_owned()], page.path()).unwrap();
     engine.keep(engine.prepare(version.clone(), None).unwrap());
     let mut plan: Plan = plan_of(5, version);

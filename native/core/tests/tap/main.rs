@@ -6,6 +6,7 @@
 mod support;
 
 mod engine;
+mod files;
 mod owned;
 mod random;
 mod reader;

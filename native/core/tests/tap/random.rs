@@ -8,7 +8,8 @@ use tickserve_core::plan::{Datatype, Policy, Role};
 use tickserve_core::tap::layout::{HEADER_BYTES, flag, ring, slot};
 use tickserve_core::tap::{RingWriter, Why};
 
-use crate::owned::{Owned, Scratch};
+use crate::files::Scratch;
+use crate::owned::Owned;
 use crate::reader::{Found, Part, number, read, word};
 
 fn cases() -> u32 {

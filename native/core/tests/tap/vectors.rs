@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tickserve_core::call::{Elements, Finding, FindingKind, Tensor, Violation};
 use tickserve_core::plan::{Datatype, Policy, Role};
-use tickserve_core::tap::layout::{HEADER_BYTES, page, ring};
+use tickserve_core::tap::layout::{HEADER_BYTES, ring};
 use tickserve_core::tap::{Columns, Page, RingWriter, Why};
 
-use crate::owned::{Owned, Scratch, ring_bytes};
+use crate::files::{Scratch, page_bytes, ring_bytes};
+use crate::owned::Owned;
 use crate::reader::{number, read, word};
 
 fn vector(name: &str) -> (Value, PathBuf) {
@@ -215,17 +216,7 @@ fn the_page_has_the_counts_of_the_vector() {
     let (vector, _) = vector("page");
     let given = &vector["page"];
     let of = |name: &str| given[name].as_u64().unwrap() as u32;
-    let (blocks, writers) = (of("blocks"), of("writers"));
-    let block_bytes = page::BLOCK_HEADER_BYTES as u32 + writers * page::WRITER_BYTES as u32;
-    let mut bytes = tickserve_core::tap::layout::PAGE_MAGIC.to_vec();
-    for number in [1, HEADER_BYTES as u32] {
-        bytes.extend(number.to_le_bytes());
-    }
-    bytes.extend(hex(&given["boot"]));
-    for number in [blocks, writers, block_bytes, 0] {
-        bytes.extend(number.to_le_bytes());
-    }
-    bytes.resize(HEADER_BYTES + (blocks * block_bytes) as usize, 0);
+    let bytes = page_bytes(&hex(&given["boot"]), of("blocks"), of("writers"));
     let file = Scratch::file("page", &bytes);
     let page = Page::open(file.path()).unwrap();
     for count in vector["counts"].as_array().unwrap() {
