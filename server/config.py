@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 4 << 20
     max_connections: Annotated[int, Field(ge=1)] = DEFAULT_BOUNDS.max_connections
     max_streams: Annotated[int, Field(ge=1)] = DEFAULT_BOUNDS.max_streams
+    max_held_bytes: Annotated[int, Field(ge=1)] = DEFAULT_BOUNDS.max_held_bytes
     handshake_timeout_s: Annotated[float, Field(ge=0.1, le=120)] = DEFAULT_BOUNDS.handshake_timeout_s
     keepalive_s: Annotated[float, Field(ge=1, le=86_400)] = DEFAULT_BOUNDS.keepalive_s
     keepalive_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = DEFAULT_BOUNDS.keepalive_timeout_s
@@ -140,6 +141,7 @@ class Settings(BaseSettings):
         return ConnectionBounds(
             max_connections=self.max_connections,
             max_streams=self.max_streams,
+            max_held_bytes=self.max_held_bytes,
             handshake_timeout_s=self.handshake_timeout_s,
             keepalive_s=self.keepalive_s,
             keepalive_timeout_s=self.keepalive_timeout_s,

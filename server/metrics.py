@@ -72,7 +72,7 @@ class ServerCollector(Collector):
         yield _gauge("tickserve_plan_generation", "Generation of the installed plan.", snapshot.plan.generation)
         yield _gauge("tickserve_in_flight_requests", "Requests accepted and not answered.", counters.in_flight)
         yield _gauge(
-            "tickserve_loop_lag_seconds", "How late the event loop was when last sampled.", counters.loop_lag_seconds
+            "tickserve_loop_lag_seconds", "How long a request that comes now should wait.", counters.loop_lag_seconds
         )
         yield _gauge("tickserve_source_age_seconds", "Time since desired state was last read.", snapshot.source_age_s)
         yield from self._workers(counters)

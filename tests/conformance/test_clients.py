@@ -38,7 +38,7 @@ def make_bounded(make_bench: Make) -> Make:
     def make(**settings: Any) -> Bench:
         bench = make_bench(max_in_flight=8, max_in_flight_per_client=PER_CLIENT, **settings)
         one_value = (tensor("values", "FP32", -1, 1),)
-        bench.install(version_plan(bench.folder, slow_model(repeats=200), name="slow", outputs=one_value))
+        bench.install(version_plan(bench.folder, slow_model(repeats=100), name="slow", outputs=one_value))
         bench.install(version_plan(bench.folder, echo_model()))
         return bench
 

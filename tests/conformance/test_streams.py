@@ -37,7 +37,7 @@ def test_the_plan_is_read_for_each_message(bench: Bench) -> None:
 
 
 def test_drain_refuses_calls_and_ends_a_waiting_stream_at_once_and_a_busy_one_after_its_message(bench: Bench) -> None:
-    bench.install(version_plan(bench.folder, slow_model(repeats=200), name="slow", outputs=ONE_VALUE))
+    bench.install(version_plan(bench.folder, slow_model(repeats=100), name="slow", outputs=ONE_VALUE))
     bench.install(version_plan(bench.folder, echo_model()))
     waiting, busy = Stream(bench.channel, PREDICT_STREAM), Stream(bench.channel, PREDICT_STREAM)
     assert ask(waiting, 1).WhichOneof("result") == "answer"

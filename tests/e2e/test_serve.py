@@ -113,7 +113,7 @@ def test_drain_answers_what_is_in_flight_refuses_the_rest_and_exits_0(
 ) -> None:
     folder = launcher.models / "slow" / "1"
     folder.mkdir(parents=True)
-    (folder / MODEL_FILE).write_bytes(slow_model(repeats=600))
+    (folder / MODEL_FILE).write_bytes(slow_model(repeats=300))
     with launcher.serve("--grace-s", "20") as running:
         client = client_of(running, check_features=False)
         outcomes: list[object] = []
@@ -156,12 +156,12 @@ def test_drain_is_not_ready_first_and_goes_on_answering_for_the_delay(
 def test_run_that_outlives_the_grace_does_not_keep_the_process(launcher: Launcher, client_of: MakeClient) -> None:
     folder = launcher.models / "slow" / "1"
     folder.mkdir(parents=True)
-    (folder / MODEL_FILE).write_bytes(slow_model(repeats=800))
+    (folder / MODEL_FILE).write_bytes(slow_model(repeats=300))
     with launcher.serve("--grace-s", "0.1") as running:
         run_time_s = running.control.status().models[0].versions[0].run_time_ns / 1e9
         client = client_of(running, check_features=False)
         threads = [
-            threading.Thread(target=lambda: client.predict([1.0, 2.0, 3.0], model="slow", timeout_s=5), daemon=True)
+            threading.Thread(target=lambda: client.predict([1.0, 2.0, 3.0], model="slow", timeout_s=60), daemon=True)
             for _ in range(8)
         ]
         threading.excepthook = lambda _: None

@@ -38,6 +38,7 @@ struct GivenBounds {
     connection_age_s: f64,
     age_grace_s: f64,
     max_message_bytes: usize,
+    max_held_bytes: usize,
     max_in_flight: usize,
     max_in_flight_per_client: usize,
 }
@@ -84,7 +85,7 @@ impl Prepared {
         &mut self,
         py: Python<'py>,
         inputs: Vec<tensor::Given>,
-    ) -> PyResult<Vec<(&'static str, Vec<i64>, Bound<'py, PyAny>)>> {
+    ) -> PyResult<Vec<tensor::Written<'py>>> {
         let inputs = inputs
             .into_iter()
             .map(tensor::read)
@@ -343,6 +344,7 @@ impl TryFrom<GivenBounds> for Bounds {
             age: seconds(given.connection_age_s)?,
             age_grace: seconds(given.age_grace_s)?,
             max_message_bytes: given.max_message_bytes,
+            max_held_bytes: given.max_held_bytes,
         })
     }
 }

@@ -12,6 +12,9 @@ use crate::plan::{datatype, datatype_name};
 /// A tensor as Python gives it.
 pub type Given = (String, Vec<i64>, GivenElements);
 
+/// A tensor as Python gets it.
+pub type Written<'py> = (&'static str, Vec<i64>, Bound<'py, PyAny>);
+
 /// Numbers row-major and little-endian, or texts.
 #[derive(FromPyObject)]
 pub enum GivenElements {
@@ -36,7 +39,7 @@ pub fn read((name, shape, elements): Given) -> PyResult<Tensor> {
 }
 
 /// Hands one tensor to Python.
-pub fn write<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<(&'static str, Vec<i64>, Bound<'py, PyAny>)> {
+pub fn write<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Written<'py>> {
     let elements = match &tensor.elements {
         Elements::Numbers(data) => PyBytes::new(py, data).into_any(),
         Elements::Strings(texts) => PyList::new(py, texts)?.into_any(),

@@ -52,7 +52,7 @@ def answer(tallies: Tallies, identity: Identity, duration_ns: int) -> None:
 
 def counters(tallies: Tallies) -> Counters:
     apart, folded = tallies.read()
-    return Counters([tally.copy(*identity) for identity, tally in apart], folded, {}, 0, 0.0, 0)
+    return Counters([tally.copy(*identity) for identity, tally in apart], folded, {}, 0, 0.0, 0, [])
 
 
 def versions(tallies: Tallies) -> list[str]:

@@ -25,6 +25,8 @@ pub struct Bounds {
     pub age_grace: Duration,
     /// Size of one message, in either direction, uncompressed.
     pub max_message_bytes: usize,
+    /// What all clients together make the server hold: messages that are not whole, and answers that are not read.
+    pub max_held_bytes: usize,
 }
 
 impl Default for Bounds {
@@ -40,6 +42,7 @@ impl Default for Bounds {
             age: Duration::ZERO,
             age_grace: Duration::from_secs(10),
             max_message_bytes: 4 << 20,
+            max_held_bytes: 256 << 20,
         }
     }
 }

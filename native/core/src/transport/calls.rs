@@ -12,6 +12,7 @@ use h2::server::SendResponse;
 use http::Request;
 use prost::Message;
 
+use super::budget::Held;
 use super::head::Head;
 use super::messages::Messages;
 use super::peer::Peer;
@@ -33,7 +34,8 @@ pub(super) fn begin(
 ) {
     peer.note_call();
     let bounds = &peer.worker.shared.bounds;
-    let mut reply = Reply::new(respond, Rc::clone(&peer.meter), bounds.max_message_bytes);
+    let budget = &peer.worker.budget;
+    let mut reply = Reply::new(respond, Rc::clone(&peer.meter), budget, bounds.max_message_bytes);
     if reply.poll_gone(&mut Context::from_waker(Waker::noop())) {
         return;
     }
@@ -50,6 +52,7 @@ pub(super) fn begin(
         bounds.max_message_bytes,
         bounds.handshake_timeout,
         Rc::clone(&peer.worker.turn),
+        Held::new(budget),
     );
     match head.route {
         Route::AdminOnly => reply.end(peer.refuse(Refused::AdminOnly)),

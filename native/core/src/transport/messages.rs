@@ -12,6 +12,7 @@ use flate2::bufread::{GzDecoder, ZlibDecoder};
 use h2::RecvStream;
 use tokio::time::Sleep;
 
+use super::budget::Held;
 use super::head::Encoding;
 use super::reply::Ending;
 use super::turn::Turn;
@@ -35,6 +36,8 @@ pub(super) struct Messages {
     turn: Rc<Turn>,
     is_single: bool,
     stall: Stall,
+    /// What came of a message when it was last waited for; kept until the next one, since the request lives as long.
+    held: Held,
 }
 
 impl Messages {
@@ -46,6 +49,7 @@ impl Messages {
         max_bytes: usize,
         stall_timeout: Duration,
         turn: Rc<Turn>,
+        held: Held,
     ) -> Self {
         Self {
             body,
@@ -61,6 +65,7 @@ impl Messages {
                 sleep: None,
                 bytes: 0,
             },
+            held,
         }
     }
 
@@ -73,7 +78,13 @@ impl Messages {
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Ending>> {
         loop {
             if let Some(inflating) = &mut self.inflating {
-                let message = ready!(inflating.poll(cx, self.max_bytes, &self.turn));
+                let Poll::Ready(message) = inflating.poll(cx, self.max_bytes, &self.turn) else {
+                    let bytes = self.frame.len() + self.joined.len() + inflating.message.len();
+                    return match self.held.hold(bytes) {
+                        Ok(()) => Poll::Pending,
+                        Err(ending) => Poll::Ready(Err(ending)),
+                    };
+                };
                 self.inflating = None;
                 return Poll::Ready(message.map(Some));
             }
@@ -95,8 +106,17 @@ impl Messages {
                     Poll::Ready(None) => {
                         return Poll::Ready(Err(Ending::Status(13, "the call ended inside a message")));
                     }
-                    Poll::Pending if self.is_between() && !self.is_single => return Poll::Pending,
-                    Poll::Pending => return self.stall.poll(cx).map(Err),
+                    Poll::Pending if self.is_between() && !self.is_single => {
+                        // Less than what it holds is always granted.
+                        let _ = self.held.hold(0);
+                        return Poll::Pending;
+                    }
+                    Poll::Pending => {
+                        if let Err(ending) = self.held.hold(self.frame.len() + self.joined.len()) {
+                            return Poll::Ready(Err(ending));
+                        }
+                        return self.stall.poll(cx).map(Err);
+                    }
                 },
                 Err(ending) => return Poll::Ready(Err(ending)),
             }

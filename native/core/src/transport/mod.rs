@@ -6,6 +6,7 @@
 mod acceptor;
 mod authority;
 mod bounds;
+mod budget;
 mod calls;
 mod clients;
 mod connection;

@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{HeaderName, Response};
 
+use super::budget::{Budget, Held};
 use super::meter::Meter;
 use crate::refusal::{Reason, Refusal};
 
@@ -33,17 +34,20 @@ pub(super) struct Framed {
     prefix: [u8; 5],
     prefix_sent: usize,
     message: Bytes,
+    /// Where it is large: until the client has taken it.
+    _held: Option<Held>,
 }
 
 impl Framed {
     /// None where a prefix cannot say the size.
-    fn new(message: Bytes) -> Option<Self> {
+    fn new(message: Bytes, held: Option<Held>) -> Option<Self> {
         let mut prefix = [0; 5];
         prefix[1..].copy_from_slice(&u32::try_from(message.len()).ok()?.to_be_bytes());
         Some(Self {
             prefix,
             prefix_sent: 0,
             message,
+            _held: held,
         })
     }
 }
@@ -81,20 +85,30 @@ impl Buf for Framed {
     }
 }
 
+/// An answer that the window takes whole is as good as sent, and its share is not worth an atomic.
+const SMALL_BYTES: usize = 4 << 10;
+
 /// The sending half of a call. Headers leave with the first message, so that a refusal before it is trailers only.
 pub(super) struct Reply {
     respond: SendResponse<Framed>,
     stream: Option<SendStream<Framed>>,
     meter: Rc<Meter>,
+    budget: Rc<Budget>,
     max_message_bytes: usize,
 }
 
 impl Reply {
-    pub(super) fn new(respond: SendResponse<Framed>, meter: Rc<Meter>, max_message_bytes: usize) -> Self {
+    pub(super) fn new(
+        respond: SendResponse<Framed>,
+        meter: Rc<Meter>,
+        budget: &Rc<Budget>,
+        max_message_bytes: usize,
+    ) -> Self {
         Self {
             respond,
             stream: None,
             meter,
+            budget: Rc::clone(budget),
             max_message_bytes,
         }
     }
@@ -104,7 +118,11 @@ impl Reply {
         if message.len() > self.max_message_bytes {
             return Err(Ending::Status(8, "the answer is over the size bound of messages"));
         }
-        let framed = Framed::new(message).ok_or(Ending::Status(8, "the answer is over 4 GB"))?;
+        let held = (message.len() > SMALL_BYTES).then(|| Held::new(&self.budget));
+        let held = held
+            .map(|mut held| held.hold(message.len()).map(|()| held))
+            .transpose()?;
+        let framed = Framed::new(message, held).ok_or(Ending::Status(8, "the answer is over 4 GB"))?;
         self.meter.note_sent();
         let stream = match &mut self.stream {
             Some(stream) => stream,
@@ -330,7 +348,7 @@ mod tests {
             let mut whole = vec![0];
             whole.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
             whole.extend(&message);
-            let mut framed = Framed::new(Bytes::from(message)).unwrap();
+            let mut framed = Framed::new(Bytes::from(message), None).unwrap();
             let cut = cut.min(framed.remaining());
             framed.advance(cut);
             let mut slices = [IoSlice::new(&[]); 4];

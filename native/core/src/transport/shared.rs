@@ -1,7 +1,7 @@
 //! What the threads of one transport share; requests read no more of it than pointers and flags.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ pub(super) struct Shared {
     pub(super) internal: Refusal,
     pub(super) tls: ArcSwapOption<rustls::ServerConfig>,
     pub(super) faults: Faults,
+    pub(super) held_bytes: Arc<AtomicUsize>,
     clients: Arc<Clients>,
     ready: watch::Sender<bool>,
     is_stopping: AtomicBool,
@@ -37,6 +38,7 @@ impl Shared {
             internal,
             tls: ArcSwapOption::new(tls),
             faults: Faults::default(),
+            held_bytes: Arc::default(),
             clients: Arc::default(),
             ready: watch::Sender::new(false),
             is_stopping: AtomicBool::new(false),

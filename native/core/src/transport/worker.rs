@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::LocalSet;
 
+use super::budget::Budget;
 use super::connection;
 use super::cpus;
 use super::faults;
@@ -76,6 +77,7 @@ pub(super) struct Worker {
     pub(super) turn: Rc<Turn>,
     /// New requests are refused.
     pub(super) drain: Rc<Signal>,
+    pub(super) budget: Rc<Budget>,
     /// Connections are closed.
     pub(super) retire: Rc<Signal>,
     open_calls: Cell<usize>,
@@ -134,7 +136,9 @@ pub(super) fn start(
             cpus::pin_this_thread(cpu);
             let turn = Turn::new();
             let busy_ns = Arc::clone(&own.busy_ns);
+            let budget = Budget::new(&shared.held_bytes, shared.bounds.max_held_bytes);
             let worker = Rc::new(Worker {
+                budget,
                 service: factory(index),
                 shared,
                 turn: Rc::clone(&turn),

@@ -1,8 +1,11 @@
 //! Floods and other attacks: who makes them is closed, and others are served.
 
 use std::io::Write;
+use std::sync::atomic::Ordering;
 
-use crate::support::{PREDICT, Server, bounded, frame, goaway, opening, options, pour, raw_headers, until};
+use crate::support::{
+    PREDICT, Server, bounded, code, frame, framed, goaway, opening, options, pour, raw_headers, until,
+};
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -123,4 +126,75 @@ async fn bytes_of_another_protocol_are_closed() {
         .await
         .unwrap();
     until(|| server.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn what_all_clients_leave_unfinished_is_bounded() {
+    let mut options = options();
+    options.bounds.max_held_bytes = 1 << 20;
+    let server = Server::start(options);
+    let begun = framed(&vec![0; 1 << 20]).slice(..300_000);
+    let (mut clients, mut calls) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        clients.push(server.client().await);
+        calls.push(clients[clients.len() - 1].open(PREDICT, &[]).await);
+        calls[clients.len() - 1].send(begun.clone(), false);
+    }
+    // Three of them fit; the next one does not, and whoever sends whole messages is served.
+    let client = server.client().await;
+    let refused = async {
+        loop {
+            let mut call = client.open(PREDICT, &[]).await;
+            call.send(begun.clone(), false);
+            if let Ok(trailers) =
+                tokio::time::timeout(std::time::Duration::from_millis(200), call.end()).await
+            {
+                return code(&trailers);
+            }
+        }
+    };
+    assert_eq!(bounded(refused).await, 8);
+    assert_eq!(client.call(PREDICT, b"hello").await.unwrap(), "hello");
+    // What is given up is given back.
+    drop((calls, clients));
+    let whole = async {
+        while client.call(PREDICT, &vec![b'x'; 1 << 19]).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    bounded(whole).await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_are_bounded() {
+    let mut options = options();
+    options.bounds.max_held_bytes = 1 << 20;
+    let server = Server::start(options);
+    let greedy = server.client().await;
+    let mut calls = Vec::new();
+    for _ in 0..20 {
+        let mut call = greedy.open(PREDICT, &[]).await;
+        call.send(framed(b"big:100000"), true);
+        calls.push(call);
+    }
+    until(|| server.seen.answered.load(Ordering::SeqCst) == 20).await;
+    assert_eq!(
+        server.client().await.call(PREDICT, b"hello").await.unwrap(),
+        "hello"
+    );
+    // Read side by side: what is not read of one call holds up the others of its connection.
+    let reading = calls.into_iter().map(|mut call| {
+        tokio::spawn(async move {
+            match call.message().await {
+                Ok(answer) => (0, answer.len()),
+                Err(trailers) => (code(&trailers), 0),
+            }
+        })
+    });
+    let mut came = Vec::new();
+    for answer in reading.collect::<Vec<_>>() {
+        came.push(answer.await.unwrap());
+    }
+    assert_eq!(came.iter().filter(|came| **came == (8, 0)).count(), 10);
+    assert_eq!(came.iter().filter(|came| **came == (0, 100_000)).count(), 10);
 }

@@ -1,15 +1,17 @@
 //! Any bytes at all: an answer or a refusal, and never a panic.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message;
 use tickserve_core::decode::{Schema, parse};
-use tickserve_core::plan::{Datatype, Policy, VersionPlan};
+use tickserve_core::plan::{Datatype, Policy, Role, Segment, VersionPlan};
 use tickserve_core::refusal::Refusal;
+use tickserve_core::routing::{place, segment};
 use tickserve_core::rules::InputChecks;
 use tickserve_core::service::Protocol;
+use tickserve_core::texts::Texts;
 use tickserve_core::wire::inference::InferTensorContents;
 use tickserve_core::wire::tickserve::v1::PredictRequest;
 
@@ -52,14 +54,39 @@ fn messages() -> Vec<Vec<u8>> {
     ]
 }
 
-fn go(version: VersionPlan, protocol: Protocol, message: Vec<u8>) -> Result<(), Refusal> {
-    let (texts, version) = (texts(), Arc::new(version));
-    let schema = Schema::new(version.clone());
-    let mut parsed = parse(protocol, message.into(), &texts)?;
-    parsed.target("drawn", &texts)?;
-    let shape = parsed.shape(&schema, &texts)?;
-    let mut call = parsed.read(&schema, &shape, "drawn", &texts)?;
-    InputChecks::new(version).check(&mut call, NOW_UNIX_NS, &texts)
+/// What a version is compiled to, once for all cases.
+static SUBJECTS: LazyLock<Vec<(Schema, InputChecks)>> = LazyLock::new(|| {
+    let compiled = |version| {
+        let version = Arc::new(version);
+        (Schema::new(Arc::clone(&version)), InputChecks::new(version))
+    };
+    versions().into_iter().map(compiled).collect()
+});
+static TEXTS: LazyLock<Texts> = LazyLock::new(texts);
+
+fn go(subject: usize, protocol: Protocol, message: Vec<u8>) -> Result<(), Refusal> {
+    let ((schema, checks), texts) = (&SUBJECTS[subject], &*TEXTS);
+    let mut parsed = parse(protocol, message.into(), texts)?;
+    let target = parsed.target("drawn", texts)?;
+    let hash = place(b"salt", target.key.as_bytes()).hash;
+    assert!(segment(&halves(), hash).is_some(), "every hash has a version");
+    let shape = parsed.shape(schema, texts)?;
+    let mut call = parsed.read(schema, &shape, "drawn", texts)?;
+    checks.check(&mut call, NOW_UNIX_NS, texts)
+}
+
+fn halves() -> [Segment; 2] {
+    [u64::MAX / 2, u64::MAX].map(|upper_bound| Segment {
+        upper_bound,
+        version: "1".into(),
+        role: Role::Stable,
+    })
+}
+
+/// How many cases of each test; `make studies` asks for millions.
+fn config() -> ProptestConfig {
+    let asked = std::env::var("TICKSERVE_FUZZ_CASES").ok();
+    ProptestConfig::with_cases(asked.and_then(|cases| cases.parse().ok()).unwrap_or(2000))
 }
 
 fn protocols() -> impl Strategy<Value = Protocol> {
@@ -72,21 +99,21 @@ fn protocols() -> impl Strategy<Value = Protocol> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(config())]
 
     #[test]
     fn arbitrary_bytes_are_read_or_refused(
         protocol in protocols(),
-        version in proptest::sample::select(versions()),
+        subject in 0..SUBJECTS.len(),
         message in proptest::collection::vec(any::<u8>(), 0..200),
     ) {
-        let _ = go(version, protocol, message);
+        let _ = go(subject, protocol, message);
     }
 
     #[test]
     fn edited_messages_are_read_or_refused(
         protocol in protocols(),
-        version in proptest::sample::select(versions()),
+        subject in 0..SUBJECTS.len(),
         message in proptest::sample::select(messages()),
         edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>(), 0..4_u8), 1..6),
     ) {
@@ -101,6 +128,6 @@ proptest! {
                 _ => message.extend_from_within(..),
             }
         }
-        let _ = go(version, protocol, message);
+        let _ = go(subject, protocol, message);
     }
 }

@@ -1,0 +1,107 @@
+"""The native engine's own promises: no state of the interpreter holds it up, and it ends without losing an answer."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.conformance.conftest import ENGINES, Bench, outcome
+from tests.conformance.requests import PREDICT, predict
+from tests.support.models import echo_model, version_plan
+
+pytestmark = pytest.mark.skipif("native" not in ENGINES, reason="the native engine is not built here")
+
+#: Counts answers until its time is over, and prints how many came in each tenth of a second.
+CLIENT = """
+import sys, time, grpc
+address, message, seconds = sys.argv[1], bytes.fromhex(sys.argv[2]), float(sys.argv[3])
+call = grpc.insecure_channel(address).unary_unary(sys.argv[4])
+call(message, timeout=20)
+print("ready", flush=True)
+sys.stdin.readline()
+counts = [0] * int(seconds * 10)
+begin = time.monotonic()
+while (tenth := int((time.monotonic() - begin) * 10)) < len(counts):
+    call(message, timeout=20)
+    counts[tenth] += 1
+print(*counts)
+"""
+
+
+@pytest.fixture
+def engine_name() -> str:
+    """This file is about one engine."""
+    return "native"
+
+
+def test_requests_are_answered_while_someone_holds_the_interpreter_for_two_seconds(bench: Bench) -> None:
+    bench.install(version_plan(bench.folder, echo_model()))
+    message = predict(model="echo", features=[1, 2, 3])
+    client = subprocess.Popen(
+        [sys.executable, "-c", CLIENT, bench.address, message.hex(), "2.0", PREDICT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stdin is not None
+    assert client.stdout is not None
+    assert client.stdout.readline() == "ready\n"
+    client.stdin.write("go\n")
+    client.stdin.flush()
+    # A call through PyDLL keeps the interpreter's lock.
+    began = time.monotonic()
+    ctypes.PyDLL(None).usleep(ctypes.c_uint(2_200_000))
+    held_s = time.monotonic() - began
+    counts = [int(each) for each in client.stdout.read().split()]
+    assert client.wait(20) == 0
+    assert held_s >= 2.2
+    assert all(count > 0 for count in counts), counts
+    assert sum(counts) > 200
+
+
+def test_stopping_under_load_answers_or_refuses_every_request(bench: Bench) -> None:
+    bench.install(version_plan(bench.folder, echo_model()))
+    message, seen, is_over = predict(model="echo", features=[1, 2, 3]), [], threading.Event()
+
+    def ask() -> None:
+        channel = grpc.insecure_channel(bench.address, options=[("grpc.use_local_subchannel_pool", 1)])
+        call = channel.unary_unary(PREDICT)
+        while not is_over.is_set():
+            seen.append(outcome(call.future(message, timeout=20)))
+        channel.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(seen) < 200:
+        threading.Event().wait(0.001)
+    bench.engine.stop(10.0)
+    answered = len(seen)
+    while len(seen) < answered + 20:
+        threading.Event().wait(0.001)
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    # Once the listener is gone gRPC itself says UNAVAILABLE, without trailers.
+    assert {each.status for each in seen} == {"OK", "UNAVAILABLE"}
+    assert {each.reason for each in seen if each.reason} <= {"DRAINING"}
+    assert all(each.executed != "1" for each in seen if each.status != "OK")
+
+
+def test_a_worker_count_and_cpus_are_taken(make_bench: Callable[..., Bench]) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    bench = make_bench(workers=3, cpus=[cpu])
+    bench.install(version_plan(bench.folder, echo_model()))
+    assert bench.predict().status == "OK"
+    assert len(bench.engine.counters().worker_busy_ns) == 3
+    workers = [
+        int(task.name) for task in Path("/proc/self/task").iterdir() if (task / "comm").read_text()[:5] == "data-"
+    ]
+    assert [os.sched_getaffinity(worker) for worker in workers].count({cpu}) == 3
