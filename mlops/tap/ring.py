@@ -216,8 +216,8 @@ class RingWriter(RingFile):
             self._write_chain(offset, sequence, parts, data)
         words[NEXT_SEQUENCE] = sequence + 1
         self._head = head + parts
-        # Last of all. The reader's processor sees the stores in this order on x86-64; where it might not, the reader
-        # finds another sequence in the slot and looks again.
+        # Last of all. On x86-64 another process sees the stores in this order. Where it might not, it may find a slot
+        # that is not yet the record's, which counts as damage and is never taken for a record.
         words[HEAD] = head + parts
         return True
 
