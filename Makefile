@@ -54,16 +54,20 @@ test: native-if-cargo
 ifdef CARGO
 	$(IN_NATIVE) test --quiet --locked
 endif
-	$(BIN)/pytest -m "not integration and not registry"
+	$(BIN)/pytest -m "not integration"
 
 integration: native-if-cargo
 	tests/integration/install-clients
-	PATH="$(CURDIR)/.build/bin:$$PATH" $(BIN)/pytest -m "integration and not registry"
+	PATH="$(CURDIR)/.build/bin:$$PATH" $(BIN)/pytest -m integration
 
 bench: native-if-cargo
+	$(BIN)/python -m benchmarks.registry
 	$(BIN)/python -m benchmarks.run
 
-studies: setup
+studies: native-if-cargo
+ifdef CARGO
+	$(BIN)/python -m benchmarks.studies.native_fuzz
+endif
 	$(BIN)/python -m benchmarks.studies.gate_levels
 
 run: setup

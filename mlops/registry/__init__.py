@@ -13,9 +13,11 @@ from mlops.registry.registry import Registry
 from mlops.registry.servers import ServerEvent
 from mlops.registry.values import (
     AllowedPin,
+    Approval,
     Change,
     Desired,
     DesiredState,
+    GateEvaluation,
     HaltEntry,
     MetricRow,
     Model,
@@ -32,12 +34,14 @@ from mlops.registry.values import (
 
 __all__ = [
     "AllowedPin",
+    "Approval",
     "Author",
     "Change",
     "Client",
     "Desired",
     "DesiredState",
     "GateError",
+    "GateEvaluation",
     "GatePolicy",
     "GateReport",
     "HaltEntry",

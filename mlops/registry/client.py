@@ -18,7 +18,7 @@ from mlops.registry.journal import Author, default_actor
 from mlops.registry.opening import open_registry
 from mlops.registry.register import Registration
 from mlops.registry.registry import DEFAULT_POLICY
-from mlops.registry.values import Desired, ModelFacts, Version
+from mlops.registry.values import Desired, ModelFacts, RunFacts, Version
 from tickserve.errors import InvalidInputError
 from tickserve.home import home as default_home
 
@@ -100,6 +100,7 @@ class Client:
         outcomes: OutcomeSpec | None = None,
         evaluations: Mapping[str, Table] | None = None,
         facts: ModelFacts | None = None,
+        run: RunFacts | None = None,
         label: str | None = None,
         description: str = "",
         reason: str = "",
@@ -112,7 +113,7 @@ class Client:
             As `package_estimator`.
         evaluations : mapping
             Per-row tables by data set: what gates compare versions on.
-        facts, label
+        facts, run, label
             As `Registration`.
         """
         with tempfile.TemporaryDirectory(prefix="tickserve-package-") as folder:
@@ -128,7 +129,7 @@ class Client:
                 outcomes=outcomes,
                 description=description,
             )
-            registration = Registration(facts=facts, label=label, evaluations=evaluations or {})
+            registration = Registration(facts=facts, label=label, run=run, evaluations=evaluations or {})
             return self.registry.register(path, self._author(reason), registration)
 
     def approve(self, name: str, version: int, reason: str, *, inconclusive: bool = False) -> Version:

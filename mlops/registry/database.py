@@ -1,18 +1,28 @@
 """Connections to the registry's database: consistent reads, one writer at a time, retries of what may be repeated."""
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    MultipleResultsFound,
+    NoResultFound,
+    NoSuchModuleError,
+    OperationalError,
+    StatementError,
+)
 
 from mlops.package._text import one_line
 from mlops.registry.schema import audit_head
-from tickserve.errors import ConfigurationError, UnreachableError
+from tickserve.errors import ConfigurationError, RegistryArgumentError, RegistryError, TickserveError, UnreachableError
 
 _Result = TypeVar("_Result")
 
@@ -98,16 +108,36 @@ class _RolledBackError(UnreachableError):
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Turns failures of the database itself into UnreachableError."""
+    """Turns failures of the database itself into UnreachableError, and rows that cannot be into RegistryError."""
     try:
         yield
+    except (NoResultFound, MultipleResultsFound, ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RegistryError(
+            f"the registry is damaged ({one_line(str(error))}); `tickserve models verify` names every row that "
+            "is not as it was written",
+            field="registry",
+        ) from error
     except OperationalError as error:
         message = f"the registry's database failed: {one_line(str(error.orig))}"
         if getattr(error.orig, "sqlstate", None) in _REPEATABLE:
             raise _RolledBackError(message) from error
         raise UnreachableError(message) from error
-    except DBAPIError as error:
+    except StatementError as error:
+        # A value was refused before it got to the database: what was asked for is wrong, not the database.
+        if isinstance(error.orig, TickserveError):
+            raise error.orig from None
+        if not isinstance(error, DBAPIError):
+            raise RegistryArgumentError(f"the registry cannot look for that: {one_line(str(error.orig))}") from None
         raise UnreachableError(f"the registry's database failed: {one_line(str(error.orig))}") from error
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file that a URL of SQLite names; None for any other URL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return None
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
 
 
 def _make_engine(url: str) -> Engine:

@@ -9,8 +9,9 @@ from sqlalchemy import Connection, Row, select
 
 from mlops.package import Manifest
 from mlops.package.manifest import explain
-from mlops.registry.journal import Write
+from mlops.registry.journal import Write, require_reason
 from mlops.registry.lookup import require_model, require_version
+from mlops.registry.overrides import check_overrides
 from mlops.registry.schema import desired, desired_history, packages, revision
 from mlops.registry.values import WHOLE_BP, Desired, DesiredState, Share, Status, read_state
 from tickserve.errors import ConflictError, RegistryArgumentError, RegistryError, UnknownError
@@ -85,6 +86,7 @@ def write_state(
     RegistryError
         Where the state names a version that is not approved, or whose schema differs and is not overridden.
     """
+    require_reason(write.author)
     require_model(write.connection, model)
     before = read_desired(write.connection, model)
     found = before.revision if before else 0
@@ -94,6 +96,8 @@ def write_state(
     for version in sorted(state.versions()):
         _require_approved(write, model, version)
     _check_schemas(write, model, before.state if before else None, state)
+    manifests = (_manifest(write, model, version) for version in sorted(state.versions()))
+    check_overrides(before.state if before else None, state, manifests)
     stored = state.model_dump(mode="json")
     if before is None:
         write.insert(desired, model=model, revision=1, state=stored)
@@ -136,6 +140,8 @@ def promoted(before: DesiredState | None, version: int, schema_override: int) ->
 def roll_back(write: Write, model: str, expected: int | None) -> Desired:
     """Makes the stable version before the present one stable again; done twice, it goes back further still.
 
+    What was rolled back from is not gone back to.
+
     Versions that are no longer approved are passed over. Gates do not run: what is restored was live before, and its
     schema was accepted then.
 
@@ -146,28 +152,35 @@ def roll_back(write: Write, model: str, expected: int | None) -> Desired:
     ConflictError
         As `write_state`.
     """
+    require_reason(write.author)
     before = read_desired(write.connection, model)
     if before is None:
         require_model(write.connection, model)
         raise UnknownError(f"model {model!r} never had a desired state", field="model")
     require_revision(before, model, expected)
-    rows = write.connection.execute(
-        select(desired_history).where(desired_history.c.model == model).order_by(desired_history.c.revision.desc())
-    ).all()
-    origin = rows[0].restores or rows[0].revision
-    for row in rows:
-        if row.revision >= origin or row.stable is None or row.stable == before.state.named("stable"):
+    rows = write.connection.execute(select(desired_history).where(desired_history.c.model == model))
+    history = {row.revision: row for row in rows}
+    stable = before.state.named("stable")
+    # Each state stands where the revision that it restores stands, so that what was rolled back from is left behind.
+    place = _place(history[before.revision])
+    while place > 1:
+        row = history[place - 1]
+        place = _place(row)
+        if row.stable is None or row.stable == stable:
             continue
         if require_version(write.connection, model, row.stable).status == Status.APPROVED:
-            stable = before.state.named("stable")
             differs = stable is not None and schema_changes(
                 _manifest(write, model, stable), _manifest(write, model, row.stable)
             )
             state = promoted(before.state, row.stable, row.stable if differs else 0)
-            return write_state(write, model, state, expected, restores=row.revision)
+            return write_state(write, model, state, expected, restores=place)
     raise UnknownError(
         f"model {model!r} has no earlier stable version that is still approved; promote one", field="version"
     )
+
+
+def _place(row: Row[Any]) -> int:
+    return int(row.restores or row.revision)
 
 
 def _restored(write: Write, before: Desired | None, state: DesiredState) -> int | None:

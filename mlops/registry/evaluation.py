@@ -41,6 +41,8 @@ def write_table(table: Table) -> bytes:
     time = columns["time"]
     if time.dtype.kind not in "Mi":
         raise RegistryArgumentError(f"time is {time.dtype}; datetime64 or int64 nanoseconds are expected", field="time")
+    if time.dtype.kind == "M" and np.isnat(time).any():
+        raise RegistryArgumentError("a row of the evaluation has no time (NaT)", field="time")
     columns["time"] = time = (time.astype("datetime64[ns]") if time.dtype.kind == "M" else time).astype(np.int64)
     for name, column in columns.items():
         if column.ndim != 1 or len(column) != len(time) or column.dtype.kind not in "iufb":

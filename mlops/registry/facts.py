@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from sqlalchemy import select
 
 from mlops.package import Manifest
-from mlops.registry.journal import Write, check_text
+from mlops.registry.columns import check_text
+from mlops.registry.journal import Write
 from mlops.registry.schema import model_tags, models
 from mlops.registry.values import ModelFacts
 

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, select
 
 from mlops.package import Metric
-from mlops.registry.journal import Write, check_text
+from mlops.registry.columns import check_text
+from mlops.registry.journal import Write
 from mlops.registry.lookup import as_version, require_version
 from mlops.registry.schema import metrics, models, versions
 from mlops.registry.values import MetricRow, Status, Version
@@ -49,7 +50,7 @@ def log_metrics(
         if isinstance(figure, Metric):
             insert_metric(write, model, version, dataset, name, step, figure.value, figure.standard_error, figure.n)
         else:
-            insert_metric(write, model, version, dataset, name, step, float(figure), None, 0)
+            insert_metric(write, model, version, dataset, name, step, _number(name, figure), None, 0)
 
 
 def insert_metric(
@@ -67,6 +68,10 @@ def insert_metric(
     for what, text in (("dataset", dataset), ("metric", name)):
         if not check_text(what, text):
             raise RegistryArgumentError(f"a metric needs a {what}", field=what)
+    if step < 0:
+        raise RegistryArgumentError(f"step {step} of metric {name!r} is below 0", field="step")
+    if standard_error is not None and standard_error < 0:
+        raise RegistryArgumentError(f"metric {name!r} has the standard error {standard_error}, below 0", field=name)
     if value is not None and math.isinf(value):
         raise RegistryArgumentError(f"metric {name!r} on {dataset} is infinite; leave it out or give NaN", field=name)
     write.insert(
@@ -82,6 +87,13 @@ def insert_metric(
         n=n,
         at=write.at,
     )
+
+
+def _number(name: str, figure: float) -> float:
+    try:
+        return float(figure)
+    except (TypeError, ValueError):
+        raise RegistryArgumentError(f"metric {name!r} is {figure!r}; a number is expected", field=name) from None
 
 
 def read_metrics(connection: Connection, model: str, version: int) -> list[MetricRow]:

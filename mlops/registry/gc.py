@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select
 from mlops.registry.desired import as_desired
 from mlops.registry.journal import Write
 from mlops.registry.schema import (
+    alias_history,
     aliases,
     artifacts,
     attachments,
@@ -98,11 +99,16 @@ def _in_use(connection: Connection, since: datetime) -> Iterator[tuple[str, int]
         yield from ((row.model, version) for version in read_state(row.state).versions())
     for row in connection.execute(select(aliases)):
         yield row.model, row.version
+    yield from _aliased(connection, since)
     for served in (*installed(connection), *installed(connection, at=since)):
         yield served.model, served.version
     for row in connection.execute(select(server_events).where(server_events.c.at >= since)):
         if row.version is not None:
             yield row.model, row.version
+    yield from _desired(connection, since)
+
+
+def _desired(connection: Connection, since: datetime) -> Iterator[tuple[str, int]]:
     # A state counts until the next one of its model, so the last one before `since` was still in force then.
     rows = connection.execute(
         select(desired_history).order_by(desired_history.c.model, desired_history.c.revision.desc())
@@ -114,3 +120,18 @@ def _in_use(connection: Connection, since: datetime) -> Iterator[tuple[str, int]
         yield from ((row.model, version) for version in as_desired(row).state.versions())
         if row.at < since:
             ended = row.model
+
+
+def _aliased(connection: Connection, since: datetime) -> Iterator[tuple[str, int]]:
+    # As above: the last setting before `since` was still in force then.
+    rows = connection.execute(
+        select(alias_history).order_by(alias_history.c.model, alias_history.c.alias, alias_history.c.sequence.desc())
+    )
+    ended: tuple[str, str] | None = None
+    for row in rows:
+        if (row.model, row.alias) == ended:
+            continue
+        if row.version is not None:
+            yield row.model, row.version
+        if row.at < since:
+            ended = (row.model, row.alias)

@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import rfc8785
 from sqlalchemy import Connection, Table, and_, delete, insert, select, update
 
+from mlops.registry.columns import check_row, check_text
 from mlops.registry.database import Database
 from mlops.registry.schema import audit, audit_head, time_text
 from tickserve.errors import RegistryArgumentError
 
 #: The hash before the first row.
 GENESIS = "0" * 64
-_MAX_TEXT = 10_000
 
 _Result = TypeVar("_Result")
 Clock = Callable[[], datetime]
@@ -45,21 +45,18 @@ class Author:
             check_text(name, text)
 
 
+def require_reason(author: Author) -> None:
+    """Raises RegistryArgumentError where a change that has to be answered for comes without a reason."""
+    if not author.reason.strip():
+        raise RegistryArgumentError("say why: this change needs a reason, which is kept for ever", field="reason")
+
+
 def default_actor() -> str:
     """The login name of whoever runs this process."""
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
         raise RegistryArgumentError("this user has no login name; say who asks", field="actor") from None
-
-
-def check_text(name: str, text: str) -> str:
-    """Returns `text`, or raises RegistryArgumentError where a database could not hold it."""
-    if "\0" in text or len(text) > _MAX_TEXT or text.encode(errors="replace").decode() != text:
-        raise RegistryArgumentError(
-            f"{name} must be at most {_MAX_TEXT} characters of valid text without NUL", field=name
-        )
-    return text
 
 
 @dataclass
@@ -81,11 +78,13 @@ class Write:
         full = {column.name: row.pop(column.name, None) for column in table.columns}
         if row:
             raise TypeError(f"table {table.name} has no {', '.join(row)}")
+        check_row(table, full)
         self.connection.execute(insert(table).values(full))
         self._writes.append({"op": "insert", "table": table.name, "row": plain(full)})
 
     def update(self, table: Table, key: Mapping[str, Any], **changes: Any) -> None:
         """Changes columns of the one row of this primary key."""
+        check_row(table, changes)
         done = self.connection.execute(update(table).where(_is(table, key)).values(changes))
         if done.rowcount != 1:
             raise AssertionError(f"{table.name} {dict(key)}: {done.rowcount} rows updated")

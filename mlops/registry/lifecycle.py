@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from mlops.registry.desired import read_desired
-from mlops.registry.journal import Write
+from mlops.registry.journal import Write, require_reason
 from mlops.registry.lookup import check_label, require_version
 from mlops.registry.register import require_free_label
 from mlops.registry.schema import aliases, approvals, versions
 from mlops.registry.servers import installed
-from mlops.registry.values import TRANSITIONS, Status, Version
+from mlops.registry.values import TRANSITIONS, Approval, Status, Version
 from tickserve.errors import RegistryError
 
 #: Kinds of approvals: of the version, and of promoting it although a gate could not decide.
@@ -33,6 +33,17 @@ def approve_inconclusive(write: Write, model: str, version: int) -> Version:
         raise RegistryError(f"version {version} of model {model!r} is {found.status}; approve it first", field="status")
     _insert_approval(write, model, version, OF_INCONCLUSIVE)
     return found
+
+
+def read_approvals(connection: Connection, model: str, version: int) -> list[Approval]:
+    """Who approved what of a version, oldest first."""
+    require_version(connection, model, version)
+    rows = connection.execute(
+        select(approvals)
+        .where(approvals.c.model == model, approvals.c.version == version)
+        .order_by(approvals.c.sequence)
+    )
+    return [Approval(row.kind, row.actor, row.reason, row.at) for row in rows]
 
 
 def retire(write: Write, model: str, version: int) -> Version:
@@ -78,6 +89,7 @@ def move(write: Write, model: str, version: int, status: Status) -> None:
 
 
 def _insert_approval(write: Write, model: str, version: int, kind: str) -> None:
+    require_reason(write.author)
     write.insert(
         approvals,
         model=model,
@@ -91,6 +103,7 @@ def _insert_approval(write: Write, model: str, version: int, kind: str) -> None:
 
 
 def _guard(write: Write, model: str, version: int, verb: str) -> None:
+    require_reason(write.author)
     users = ", ".join(_users(write, model, version))
     if users:
         raise RegistryError(

@@ -6,6 +6,7 @@ from typing import Any
 import semver
 from sqlalchemy import Connection, Row, select
 
+from mlops.package.manifest import MAX_INTEGER
 from mlops.registry.schema import aliases, desired, models, versions
 from mlops.registry.values import Status, Version, read_state
 from tickserve.errors import RegistryArgumentError, UnknownError
@@ -13,6 +14,7 @@ from tickserve.errors import RegistryArgumentError, UnknownError
 #: `live` and `canary` are read from desired state; `latest` would be taken for what is served.
 RESERVED = frozenset({"live", "canary", "latest"})
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+_MAX_LABEL = 128
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
@@ -26,6 +28,8 @@ def require_model(connection: Connection, model: str) -> Any:
 
 def require_version(connection: Connection, model: str, version: int) -> Version:
     """The version, whatever its status, or UnknownError."""
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= MAX_INTEGER:
+        raise UnknownError(f"no model has a version {version!r}", field="version")
     row = connection.execute(
         select(versions).where(versions.c.model == model, versions.c.version == version)
     ).one_or_none()
@@ -83,10 +87,13 @@ def check_alias(alias: str) -> str:
 def check_label(label: str) -> str:
     """Returns the semantic version, or raises RegistryArgumentError."""
     try:
+        if len(label) > _MAX_LABEL:
+            raise ValueError
         return str(semver.Version.parse(label))
-    except ValueError:
+    except (ValueError, TypeError):
         raise RegistryArgumentError(
-            f"label {label!r} is no semantic version such as 1.4.0 or 2.0.0-rc.1", field="label"
+            f"label {label!r} is no semantic version such as 1.4.0 or 2.0.0-rc.1 of at most {_MAX_LABEL} characters",
+            field="label",
         ) from None
 
 

@@ -2,7 +2,34 @@
 
 from pathlib import Path
 
+from mlops.registry import migrate
+from mlops.registry.database import Database, sqlite_file
 from mlops.registry.registry import Registry
+from tickserve.errors import UnknownError
+
+
+def require_registry(home: Path, url: str = "") -> None:
+    """Raises UnknownError where there is no registry yet, and makes none.
+
+    Raises
+    ------
+    ConfigurationError, UnreachableError
+        As `Registry`.
+    """
+    url = url or _default_url(home)
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        raise UnknownError(f"there is no registry at {file}; `tickserve models register` makes one", field="registry")
+    database = Database(url)
+    try:
+        if not migrate.has_tables(database):
+            raise UnknownError(
+                f"the database at {database.engine.url.render_as_string()} holds no registry; "
+                "`tickserve models register` makes one",
+                field="registry",
+            )
+    finally:
+        database.close()
 
 
 def open_registry(home: Path, url: str = "", artifacts: str = "", keys: Path | None = None) -> Registry:
@@ -18,10 +45,17 @@ def open_registry(home: Path, url: str = "", artifacts: str = "", keys: Path | N
     keys : Path, optional
         Folder of trusted public keys; `keys/` in `home` where not given.
     """
-    folder = home.absolute() / "registry"
     return Registry(
-        url or f"sqlite:///{folder / 'registry.db'}",
-        artifacts or str(folder / "artifacts"),
+        url or _default_url(home),
+        artifacts or str(_folder(home) / "artifacts"),
         home.absolute() / "cache" / "packages",
         keys or home.absolute() / "keys",
     )
+
+
+def _folder(home: Path) -> Path:
+    return home.absolute() / "registry"
+
+
+def _default_url(home: Path) -> str:
+    return f"sqlite:///{_folder(home) / 'registry.db'}"

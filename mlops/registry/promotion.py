@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import Connection, func, select
 
 from mlops.package import Metric
 from mlops.registry.desired import promoted, read_desired, read_manifest, require_revision, write_state
@@ -13,8 +13,8 @@ from mlops.registry.gates import GatePolicy, GateReport, VersionFacts, evaluate
 from mlops.registry.journal import Author, Journal, Write
 from mlops.registry.lifecycle import OF_INCONCLUSIVE
 from mlops.registry.lookup import require_version, resolve
-from mlops.registry.schema import approvals, gate_results
-from mlops.registry.values import Desired, Status, Version
+from mlops.registry.schema import approvals, audit, desired_history, gate_results
+from mlops.registry.values import Desired, GateEvaluation, Status, Version
 from tickserve.errors import RegistryError
 
 #: Judges a candidate against the live version.
@@ -43,7 +43,7 @@ class Promoter:
         self.journal.write(
             "check",
             author,
-            lambda write: _insert_result(write, model, version, live, report),
+            lambda write: _insert_result(write, model, version, live, report, policy),
             model=model,
             version=version,
         )
@@ -77,6 +77,8 @@ class Promoter:
         RegistryError
             Where the version is not approved, or its schema differs from the live one's and is not overridden.
         """
+        if schema_override == version:
+            policy = policy.model_copy(update={"schema_override": True})
         report, live, found = self._judge(model, version, policy, {Status.APPROVED}, expected)
         refused: list[str] = []
 
@@ -84,8 +86,8 @@ class Promoter:
             refused.clear()
             now = read_desired(write.connection, model)
             require_revision(now, model, found)
-            _insert_result(write, model, version, live, report)
-            if (reason := _refusal(write, model, version, report)) is not None:
+            _insert_result(write, model, version, live, report, policy)
+            if (reason := _refusal(write, model, version, live, report)) is not None:
                 refused.append(reason)
                 return None
             state = promoted(now.state if now else None, version, schema_override)
@@ -134,7 +136,22 @@ class Promoter:
         return VersionFacts(manifest, metrics, self.fetcher.evaluations(version), package.path, tried)
 
 
-def _insert_result(write: Write, model: str, version: int, live: int | None, report: GateReport) -> None:
+def read_evaluations(connection: Connection, model: str, version: int, limit: int = 100) -> list[GateEvaluation]:
+    """What the gates found on a version, newest first, whatever it led to."""
+    require_version(connection, model, version)
+    rows = connection.execute(
+        select(gate_results, audit.c.action, audit.c.actor)
+        .join(audit, audit.c.sequence == gate_results.c.sequence)
+        .where(gate_results.c.model == model, gate_results.c.version == version)
+        .order_by(gate_results.c.sequence.desc())
+        .limit(limit)
+    )
+    return [GateEvaluation(row.at, row.actor, row.action, row.verdict, row.live, row.report) for row in rows]
+
+
+def _insert_result(
+    write: Write, model: str, version: int, live: int | None, report: GateReport, policy: GatePolicy
+) -> None:
     write.insert(
         gate_results,
         model=model,
@@ -142,12 +159,12 @@ def _insert_result(write: Write, model: str, version: int, live: int | None, rep
         sequence=write.sequence,
         verdict=report.verdict,
         live=live,
-        report=report.as_json(),
+        report=report.as_json() | {"policy": policy.model_dump(mode="json")},
         at=write.at,
     )
 
 
-def _refusal(write: Write, model: str, version: int, report: GateReport) -> str | None:
+def _refusal(write: Write, model: str, version: int, live: int | None, report: GateReport) -> str | None:
     """Why the report keeps the version from being promoted, or None."""
     if report.verdict == "pass":
         return None
@@ -156,7 +173,11 @@ def _refusal(write: Write, model: str, version: int, report: GateReport) -> str 
         return f"version {version} of model {model!r} fails its gates: {named}"
     approved = write.connection.execute(
         select(approvals.c.sequence).where(
-            approvals.c.model == model, approvals.c.version == version, approvals.c.kind == OF_INCONCLUSIVE
+            approvals.c.model == model,
+            approvals.c.version == version,
+            approvals.c.kind == OF_INCONCLUSIVE,
+            # Approved was what could be known then: beside another live version it has to be asked again.
+            approvals.c.sequence > _live_since(write, model, live),
         )
     ).first()
     if approved is not None:
@@ -165,3 +186,14 @@ def _refusal(write: Write, model: str, version: int, report: GateReport) -> str 
         f"gates could not decide on version {version} of model {model!r} ({named or 'no gate had data'}); somebody has "
         f"to approve that (tickserve models approve {model} {version} --inconclusive)"
     )
+
+
+def _live_since(write: Write, model: str, live: int | None) -> int:
+    """The sequence of the change that made this version the live one; 0 where none is."""
+    if live is None:
+        return 0
+    history = desired_history
+    of_model = history.c.model == model
+    other = select(func.coalesce(func.max(history.c.revision), 0)).where(of_model, history.c.stable != live)
+    since = select(func.min(history.c.sequence)).where(of_model, history.c.revision > other.scalar_subquery())
+    return int(write.connection.execute(since).scalar_one())

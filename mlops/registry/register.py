@@ -1,29 +1,29 @@
 """Registering: a verified package becomes the next version of its model, whole or not at all."""
 
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from mlops.package import DIGEST_FILE, Manifest, Package, check_model
 from mlops.package.manifest import SIGNATURE_FILE
 from mlops.package.verify import read_files, verify_files
 from mlops.registry import evaluation
+from mlops.registry.columns import check_text
 from mlops.registry.facts import ensure_model
 from mlops.registry.figures import insert_metric
-from mlops.registry.journal import Author, Journal, Write, check_text
+from mlops.registry.journal import Author, Journal, Write
 from mlops.registry.lookup import as_version, check_label, require_version
+from mlops.registry.runs import insert_run
 from mlops.registry.schema import (
     artifacts,
     attachments,
     datasets,
     package_files,
     packages,
-    runs,
     versions,
 )
 from mlops.registry.store import ArtifactStore
@@ -77,6 +77,8 @@ class Registrar:
     def register(self, path: Path, author: Author, registration: Registration) -> Version:
         """Verifies a package, stores it and makes it the next version; the same package again is the same version.
 
+        Evaluations that the first registration lacked are added then, and a label where there is none.
+
         Raises
         ------
         PackageError
@@ -104,7 +106,8 @@ class Registrar:
             if found is not None:
                 if SIGNATURE_FILE in named:
                     self._keep_signature(write, package.digest, *named[SIGNATURE_FILE])
-                return found
+                self._add_to(write, found, label, evaluated)
+                return require_version(write.connection, found.model, found.version)
             for sha256, data in (*named.values(), *evaluated.values()):
                 self.keep(write, sha256, data)
             ensure_model(write, package.manifest, registration.facts)
@@ -118,6 +121,25 @@ class Registrar:
         return self.journal.write(
             "register", author, change, model=package.manifest.name, version=lambda version: version.version
         )
+
+    def _add_to(
+        self, write: Write, found: Version, label: str | None, evaluated: Mapping[str, tuple[str, bytes]]
+    ) -> None:
+        """What a later registration of the same package says beyond the first: evaluations, and a label."""
+        if label is not None and found.label is not None and label != found.label:
+            raise ExistsError(
+                f"this package is version {found.version} of model {found.model!r} and has the label {found.label}; "
+                f"relabel it (tickserve models label {found.model} {found.version} {label})",
+                field="label",
+            )
+        if label is not None and found.label is None:
+            require_free_label(write, found.model, label)
+            write.update(versions, {"model": found.model, "version": found.version}, label=label)
+        known = newest_attachments(write.connection, found, evaluation.KIND)
+        for name, (sha256, data) in evaluated.items():
+            if known.get(name) != sha256:
+                self.keep(write, sha256, data)
+                attach(write, found.model, found.version, evaluation.KIND, name, sha256)
 
     def _keep_signature(self, write: Write, digest: str, sha256: str, data: bytes) -> None:
         """A package may be signed, or signed anew, after it was registered: its digest does not cover signatures."""
@@ -142,13 +164,19 @@ class Registrar:
             write.update(artifacts, {"sha256": sha256}, collected_at=None)
 
 
-def attach(write: Write, model: str, version: int, kind: str, name: str, sha256: str) -> None:
-    """Names a stored file as belonging to a version; a later one of the same name replaces it and keeps it."""
+def check_attachment(kind: str, name: str) -> str:
+    """Returns the name, or raises RegistryArgumentError where it could not be a part of a file's name."""
     if not _ATTACHMENT.fullmatch(name):
         raise RegistryArgumentError(
             f"{kind} {name!r} must be 1 to 64 of a-z, A-Z, 0-9, '.', '_' and '-' and start with a letter or digit",
             field="name",
         )
+    return name
+
+
+def attach(write: Write, model: str, version: int, kind: str, name: str, sha256: str) -> None:
+    """Names a stored file as belonging to a version; a later one of the same name replaces it and keeps it."""
+    check_attachment(kind, name)
     write.insert(
         attachments,
         model=model,
@@ -161,24 +189,18 @@ def attach(write: Write, model: str, version: int, kind: str, name: str, sha256:
     )
 
 
-def insert_run(write: Write, model: str, version: int | None, facts: RunFacts) -> str:
-    """Records a training run and returns its identity."""
-    run = uuid.uuid4().hex
-    write.insert(
-        runs,
-        run=run,
-        model=model,
-        version=version,
-        status=facts.status,
-        parameters=dict(facts.parameters),
-        environment=dict(facts.environment),
-        code_revision=facts.code_revision,
-        data_fingerprint=facts.data_fingerprint,
-        seed=facts.seed,
-        started_at=facts.started_at,
-        duration_s=facts.duration_s,
+def newest_attachments(connection: Connection, version: Version, kind: str) -> Mapping[str, str]:
+    """SHA-256 of a version's files of one kind by name, each as it was written last."""
+    rows = connection.execute(
+        select(attachments.c.name, attachments.c.sha256)
+        .where(
+            attachments.c.model == version.model,
+            attachments.c.version == version.version,
+            attachments.c.kind == kind,
+        )
+        .order_by(attachments.c.sequence)
     )
-    return run
+    return {row.name: row.sha256 for row in rows}
 
 
 def _registered(write: Write, package: Package) -> Version | None:

@@ -17,7 +17,9 @@ from mlops.registry import (
     lifecycle,
     lookup,
     migrate,
+    promotion,
     register,
+    runs,
     search,
     servers,
     transfer,
@@ -34,14 +36,17 @@ from mlops.registry.promotion import Evaluate, Promoter
 from mlops.registry.store import ArtifactStore
 from mlops.registry.trust import Trust, requires_signature, set_requirement
 from mlops.registry.values import (
+    Approval,
     Change,
     Desired,
     DesiredState,
+    GateEvaluation,
     MetricRow,
     Model,
     ModelFacts,
     Run,
     RunFacts,
+    RunStatus,
     Served,
     Version,
 )
@@ -163,12 +168,22 @@ class Registry:
     def runs(self, model: str, version: int | None = None) -> list[Run]:
         """The training runs of a model, or of one version."""
         with self._database.read() as connection:
-            return search.list_runs(connection, model, version)
+            return runs.list_runs(connection, model, version)
 
     def best(self, metric: str, **filters: Any) -> tuple[Version, MetricRow]:
         """The version with the best figure. See `figures.best`."""
         with self._database.read() as connection:
             return figures.best(connection, metric, **filters)
+
+    def gate_evaluations(self, version: Version) -> list[GateEvaluation]:
+        """What the gates found on a version, newest first: the whole report each."""
+        with self._database.read() as connection:
+            return promotion.read_evaluations(connection, version.model, version.version)
+
+    def approvals(self, version: Version) -> list[Approval]:
+        """Who approved what of a version, oldest first."""
+        with self._database.read() as connection:
+            return lifecycle.read_approvals(connection, version.model, version.version)
 
     def compare(self, left: tuple[str, str | int], right: tuple[str, str | int]) -> compare.Comparison:
         """Two versions side by side, each given as model and reference."""
@@ -267,10 +282,19 @@ class Registry:
         return self._promoter.check(model, version, policy, author)
 
     def promote(
-        self, model: str, version: int, author: Author, policy: GatePolicy = DEFAULT_POLICY, **options: int | None
+        self,
+        model: str,
+        version: int,
+        author: Author,
+        policy: GatePolicy = DEFAULT_POLICY,
+        *,
+        expected: int | None = None,
+        schema_override: int = 0,
     ) -> tuple[Desired, GateReport]:
         """Makes a version the live one, if its gates let it. See `Promoter.promote`."""
-        return self._promoter.promote(model, version, policy, author, **options)  # type: ignore[arg-type]
+        return self._promoter.promote(
+            model, version, policy, author, expected=expected, schema_override=schema_override
+        )
 
     def rollback(self, model: str, author: Author, expected: int | None = None) -> Desired:
         """Makes the stable version before the present one live again. See `desired.roll_back`."""
@@ -348,8 +372,12 @@ class Registry:
         self._change("log-evaluation", author, change, model, version)
 
     def log_run(self, model: str, facts: RunFacts, author: Author) -> str:
-        """Keeps a training run that led to no version, such as a failed one; returns its identity."""
-        return self._change("log-run", author, lambda write: register.insert_run(write, model, None, facts), model)
+        """Keeps a training run that led to no version, or to none yet; returns its identity."""
+        return self._change("log-run", author, lambda write: runs.insert_run(write, model, None, facts), model)
+
+    def end_run(self, run: str, status: RunStatus, author: Author, duration_s: float | None = None) -> None:
+        """Says how a training run that was logged as running ended."""
+        self._change("end-run", author, lambda write: runs.end_run(write, run, status, duration_s))
 
     def report(self, server: str, events: Sequence[servers.ServerEvent], author: Author) -> None:
         """Keeps what a server did; this does not move the revision."""

@@ -26,21 +26,36 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from tickserve.errors import RegistryError
-
-_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+from mlops.package.manifest import MAX_INTEGER
+from tickserve.errors import RegistryArgumentError
 
 
 def time_text(when: datetime) -> str:
     """A timezone-aware time as stored: `2026-01-31T09:30:00.000000Z`."""
     if when.tzinfo is None:
-        raise RegistryError(f"time {when.isoformat()} has no time zone; give one, such as +00:00", field="time")
-    return when.astimezone(UTC).strftime(_TIME)
+        raise RegistryArgumentError(f"time {when.isoformat()} has no time zone; give one, such as +00:00", field="time")
+    try:
+        # strftime would not pad years below 1000, and text would no longer sort as time does.
+        return when.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    except OverflowError:
+        raise RegistryArgumentError(
+            f"time {when.isoformat()} lies outside of the years 1 to 9999", field="time"
+        ) from None
 
 
 def parse_time(text: str) -> datetime:
     """The time that `time_text` wrote."""
     return datetime.fromisoformat(text)
+
+
+def load_json(text: str) -> Any:
+    """What canonical JSON was made from: RFC 8785 writes no integer beyond 2^53, so a longer one was a float."""
+    return json.loads(text, parse_int=_number)
+
+
+def _number(digits: str) -> int | float:
+    value = int(digits)
+    return value if -MAX_INTEGER <= value <= MAX_INTEGER else float(digits)
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -69,7 +84,7 @@ class CanonicalJson(TypeDecorator[Any]):
         return None if value is None else rfc8785.dumps(value).decode()
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return None if value is None else json.loads(value)
+        return None if value is None else load_json(value)
 
 
 class Code(TypeDecorator[str]):

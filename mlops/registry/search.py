@@ -4,13 +4,16 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, and_, func, or_, select
 
+from mlops.package.manifest import MAX_INTEGER
 from mlops.registry.desired import read_desired
 from mlops.registry.lookup import as_version, label_key, require_model
-from mlops.registry.schema import audit, model_tags, models, runs, versions
-from mlops.registry.values import Change, Model, ModelFacts, Run, RunFacts, Status, Version
+from mlops.registry.schema import audit, model_tags, models, versions
+from mlops.registry.values import Change, Model, ModelFacts, Status, Version
+from tickserve.errors import RegistryArgumentError
 
 #: Rows of one page.
 PAGE = 100
+_LARGEST_PAGE = 10_000
 
 
 def read_model(connection: Connection, name: str) -> Model:
@@ -45,7 +48,7 @@ def search(
 
     `text` is looked for in name and description, in any case.
     """
-    query = select(models.c.name).where(models.c.name > after).order_by(models.c.name).limit(limit)
+    query = select(models.c.name).where(models.c.name > after).order_by(models.c.name).limit(_page(limit))
     if text:
         query = query.where(
             or_(models.c.name.icontains(text, autoescape=True), models.c.description.icontains(text, autoescape=True))
@@ -73,10 +76,10 @@ def list_versions(
 ) -> list[Version]:
     """One page of a model's versions, newest first, from below `before` on; deleted ones only where asked for."""
     require_model(connection, model)
-    query = select(versions).where(versions.c.model == model).order_by(versions.c.version.desc()).limit(limit)
+    query = select(versions).where(versions.c.model == model).order_by(versions.c.version.desc()).limit(_page(limit))
     query = query.where(versions.c.status == status if status else versions.c.status != Status.DELETED)
     if before is not None:
-        query = query.where(versions.c.version < before)
+        query = query.where(versions.c.version < min(before, MAX_INTEGER))
     return [as_version(row) for row in connection.execute(query)]
 
 
@@ -85,31 +88,6 @@ def list_labelled(connection: Connection, model: str) -> list[Version]:
     require_model(connection, model)
     rows = connection.execute(select(versions).where(versions.c.model == model, versions.c.label.is_not(None)))
     return sorted((as_version(row) for row in rows), key=lambda version: label_key(version.label or ""))
-
-
-def list_runs(connection: Connection, model: str, version: int | None = None) -> list[Run]:
-    """The training runs of a model, or of one version."""
-    query = select(runs).where(runs.c.model == model).order_by(runs.c.version, runs.c.run)
-    if version is not None:
-        query = query.where(runs.c.version == version)
-    return [
-        Run(
-            row.run,
-            row.model,
-            row.version,
-            RunFacts(
-                row.status,
-                row.parameters,
-                row.environment,
-                row.code_revision,
-                row.data_fingerprint,
-                row.seed,
-                row.started_at,
-                row.duration_s,
-            ),
-        )
-        for row in connection.execute(query)
-    ]
 
 
 def history(
@@ -122,12 +100,18 @@ def history(
 ) -> list[Change]:
     """One page of what was changed, newest first, from below sequence `before` on."""
     columns = [column for column in audit.columns if column.name not in ("body", "previous", "hash")]
-    query = select(*columns).order_by(audit.c.sequence.desc()).limit(limit)
+    query = select(*columns).order_by(audit.c.sequence.desc()).limit(_page(limit))
     if model is not None:
         require_model(connection, model)
         query = query.where(audit.c.model == model)
     if version is not None:
         query = query.where(audit.c.version == version)
     if before is not None:
-        query = query.where(audit.c.sequence < before)
+        query = query.where(audit.c.sequence < min(before, MAX_INTEGER))
     return [Change(*row) for row in connection.execute(query)]
+
+
+def _page(limit: int) -> int:
+    if not 1 <= limit <= _LARGEST_PAGE:
+        raise RegistryArgumentError(f"a page has 1 to {_LARGEST_PAGE} rows, not {limit}", field="limit")
+    return limit

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from sqlalchemy import Connection, select
 
-from mlops.registry.journal import Write, check_text
+from mlops.registry.columns import check_text
+from mlops.registry.journal import Write
 from mlops.registry.lookup import require_version
 from mlops.registry.schema import server_events
 from mlops.registry.values import Served
 from tickserve.errors import RegistryArgumentError
+
+ServerAct = Literal["installed", "drained", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class ServerEvent:
     `installed` in a role ends what the same version did in another role; `stopped` (no model) drains everything.
     """
 
-    event: Literal["installed", "drained", "stopped"]
+    event: ServerAct
     at: datetime
     model: str = ""
     version: int | None = None
@@ -34,6 +37,10 @@ def report(write: Write, server: str, events: Sequence[ServerEvent]) -> None:
     if not check_text("server", server):
         raise RegistryArgumentError("a report needs the server's identity", field="server")
     for place, event in enumerate(events):
+        if event.event not in get_args(ServerAct):
+            raise RegistryArgumentError(
+                f"event {event.event!r} is none of {', '.join(get_args(ServerAct))}", field="event"
+            )
         if event.event != "stopped":
             if event.version is None:
                 raise RegistryArgumentError(f"a report of {event.event} needs a version", field="version")

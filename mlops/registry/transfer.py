@@ -1,7 +1,8 @@
 """Moving a version from one registry to another: its package, its figures, and the audit rows that tell its history."""
 
-import json
+import hashlib
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from mlops.registry.fetch import Fetcher
 from mlops.registry.figures import insert_metric, read_metrics
 from mlops.registry.journal import Author, Journal, Write, plain, row_hash
 from mlops.registry.lookup import require_version
-from mlops.registry.register import Registrar, Registration, attach
-from mlops.registry.schema import audit
+from mlops.registry.register import Registrar, Registration, attach, check_attachment, newest_attachments
+from mlops.registry.schema import attachments, audit, load_json, models, versions
 from mlops.registry.search import read_model
 from mlops.registry.values import ModelFacts, Version
 from tickserve.errors import DamagedPackageError
@@ -66,9 +67,11 @@ class Exporter:
                 ],
                 "audit": [plain(dict(row)) for row in rows],
             }
-        for name, table in self.fetcher.evaluations(version).items():
-            (folder / f"evaluation-{name}.npz").write_bytes(evaluation.write_table(table))
-        (folder / HISTORY_FILE).write_bytes(rfc8785.dumps(history))
+        tables = {name: evaluation.write_table(table) for name, table in self.fetcher.evaluations(version).items()}
+        for name, data in tables.items():
+            (folder / _table_file(name)).write_bytes(data)
+        history["evaluations"] = {name: hashlib.sha256(data).hexdigest() for name, data in tables.items()}
+        (folder / HISTORY_FILE).write_bytes(rfc8785.dumps(history | {"hash": _hash(history)}))
         sync_folder(folder)
         return folder
 
@@ -83,31 +86,42 @@ class Importer:
     def import_version(self, folder: Path, author: Author) -> Version:
         """Registers an exported package under a number of this registry, with its figures and its history beside it.
 
-        It has to be approved here: who approved it elsewhere is told by its history only.
+        The same import again changes nothing. It has to be approved here: who approved it elsewhere is told by its
+        history only.
 
         Raises
         ------
         DamagedPackageError
-            Where the history is malformed, or one of its rows was edited.
+            Where the history, one of its rows or an evaluation is not as it was exported.
         PackageError
             As `Registrar.register`.
         """
         data = read_file(folder / HISTORY_FILE, _MAX_BYTES)
         history = _read(data)
-        tables = {
-            path.stem.removeprefix("evaluation-"): evaluation.read_table(read_file(path, _MAX_BYTES), path.name)
-            for path in sorted(folder.glob("evaluation-*.npz"))
-        }
+        tables = dict(_read_tables(folder, history["evaluations"]))
+        with self.journal.database.read() as connection:
+            is_new = connection.execute(select(models.c.name).where(models.c.name == history["model"])).first() is None
+            evaluated = set(
+                connection.execute(
+                    select(attachments.c.name)
+                    .join(
+                        versions,
+                        (attachments.c.model == versions.c.model) & (attachments.c.version == versions.c.version),
+                    )
+                    .where(versions.c.digest == history["digest"], attachments.c.kind == evaluation.KIND)
+                ).scalars()
+            )
         origin = {"imported_from": {name: history[name] for name in ("model", "version", "status", "label")}}
         found = self.registrar.register(
             folder / history["digest"],
             author,
             Registration(
-                facts=ModelFacts(**history["facts"]),
+                # What a known model is for is said here, not elsewhere.
+                facts=ModelFacts(**history["facts"]) if is_new else None,
                 author=history["author"],
                 description=history["description"],
                 metadata=history["metadata"] | origin,
-                evaluations=tables,
+                evaluations={name: table for name, table in tables.items() if name not in evaluated},
             ),
         )
         sha256 = self.registrar.store.put(data)
@@ -119,11 +133,29 @@ class Importer:
             for row in history["metrics"]:
                 if (row["dataset"], row["name"], row["step"]) not in known:
                     insert_metric(write, found.model, found.version, **row)
-            self.registrar.keep(write, sha256, data)
-            attach(write, found.model, found.version, KIND, HISTORY_FILE, sha256)
+            if newest_attachments(write.connection, found, KIND).get(HISTORY_FILE) != sha256:
+                self.registrar.keep(write, sha256, data)
+                attach(write, found.model, found.version, KIND, HISTORY_FILE, sha256)
             return require_version(write.connection, found.model, found.version)
 
         return self.journal.write("import", author, change, model=found.model, version=found.version)
+
+
+def _table_file(name: str) -> str:
+    return f"evaluation-{name}.npz"
+
+
+def _read_tables(folder: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, evaluation.Table]]:
+    for name, sha256 in sorted(wanted.items()):
+        file = _table_file(check_attachment(evaluation.KIND, name))
+        data = read_file(folder / file, _MAX_BYTES)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise DamagedPackageError(f"{file} is damaged: it is not as it was exported", field=file)
+        yield name, evaluation.read_table(data, file)
+
+
+def _hash(history: Mapping[str, Any]) -> str:
+    return hashlib.sha256(rfc8785.dumps({name: history[name] for name in history if name != "hash"})).hexdigest()
 
 
 def _facts(facts: ModelFacts) -> dict[str, Any]:
@@ -138,8 +170,8 @@ def _facts(facts: ModelFacts) -> dict[str, Any]:
 
 def _read(data: bytes) -> dict[str, Any]:
     try:
-        history: dict[str, Any] = json.loads(data)
-        is_ours = history["format"] == _FORMAT and rfc8785.dumps(history) == data
+        history: dict[str, Any] = load_json(data.decode())
+        is_ours = history["format"] == _FORMAT and rfc8785.dumps(history) == data and history["hash"] == _hash(history)
         edited = [row["sequence"] for row in history["audit"] if row_hash(row) != row["hash"]]
         wanted = {
             "digest",
@@ -152,6 +184,7 @@ def _read(data: bytes) -> dict[str, Any]:
             "metadata",
             "facts",
             "metrics",
+            "evaluations",
         }
         missing = wanted - history.keys()
     except (ValueError, KeyError, TypeError) as error:

@@ -85,11 +85,14 @@ class MetricRow:
     at: datetime
 
 
+RunStatus = Literal["running", "completed", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """How a training run went."""
 
-    status: Literal["running", "completed", "failed"] = "completed"
+    status: RunStatus = "completed"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     code_revision: str = ""
@@ -107,6 +110,28 @@ class Run:
     model: str
     version: int | None
     facts: RunFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Who let a version be promoted (kind `version`), or let it although a gate could not decide (`inconclusive`)."""
+
+    kind: str
+    actor: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class GateEvaluation:
+    """One run of the gates on a version: what led to it and came of it, what was live, and the whole report."""
+
+    at: datetime
+    actor: str
+    action: str
+    verdict: str
+    live: int | None
+    report: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +189,12 @@ class RuleOverride(Frozen):
     policy: Literal["reject", "clip", "flag", "fallback"] | None = None
     minimum: float | None = None
     maximum: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "RuleOverride":
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} of rule {self.rule} is above its maximum {self.maximum:g}")
+        return self
 
 
 class DesiredState(Frozen):

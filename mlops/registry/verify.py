@@ -1,6 +1,5 @@
 """Proof that the registry is what it was made: the audit chain, every row of every table, every stored file."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,8 @@ from sqlalchemy.exc import DBAPIError
 
 from mlops.package._text import one_line
 from mlops.registry.journal import GENESIS, row_hash
-from mlops.registry.migrate import HEAD
-from mlops.registry.schema import CanonicalJson, audit, audit_head, metadata, revision
+from mlops.registry.migrate import HEAD, migrated_schema, read_schema
+from mlops.registry.schema import CanonicalJson, audit, audit_head, load_json, metadata, revision
 from mlops.registry.store import ArtifactStore
 from tickserve.errors import TickserveError
 
@@ -96,7 +95,7 @@ class _Chain:
         if str(row["at"]) < self.at:
             yield Finding(place, f"has the time {row['at']}, the row before {self.at}")
         try:
-            for written in json.loads(row["body"])["writes"]:
+            for written in load_json(row["body"])["writes"]:
                 _apply(replayed, written)
         except (ValueError, KeyError, TypeError) as error:
             yield Finding(place, f"cannot be replayed: {_reason(error)}")
@@ -158,6 +157,12 @@ def _schema(connection: Connection) -> Iterator[Finding]:
         for (line,) in connection.execute(text("PRAGMA integrity_check")):
             if line != "ok":
                 yield Finding("database file", one_line(line))
+        there, wanted = read_schema(connection), migrated_schema()
+        for name in sorted(there.keys() | wanted.keys()):
+            if name not in there:
+                yield Finding(f"schema {name}", "is missing")
+            elif there[name] != wanted.get(name):
+                yield Finding(f"schema {name}", "was changed" if name in wanted else "was added")
 
 
 def _files(store: ArtifactStore, expected: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ reading test rows stays cheap.
 
 from mlops.training.data import BUNDLED, Bars, close_times, load_bars
 from mlops.training.features import FEATURES, compute_features
-from mlops.training.fitting import TrainedModel, always_long, train, train_on
+from mlops.training.fitting import TrainedModel, always_long, probabilities, train, train_on
 from mlops.training.metrics import COST_BP, evaluate
 from mlops.training.models import KINDS, TITLES, Kind
 from mlops.training.packaging import build, publish, train_and_package
@@ -33,6 +33,7 @@ __all__ = [
     "compute_features",
     "evaluate",
     "load_bars",
+    "probabilities",
     "publish",
     "report",
     "split_rows",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mlops.registry import Client as RegistryClient
 from mlops.training import train_and_package
 from tests.e2e.conftest import Launcher
 
@@ -19,6 +20,7 @@ SECTIONS = (
     "What a bad request gets",
     "A new version with one flipped byte",
     "Halt and resume",
+    "What the registry remembers",
     "exited with code 0",
     "What to type next",
 )
@@ -32,6 +34,10 @@ def test_demo_shows_everything_and_reports_and_its_models_serve_the_readmes_clie
     assert "version 2 refused: DATA_LOSS" in shown
     assert "version 1 still answers" in shown
 
+    assert "refused by the default gates: version 1 of model 'sp500-forest'" in shown
+    assert re.search(r"promote +sp500-forest +1 +to be shown, not traded", shown)
+    assert len(re.findall(r" promote +sp500-\w+ +1 ", shown)) == 4
+
     facts = json.loads(report.read_text())
     rows = facts["metrics"]["test"]["accuracy"]["n"]
     assert (facts["requests"], facts["failed"]) == (4 * rows, 0)
@@ -39,6 +45,13 @@ def test_demo_shows_everything_and_reports_and_its_models_serve_the_readmes_clie
     assert re.fullmatch("[0-9a-f]{64}", facts["digest"])
     assert set(facts["metrics"]) == {"train", "validation", "test"}
     assert all(abs(model["metrics"]["test"]["auc"]["value"] - 0.5) < 0.1 for model in facts["models"].values())
+
+    with RegistryClient(home=launcher.home, actor="test") as registry:
+        assert facts["registry"]["head"] == registry.registry.verify().head
+        live = {
+            model.name: registry.registry.resolve(model.name, "live").digest for model in registry.registry.search()
+        }
+        assert live == {name: model["digest"] for name, model in facts["models"].items()}
 
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert code is not None

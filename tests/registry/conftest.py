@@ -10,13 +10,6 @@ from tests.support.postgresql import Cluster, cluster
 from tests.support.registry import Backend, Clock, Packages
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test of this folder."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.registry)
-
-
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     return Packages(tmp_path_factory.mktemp("packages"))
@@ -29,10 +22,12 @@ def postgresql() -> Iterator[Cluster]:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     if request.param == "sqlite":
-        return Backend(f"sqlite:///{tmp_path / 'registry.db'}", tmp_path)
-    return Backend(request.getfixturevalue("postgresql").new_database(), tmp_path)
+        yield Backend(f"sqlite:///{tmp_path / 'registry.db'}", tmp_path)
+        return
+    with request.getfixturevalue("postgresql").database() as url:
+        yield Backend(url, tmp_path)
 
 
 @pytest.fixture

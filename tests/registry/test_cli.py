@@ -1,8 +1,7 @@
 """Every operation from the command line, with its exit code."""
 
 import json
-import os
-import subprocess
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,25 +11,26 @@ import pytest
 
 from tests.support.packages import flip_byte
 from tests.support.registry import Packages
+from tickserve.cli import main
 
 Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    environment = os.environ | {"TICKSERVE_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the program within this process: a process of its own takes a second or two to import what it needs."""
+    for name in ("TICKSERVE_REGISTRY", "TICKSERVE_ARTIFACTS", "TICKSERVE_TRUSTED_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TICKSERVE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: object, code: int = 0) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "tickserve.cli", *map(str, arguments)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return json.loads(done.stdout) if "--json" in arguments and code == 0 else done.stdout + done.stderr
+        monkeypatch.setattr(sys, "argv", ["tickserve", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        assert (ended.value.code or 0) == code, f"{arguments}: exit {ended.value.code}\n{out}\n{err}"
+        return json.loads(out) if "--json" in arguments and code == 0 else out + err
 
     return call
 
@@ -131,8 +131,6 @@ def test_damage_is_found_and_garbage_removed(run: Run, packages: Packages, tmp_p
 
 
 def test_signatures_can_be_required(run: Run, packages: Packages, tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "package"
     shutil.copytree(packages(1), folder)
     run("keys", "new", "desk")
@@ -141,8 +139,24 @@ def test_signatures_can_be_required(run: Run, packages: Packages, tmp_path: Path
     assert run("models", "register", folder, "--sign", "desk", "--json")["version"] == 1
 
 
-def test_wrong_use_says_so(run: Run, tmp_path: Path) -> None:
-    assert "no model 'demo'" in run("models", "show", "demo", code=2)
+def test_what_is_no_registry_is_neither_whole_nor_made_by_asking(run: Run, packages: Packages, tmp_path: Path) -> None:
+    for ask in (("verify",), ("list",), ("show", "demo"), ("approve", "demo", "1", "--reason", "ok")):
+        assert "there is no registry at" in run("models", *ask, code=2)
+    elsewhere = f"sqlite:///{tmp_path / 'mistyped' / 'registry.db'}"
+    assert "there is no registry at" in run("models", "verify", "--registry", elsewhere, code=2)
+    assert not (tmp_path / "home").exists()
+    assert not (tmp_path / "mistyped").exists()
+    (tmp_path / "empty.db").touch()
+    assert "holds no registry" in run("models", "verify", "--registry", f"sqlite:///{tmp_path / 'empty.db'}", code=2)
+    run("models", "register", packages(1))
+    assert "whole: 1 changes" in run("models", "verify")
+
+
+def test_wrong_use_says_so(run: Run, packages: Packages, tmp_path: Path) -> None:
+    assert "cannot be read" in run("models", "register", packages(1), "--evaluation", "test=nope.npz", code=2)
+    run("models", "register", packages(1), "--reason", "first")
+    assert "no model 'other'" in run("models", "show", "other", code=2)
+    assert "less than or equal to 36525" in run("models", "gc", "--retention-days", "1e300", code=2)
     assert "no file of SQLite and no PostgreSQL" in run("models", "list", "--registry", "mysql://x/y", code=2)
     unreachable = f"postgresql://nobody@/nothing?host={tmp_path}"
     assert "database failed" in run("models", "list", "--registry", unreachable, code=3)

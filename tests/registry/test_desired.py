@@ -2,7 +2,6 @@ from datetime import timedelta
 from itertools import islice
 
 import pytest
-from sqlalchemy import select
 
 from mlops.registry import (
     AllowedPin,
@@ -16,7 +15,6 @@ from mlops.registry import (
 )
 from mlops.registry.desired import make_state
 from mlops.registry.gates import GatePolicy
-from mlops.registry.schema import gate_results
 from tests.support.registry import ANN, Backend, Clock, Packages, add, gates
 from tickserve.errors import ConflictError, RegistryArgumentError, RegistryError, UnknownError
 
@@ -137,6 +135,23 @@ def test_rollback_passes_over_what_is_no_longer_approved(registry: Registry, pac
     assert registry.rollback("demo", ANN).state.named("stable") == 1
 
 
+def test_rollback_never_goes_to_what_was_rolled_back_from(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2, 3):
+        add(registry, packages(value))
+    registry.promote("demo", 1, ANN)
+    registry.promote("demo", 2, ANN)
+    registry.rollback("demo", ANN)
+    registry.promote("demo", 3, ANN)
+    assert registry.rollback("demo", ANN).state.named("stable") == 1
+    with pytest.raises(UnknownError, match="no earlier stable version"):
+        registry.rollback("demo", ANN)
+    registry.promote("demo", 3, ANN)
+    registry.approve("demo", 1, ANN)
+    registry.retire("demo", 1, ANN)
+    with pytest.raises(UnknownError, match="no earlier stable version"):
+        registry.rollback("demo", ANN)
+
+
 def test_another_schema_needs_its_name_as_override(registry: Registry, packages: Packages) -> None:
     registry.promote("demo", add(registry, packages(1)), ANN)
     add(registry, packages(1, feature_names=("rsi", "momentum", "volume")))
@@ -144,6 +159,8 @@ def test_another_schema_needs_its_name_as_override(registry: Registry, packages:
         registry.promote("demo", 2, ANN)
     desired, _ = registry.promote("demo", 2, ANN, schema_override=2)
     assert (desired.state.named("stable"), desired.state.schema_override) == (2, 2)
+    report = registry.gate_evaluations(registry.version("demo", 2))[0].report
+    assert report["policy"]["schema_override"] is True, "the gate of the schema is told of it too"
     assert registry.rollback("demo", ANN).state.schema_override == 1
 
 
@@ -165,10 +182,37 @@ def test_gates_that_do_not_pass_keep_a_version_out_and_are_kept(
         else:
             registry.promote("demo", 1, ANN)
             assert live(registry) == 1
-        with registry._database.read() as connection:
-            rows = connection.execute(select(gate_results).order_by(gate_results.c.sequence)).all()
-        assert [row.verdict for row in rows] == [verdict] * 2
-        assert rows[0].report["gates"][0]["figures"] == {"of": "demo"}
+        kept = registry.gate_evaluations(registry.version("demo", 1))
+        assert [found.verdict for found in kept] == [verdict] * 2
+        assert kept[0].action == ("promote" if verdict == "inconclusive" else "promote-refused")
+        assert kept[0].report["gates"][0]["figures"] == {"of": "demo"}
+        assert kept[0].report["policy"] == GatePolicy().model_dump(mode="json")
+        approvals = registry.approvals(registry.version("demo", 1))
+        assert [(approval.kind, approval.actor, approval.reason) for approval in approvals] == [
+            ("version", "ann", "because"),
+            ("inconclusive", "ann", "because"),
+        ]
+
+
+def test_an_inconclusive_gate_is_approved_against_the_version_that_is_live(
+    backend: Backend, packages: Packages
+) -> None:
+    with backend.open() as registry:
+        for value in (1, 2, 3):
+            add(registry, packages(value))
+        registry.promote("demo", 1, ANN)
+    with backend.open(evaluate=gates("inconclusive")) as registry:  # type: ignore[arg-type]
+        registry.approve_inconclusive("demo", 2, ANN)
+        registry.approve_inconclusive("demo", 3, ANN)
+        registry.promote("demo", 3, ANN)
+        with pytest.raises(GateError, match="somebody has to approve that"):
+            registry.promote("demo", 2, ANN)
+        registry.approve_inconclusive("demo", 2, ANN)
+        desired = registry.desired("demo")
+        assert desired is not None
+        registry.set_desired("demo", desired.state.model_copy(update={"position_scale": 0.5}), ANN, desired.revision)
+        registry.promote("demo", 2, ANN)
+        assert live(registry) == 2
 
 
 def test_gates_get_both_versions_with_figures_and_rows(backend: Backend, packages: Packages) -> None:

@@ -2,15 +2,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import update
 
 from mlops.package import Metric
-from mlops.registry import ModelFacts, Registration, Registry, ServerEvent, Status
+from mlops.registry import ModelFacts, Registration, Registry, RunFacts, ServerEvent, Status
 from mlops.registry.database import Database
 from mlops.registry.journal import Journal
 from mlops.registry.register import Registrar
 from mlops.registry.schema import metrics
+from tests.support.packages import flip_byte
 from tests.support.registry import ANN, Backend, Clock, Packages, add
 from tickserve.errors import (
     DamagedPackageError,
@@ -18,6 +20,8 @@ from tickserve.errors import (
     RegistryError,
     UnknownError,
 )
+
+TABLE = {"time": np.arange(3), "prediction": np.ones(3)}
 
 
 def test_statuses_move_only_along_their_way(registry: Registry, packages: Packages) -> None:
@@ -115,6 +119,21 @@ def test_versions_are_compared_with_their_intervals(registry: Registry, packages
     assert [(data.dataset, data.is_same) for data in pair.datasets] == [("train", True)]
 
 
+def test_a_run_that_made_no_version_is_kept_and_ends_once(registry: Registry) -> None:
+    run = registry.log_run("demo", RunFacts("running", {"depth": 3}, code_revision="abc", seed=7), ANN)
+    registry.end_run(run, "failed", ANN, 12.5)
+    [found] = registry.runs("demo")
+    assert (found.version, found.facts) == (
+        None,
+        RunFacts("failed", {"depth": 3}, code_revision="abc", seed=7, duration_s=12.5),
+    )
+    with pytest.raises(RegistryError, match="is failed already"):
+        registry.end_run(run, "completed", ANN)
+    with pytest.raises(UnknownError, match="no training run"):
+        registry.end_run("none", "completed", ANN)
+    assert registry.verify().findings == ()
+
+
 def files(backend: Backend) -> set[str]:
     return {path.name for path in backend.artifacts.rglob("*") if path.is_file()}
 
@@ -152,6 +171,18 @@ def test_gc_takes_only_what_nobody_needs(
     assert registry.verify().findings == ()
 
 
+def test_gc_leaves_what_an_alias_had_within_the_retention(registry: Registry, packages: Packages, clock: Clock) -> None:
+    registry.register(packages(1), ANN)
+    add(registry, packages(2))
+    registry.set_alias("demo", "champion", 1, ANN)
+    clock.step(timedelta(days=700).total_seconds())
+    registry.set_alias("demo", "champion", 2, ANN)
+    registry.delete("demo", 1, ANN)
+    assert registry.find_garbage(grace=timedelta(0)) == [], "the alias had it until a moment ago"
+    clock.step(timedelta(days=366).total_seconds())
+    assert len(registry.find_garbage(grace=timedelta(0))) == 3
+
+
 def test_gc_leaves_what_a_server_has(registry: Registry, packages: Packages, clock: Clock) -> None:
     registry.register(packages(1), ANN)
     registry.delete("demo", 1, ANN)
@@ -167,12 +198,10 @@ def test_gc_leaves_what_a_server_has(registry: Registry, packages: Packages, clo
 def test_an_exported_version_is_imported_with_its_history(
     registry: Registry, packages: Packages, tmp_path: Path
 ) -> None:
-    import numpy as np
-
     add(registry, packages(1))
     add(registry, packages(2))
     registry.log_metrics("demo", 2, "live", {"sharpe": Metric(value=1.5, standard_error=0.5, n=20)}, ANN, step=3)
-    registry.log_evaluation("demo", 2, "live", {"time": np.arange(3), "prediction": np.ones(3)}, ANN)
+    registry.log_evaluation("demo", 2, "live", TABLE, ANN)
     folder = registry.export(registry.resolve("demo", 2), tmp_path / "out")
     other = Backend(f"sqlite:///{tmp_path / 'other.db'}", tmp_path / "other")
     with other.open() as target:
@@ -182,10 +211,46 @@ def test_an_exported_version_is_imported_with_its_history(
         assert [(row.dataset, row.step, row.value, row.n) for row in target.metrics(version)] == [("live", 3, 1.5, 20)]
         assert target.evaluations(version)["live"]["prediction"].tolist() == [1, 1, 1]
         assert target.verify().findings == ()
-        history = folder / "history.json"
-        history.write_bytes(history.read_bytes().replace(b"because", b"becauze"))
-        with pytest.raises(DamagedPackageError, match="audit row"):
+        changes = target.history()
+        assert target.import_version(folder, ANN) == version
+        assert target.history() == changes, "the same import again changes nothing"
+
+
+def test_an_import_changes_nothing_that_is_said_here(registry: Registry, packages: Packages, tmp_path: Path) -> None:
+    for value in (1, 2):
+        add(registry, packages(value))
+    registry.log_evaluation("demo", 2, "live", TABLE, ANN)
+    folder = registry.export(registry.resolve("demo", 2), tmp_path / "out")
+    with Backend(f"sqlite:///{tmp_path / 'other.db'}", tmp_path / "other").open() as target:
+        facts = ModelFacts("carry", "SPX")
+        ours = TABLE | {"prediction": np.zeros(3)}
+        target.register(packages(2), ANN, Registration(facts, evaluations={"live": ours}))
+        version = target.import_version(folder, ANN)
+        assert target.model("demo").facts == facts
+        assert target.evaluations(version)["live"]["prediction"].tolist() == [0, 0, 0]
+        assert "imported_from" not in version.metadata
+
+
+@pytest.mark.parametrize("file", ["history.json", "evaluation-live.npz"])
+def test_any_flipped_byte_of_an_export_is_refused(
+    registry: Registry, packages: Packages, tmp_path: Path, file: str
+) -> None:
+    add(registry, packages(1))
+    registry.log_evaluation("demo", 1, "live", TABLE, ANN)
+    registry.log_metrics("demo", 1, "live", {"sharpe": 1.25}, ANN)
+    folder = registry.export(registry.resolve("demo", 1), tmp_path / "out")
+    with Backend(f"sqlite:///{tmp_path / 'other.db'}", tmp_path / "other").open() as target:
+        size_bytes = (folder / file).stat().st_size
+        for position in range(0, size_bytes, max(1, size_bytes // 200)):
+            flip_byte(folder / file, position)
+            with pytest.raises(DamagedPackageError):
+                target.import_version(folder, ANN)
+            flip_byte(folder / file, position)
+        text = (folder / "history.json").read_text()
+        (folder / "history.json").write_text(text.replace('"value":1.25', '"value":9.25'))
+        with pytest.raises(DamagedPackageError, match="as it was exported"):
             target.import_version(folder, ANN)
+        assert target.history() == []
 
 
 @pytest.mark.parametrize("figure", [float("nan"), float("inf"), None])

@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from mlops.registry import Registration
 from mlops.registry import register as register_module
 from mlops.registry.journal import Write
 from mlops.registry.store import ArtifactStore
-from tests.support.registry import ANN, Backend, Packages, run_processes
+from tests.support.registry import ANN, Backend, Packages, process_context, run_processes
 from tickserve.errors import ConflictError
 
 PROCESSES = 32
@@ -37,6 +36,7 @@ def register_and_promote(barrier: Any, backend: Backend, own: Path, shared: Path
             return common, version, written.revision
 
 
+@pytest.mark.integration
 @pytest.mark.timeout(300)
 def test_32_processes_register_and_promote_without_losing_anything(backend: Backend, packages: Packages) -> None:
     own = [packages(value) for value in range(PROCESSES)]
@@ -109,7 +109,7 @@ def test_a_killed_process_leaves_no_half_version_and_no_file_that_gc_cannot_see(
     with backend.open() as registry:
         registry.register(packages(1), ANN)
         before = {path for path in backend.artifacts.rglob("*") if path.is_file()}
-    process = get_context("spawn").Process(target=killed_in, args=(place, backend, packages(2)))
+    process = process_context().Process(target=killed_in, args=(place, backend, packages(2)))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
@@ -132,7 +132,7 @@ def hold_forever(backend: Backend) -> None:
 
 def test_a_killed_writer_gives_its_lock_back(backend: Backend, packages: Packages) -> None:
     with backend.open() as registry:
-        process = get_context("spawn").Process(target=hold_forever, args=(backend,))
+        process = process_context().Process(target=hold_forever, args=(backend,))
         process.start()
         bound = time.monotonic() + 60
         while not is_locked(registry) and time.monotonic() < bound:

@@ -25,6 +25,9 @@ from tickserve.errors import (
     UnknownError,
 )
 
+#: 1e20 is written as 100000000000000000000, which is no integer that RFC 8785 takes.
+METADATA = {"ticket": [1, {"a": None}], "capital": 1e20, "rows": 2**53 - 1}
+
 
 def test_versions_count_up_per_model_and_start_validated(registry: Registry, packages: Packages) -> None:
     first, second = (registry.register(packages(value), ANN) for value in (1, 2))
@@ -40,14 +43,29 @@ def test_the_same_package_is_the_same_version_and_is_logged_once(registry: Regis
     assert [change.action for change in registry.history("demo")] == ["register"]
 
 
+def test_a_later_registration_adds_evaluations_and_a_label(registry: Registry, packages: Packages) -> None:
+    table = {"time": np.arange(3), "prediction": np.ones(3)}
+    registry.register(packages(1), ANN)
+    again = Registration(label="1.0.0", evaluations={"test": table})
+    assert registry.register(packages(1), ANN, again).label == "1.0.0"
+    changes = registry.history("demo")
+    version = registry.register(packages(1), ANN, again)
+    assert registry.evaluations(version)["test"]["prediction"].tolist() == [1, 1, 1]
+    assert (version.version, len(changes), registry.history("demo")) == (1, 2, changes)
+    with pytest.raises(ExistsError, match=r"has the label 1\.0\.0; relabel it"):
+        registry.register(packages(1), ANN, Registration(label="2.0.0"))
+    assert registry.verify().findings == ()
+
+
 def test_what_is_said_at_registration_is_kept(registry: Registry, packages: Packages) -> None:
     table = {"time": np.arange(4) * 10**9, "prediction": np.linspace(0, 1, 4), "return": np.full(4, 0.01)}
     facts = ModelFacts("momentum", "SPX", "constant", "a model", {"desk": "eq"})
     run = RunFacts(parameters={"depth": 3}, code_revision="abc", seed=7, duration_s=1.5)
-    said = Registration(facts, "1.4.0", "eve", "better", {"ticket": [1, {"a": None}]}, run, {"backtest": table})
+    said = Registration(facts, "1.4.0", "eve", "better", METADATA, run, {"backtest": table})
     version = registry.register(packages(1), ANN, said)
     assert (version.label, version.author, version.description) == ("1.4.0", "eve", "better")
-    assert version.metadata == {"ticket": [1, {"a": None}]}
+    assert version.metadata == METADATA
+    assert registry.verify().findings == ()
     assert registry.model("demo").facts == facts
     assert registry.runs("demo", 1)[0].facts == run
     assert registry.manifest(version).name == "demo"

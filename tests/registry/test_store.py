@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlops.registry.store import ArtifactStore
+from tests.support.packages import flip_byte
 from tickserve.errors import ConfigurationError, DamagedPackageError, UnreachableError
 
 DATA = b"a model" * 1000
@@ -41,6 +42,18 @@ def test_storing_again_mends_a_damaged_file(tmp_path: Path) -> None:
         store.get(SHA256, len(DATA))
     store.put(DATA)
     assert store.get(SHA256, len(DATA)) == DATA
+
+
+def test_any_flipped_byte_of_a_file_is_noticed(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    data = DATA[:700]
+    sha256 = store.put(data)
+    for position in range(len(data)):
+        flip_byte(Path(store.path(sha256)), position)
+        with pytest.raises(DamagedPackageError, match="is damaged"):
+            store.get(sha256, len(data))
+        flip_byte(Path(store.path(sha256)), position)
+    assert store.get(sha256, len(data)) == data
 
 
 def test_a_store_that_is_no_disk_works_the_same(request: pytest.FixtureRequest) -> None:

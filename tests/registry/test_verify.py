@@ -1,5 +1,7 @@
 """Whatever is edited, deleted, inserted or flipped behind the registry's back is named."""
 
+import contextlib
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ from sqlalchemy import Table, delete, insert, select, text, update
 from mlops.registry import ModelFacts, Registration, Registry, ServerEvent
 from mlops.registry.database import Database
 from mlops.registry.schema import CanonicalJson, UtcTime, audit, metadata
+from mlops.registry.verify import Finding
 from tests.support.packages import flip_byte
 from tests.support.registry import ANN, Backend, Clock, Packages, add
+from tickserve.errors import ConfigurationError, RegistryError, TickserveError
 
 
 @pytest.fixture
@@ -155,6 +159,76 @@ def test_every_flipped_byte_of_a_stored_file_is_named(filled: Registry, backend:
             flip_byte(path, position)
     files[0].rename(files[0].with_suffix(".away"))
     assert named(filled, f"artifact {files[0].name}")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        delete(metadata.tables["audit_head"]),
+        delete(metadata.tables["revision"]),
+        text("UPDATE desired SET state = '{\"split\": 1}'"),
+        text("UPDATE desired SET state = 'nothing'"),
+    ],
+    ids=["no head", "no revision", "no state", "no JSON"],
+)
+def test_a_damaged_row_that_is_needed_says_so(filled: Registry, backend: Backend, damage: Any) -> None:
+    run(backend, damage)
+    with pytest.raises(RegistryError, match="models verify"):
+        filled.promote("demo", 2, ANN)
+    assert filled.verify().findings != ()
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ("DROP INDEX versions_by_digest", "schema index versions_by_digest of versions"),
+        (
+            "CREATE TRIGGER later AFTER INSERT ON versions BEGIN DELETE FROM approvals; END",
+            "schema trigger later of versions",
+        ),
+        ("CREATE TABLE notes (note TEXT)", "schema table notes of notes"),
+    ],
+)
+def test_a_changed_schema_is_named(filled: Registry, backend: Backend, change: str, place: str) -> None:
+    if not Database(backend.url).is_sqlite:
+        pytest.skip("the server keeps its own catalogue")
+    run(backend, text(change))
+    assert [finding.place for finding in filled.verify().findings] == [place]
+
+
+def test_a_flipped_byte_of_the_database_file_is_named_or_changes_nothing(packages: Packages, tmp_path: Path) -> None:
+    whole = Backend(f"sqlite:///{tmp_path / 'registry.db'}", tmp_path)
+    with whole.open() as registry:
+        registry.promote("demo", add(registry, packages(1)), ANN)
+    damaged = tmp_path / "damaged.db"
+    told = 0
+    for position in range(0, (tmp_path / "registry.db").stat().st_size, 4099):
+        shutil.copy(tmp_path / "registry.db", damaged)
+        flip_byte(damaged, position)
+        try:
+            with Backend(f"sqlite:///{damaged}", tmp_path).open() as registry:
+                findings = registry.verify().findings
+        except TickserveError:
+            findings = (Finding("database file", "cannot be opened"),)
+        told += bool(findings)
+        assert findings or content(damaged) == content(tmp_path / "registry.db"), position
+        for rest in tmp_path.glob("damaged.db-*"):
+            rest.unlink()
+    assert told > 3
+
+
+def content(file: Path) -> list[str]:
+    """Everything that the file holds, as SQL; what is in no table, such as free space, is not in it."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.text_factory = lambda data: data.decode(errors="surrogateescape")
+        return list(connection.iterdump())
+
+
+def test_a_lost_schema_version_says_so(filled: Registry, backend: Backend) -> None:
+    run(backend, text("DELETE FROM alembic_version"))
+    assert named(filled, "alembic_version")
+    with pytest.raises(ConfigurationError, match="alembic_version does not say of which schema"):
+        backend.open()
 
 
 def test_a_database_of_another_schema_version_is_named(filled: Registry, backend: Backend) -> None:

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import psycopg
+from sqlalchemy import make_url
 
 #: A locale that sorts as people do, not as bytes: what must not depend on it then shows.
 _INITDB = (
@@ -27,17 +28,26 @@ _INITDB = (
 
 
 class Cluster:
-    """A running server; `new_database` gives an empty database."""
+    """A running server."""
 
     def __init__(self, socket: Path, user: str) -> None:
         self._socket, self._user, self._numbers = socket, user, count(1)
 
-    def new_database(self) -> str:
-        """The URL of a new database."""
+    @contextmanager
+    def database(self, template_url: str = "") -> Iterator[str]:
+        """The URL of a database, dropped with the context: empty, or a copy of one that nobody is connected to."""
         name = f"registry{next(self._numbers)}"
+        template = make_url(template_url).database if template_url else "template1"
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        try:
+            yield f"postgresql://{self._user}@/{name}?host={self._socket}"
+        finally:
+            # Hundreds of them take longer to remove with the whole cluster than a test may take.
+            self._execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def _execute(self, statement: str) -> None:
         with psycopg.connect(host=str(self._socket), user=self._user, dbname="postgres", autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
-        return f"postgresql://{self._user}@/{name}?host={self._socket}"
+            connection.execute(statement.encode())
 
 
 @contextmanager

@@ -76,11 +76,16 @@ def add(registry: Registry, package: Path) -> int:
     return version.version
 
 
+def process_context() -> Any:
+    """How tests start processes: from one that imported everything once, for 32 would spend a minute on it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mlops.registry", "onnxruntime", "psycopg", __name__])
+    return context
+
+
 def run_processes(work: Callable[..., Any], arguments: list[tuple[Any, ...]], timeout_s: float = 100.0) -> list[Any]:
     """Runs `work(barrier, *arguments)` in a process for each, all released at once; what each returned, or raised."""
-    context = multiprocessing.get_context("forkserver")
-    # Imported once and inherited: 32 processes would spend a minute on it.
-    context.set_forkserver_preload(["mlops.registry", "onnxruntime", "psycopg", __name__])
+    context = process_context()
     barrier, results = context.Barrier(len(arguments)), context.Queue()
     processes = [
         context.Process(target=_call, args=(work, barrier, results, place, given), daemon=True)

@@ -42,10 +42,10 @@ fn main() {
     version.inputs = vec![spec("features", Datatype::Fp32, &[-1, width as i64])];
     version.outputs = vec![spec(output, Datatype::Fp32, &[-1, output_width])];
 
-    let (file, counters) = files();
+    let (file, counters) = (Scratch::ring(512, SLOTS, 128), Scratch::page(2, 1));
     let tapped = Bench::new(&version, Some((&file, &counters)));
     let plain = Bench::new(&version, None);
-    let (own_ring, own_page) = files();
+    let (own_ring, own_page) = (Scratch::ring(512, SLOTS, 128), Scratch::page(2, 1));
     let mut writer = RingWriter::open(own_ring.path()).unwrap();
     let page = Page::open(own_page.path()).unwrap();
     let input = floats(&[1, width as i64], &vec![0.25; width]);
@@ -178,13 +178,6 @@ fn consume(file: &Scratch) {
     let mut head = [0; 8];
     opened.read_exact_at(&mut head, ring::HEAD as u64).unwrap();
     opened.write_all_at(&head, ring::TAIL as u64).unwrap();
-}
-
-fn files() -> (Scratch, Scratch) {
-    (
-        Scratch::ring(512, SLOTS, 128).in_memory(),
-        Scratch::page(2, 1).in_memory(),
-    )
 }
 
 /// Of this thread alone: what others do on the machine counts only by what it does to the caches.

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,29 @@ from rich.console import Console
 from rich.table import Table
 
 from mlops.histogram import quantile_ns
-from mlops.package import MODEL_FILE, read_package
+from mlops.package import MODEL_FILE
+from mlops.registry import Client as RegistryClient
 from mlops.training import (
     KINDS,
+    Bars,
     Kind,
     TrainedModel,
     close_times,
     comment,
     load_bars,
-    publish,
     report,
     test_rows,
     train_on,
 )
+from tickserve.cli.demo.history import compare_bits, show_history
 from tickserve.cli.demo.process import ServerProcess, check_free, serve_command
+from tickserve.cli.demo.promotion import ACTOR, publish
 from tickserve.cli.train import metric_tables, plain_metrics
 from tickserve.client import Client, ControlClient, FailedChange, ServerStatus
 from tickserve.errors import ConfigurationError, HaltedError, TickserveError
 
 DATASET = "sp500"
 FIRST: Kind = "logistic"
-ACTOR = "demo"
 ADDRESS = "127.0.0.1:8500"
 HTTP = "127.0.0.1:8501"
 _REPLAY_S = 120.0
@@ -67,20 +70,19 @@ class Show:
             self._models.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"home: cannot make {self._models}: {error.strerror}", field="home") from None
+        with RegistryClient(home=self._home, actor=ACTOR) as registry:
+            return self._run(registry)
+
+    def _run(self, registry: RegistryClient) -> dict[str, Any]:
         bars = load_bars(DATASET)
-        trained = [train_on(bars, FIRST)]
-        self._publish(trained[0])
+        trained = [self._train(registry, bars, FIRST)]
         self._server.start()
         with Client(self._server.address, timeout_s=5.0) as client:
             self._first_prediction(client)
-            self._title("The other models: trained, packaged, and picked up by the running server")
+            self._title("The other models: trained, judged, promoted, and picked up by the running server")
             for sentence in report(bars).sentences():
                 self._print(f"data: {sentence}")
-            for kind in KINDS:
-                if kind != FIRST:
-                    with self._console.status(f"training {kind}"):
-                        trained.append(train_on(bars, kind))
-                    self._publish(trained[-1])
+            trained += [self._train(registry, bars, kind) for kind in KINDS if kind != FIRST]
             names = {model.name for model in trained}
             self._server.control.wait(
                 lambda status: names <= {model.name for model in status.models if model.versions}, 30.0
@@ -94,6 +96,9 @@ class Show:
             self._flipped_byte(client)
             self._halt(client)
             digests = {model.name: client.get_model(model.name).digest for model in trained}
+            self._title("What the registry remembers")
+            compare_bits(self._console, registry, client, trained[0].name, DATASET)
+            remembered = show_history(self._console, registry)
         engine = self._server.control.status().engine
         self._title("The end")
         exit_code = self._server.stop()
@@ -114,13 +119,24 @@ class Show:
             "digest": digests[trained[0].name],
             "metrics": plain_metrics(trained[0].metrics),
             "stages_us": stages,
+            "registry": remembered,
             "models": {m.name: {"digest": digests[m.name], "metrics": plain_metrics(m.metrics)} for m in trained},
         }
 
-    def _publish(self, model: TrainedModel) -> None:
-        version, path = publish(model, self._models)
-        digest = read_package(path).digest
-        self._print(f"{model.name} version {version} is packaged, digest {digest[:12]}")
+    def _train(self, registry: RegistryClient, bars: Bars, kind: Kind) -> TrainedModel:
+        started_at = datetime.now(UTC)
+        with self._console.status(f"training {kind}"):
+            model = train_on(bars, kind)
+            published = publish(registry.registry, model, self._models, started_at)
+        version = published.version
+        if published.refusal:
+            self._print(f"refused by the default gates: {published.refusal}")
+        self._print(
+            f"{model.name} version {version.version} is registered, approved and promoted"
+            f"{' by the levels of the demo, to be shown and not traded' if published.refusal else ''}, "
+            f"digest {version.digest[:12]}; the server sees it as version {published.served_as}"
+        )
+        return model
 
     def _first_prediction(self, client: Client) -> None:
         sessions, features, names, _, _ = test_rows(DATASET)
@@ -295,7 +311,9 @@ def serve_until_stopped(home: Path, console: Console) -> None:
     with contextlib.closing(ControlClient(f"unix:{home / 'admin.sock'}")) as control:
         check_free(control, home)
         if not any(models.glob(f"{DATASET}-*/1")):
-            publish(train_on(load_bars(DATASET), FIRST), models)
+            started_at = datetime.now(UTC)
+            with RegistryClient(home=home, actor=ACTOR) as registry:
+                publish(registry.registry, train_on(load_bars(DATASET), FIRST), models, started_at)
         server = subprocess.Popen(serve_command(home, "--listen", ADDRESS, "--http", HTTP))
         try:
             control.wait(lambda status: server.poll() is not None or status.is_serving, 60.0)

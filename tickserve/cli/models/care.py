@@ -16,9 +16,13 @@ from tickserve.cli.models.options import (
     RegistryUrl,
     author,
     opened,
+    opened_or_made,
     print_json,
     print_table,
 )
+
+#: A century; dates before the year 1 do not exist.
+_LONGEST_DAYS = 36_525
 
 
 def verify(
@@ -48,10 +52,18 @@ def verify(
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     retention_days: Annotated[
-        float, typer.Option(min=0, help="How long files of a deleted version stay after it was last in use.")
+        float,
+        typer.Option(
+            min=0, max=_LONGEST_DAYS, help="How long files of a deleted version stay after it was last in use."
+        ),
     ] = 365.0,
     grace_minutes: Annotated[
-        float, typer.Option(min=0, help="Younger files that no row names may belong to a registration under way.")
+        float,
+        typer.Option(
+            min=0,
+            max=_LONGEST_DAYS * 1440,
+            help="Younger files that no row names may belong to a registration under way.",
+        ),
     ] = 60.0,
     reason: Reason = "",
     actor: Actor = "",
@@ -100,7 +112,7 @@ def import_version(
     as_json: Json = False,
 ) -> None:
     """Register an exported version here, with its history beside it; it has to be approved here again."""
-    with opened(registry, artifacts) as found:
+    with opened_or_made(registry, artifacts) as found:
         version = found.import_version(folder, author(actor, reason))
     if as_json:
         print_json(version)
@@ -119,7 +131,7 @@ def require_signature(
     as_json: Json = False,
 ) -> None:
     """Require that a trusted key signed every package that is registered or loaded, for every user of the registry."""
-    with opened(registry, artifacts) as found:
+    with opened_or_made(registry, artifacts) as found:
         if state is not None:
             found.require_signature(state == "on", author(actor, reason))
         is_required = found.requires_signature

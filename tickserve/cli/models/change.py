@@ -16,6 +16,7 @@ from tickserve.cli.models.options import (
     RegistryUrl,
     author,
     opened,
+    opened_or_made,
     parse_pairs,
     plain,
     print_json,
@@ -54,9 +55,8 @@ def register(
     from mlops.package.npz import read_arrays
     from mlops.registry import Registration
 
-    tables = {
-        name: read_arrays(Path(file).read_bytes(), file) for name, file in parse_pairs(evaluation, "evaluation").items()
-    }
+    files = parse_pairs(evaluation, "evaluation")
+    tables = {name: read_arrays(_read_bytes(Path(file)), file) for name, file in files.items()}
     registration = Registration(
         label=label,
         author=author_name,
@@ -66,7 +66,7 @@ def register(
     )
     if sign:
         sign_package(package, load_private_key(home() / "keys", sign))
-    with opened(registry, artifacts) as found:
+    with opened_or_made(registry, artifacts) as found:
         version = found.register(package, author(actor, reason), registration)
     _show_version(version, as_json)
 
@@ -176,8 +176,6 @@ def promote(
     from mlops.registry.gates import GatePolicy, read_policy
 
     levels = read_policy(policy) if policy else GatePolicy()
-    if schema_override:
-        levels = levels.model_copy(update={"schema_override": True})
     with opened(registry, artifacts) as found:
         try:
             desired, report = found.promote(
@@ -321,6 +319,13 @@ def log_metrics(
         print_json({"model": model, "version": version, "dataset": dataset, "logged": sorted(figures)})
     else:
         typer.echo(f"{len(figures)} figures of {model} version {version} on {dataset}")
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}") from None
 
 
 def _parse_object(text: str) -> dict[str, object]:

@@ -52,15 +52,32 @@ Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Rows of one page.")
 
 @contextmanager
 def opened(registry: str, artifacts: str) -> Iterator["Registry"]:
-    """The registry that the options name."""
+    """The registry that the options name, which must be there: a misspelt one is not whole, but none at all."""
+    _require_libraries()
+    from mlops.registry.opening import require_registry
+
+    require_registry(home(), registry)
+    with opened_or_made(registry, artifacts) as found:
+        yield found
+
+
+@contextmanager
+def opened_or_made(registry: str, artifacts: str) -> Iterator["Registry"]:
+    """The registry that the options name, made where there is none."""
+    _require_libraries()
+    from mlops.registry import open_registry
+
+    with open_registry(home(), registry, artifacts, _trusted_keys()) as found:
+        yield found
+
+
+def _require_libraries() -> None:
     try:
-        from mlops.registry import open_registry
+        import mlops.registry  # noqa: F401
     except ImportError as error:
         raise ConfigurationError(
             f"{error.name} is not installed; `pip install 'tickserve[registry]'` brings it", field="registry"
         ) from None
-    with open_registry(home(), registry, artifacts, _trusted_keys()) as found:
-        yield found
 
 
 def _trusted_keys() -> Path | None:

@@ -131,8 +131,10 @@ def show(
             return
         wanted = found.resolve(model, version)
         metrics, runs, manifest = found.metrics(wanted), found.runs(model, wanted.version), found.manifest(wanted)
+        approvals, gates = found.approvals(wanted), found.gate_evaluations(wanted)
     if as_json:
-        print_json({"version": wanted, "metrics": metrics, "runs": runs, "manifest": manifest})
+        facts = {"version": wanted, "metrics": metrics, "runs": runs, "manifest": manifest}
+        print_json(facts | {"approvals": approvals, "gates": gates})
         return
     _show_facts(plain(wanted))
     datasets = [(name, d.rows, d.first, d.last, d.fingerprint[:12]) for name, d in manifest.datasets.items()]
@@ -140,6 +142,17 @@ def show(
     _show_metrics(metrics)
     for run in runs:
         _show_facts({"training run": run.run} | {name: value for name, value in plain(run.facts).items() if value})
+    if approvals:
+        print_table(
+            ("of", "by", "when, UTC", "why"), [(a.kind, a.actor, a.at, a.reason) for a in approvals], "approvals"
+        )
+    if gates:
+        last = gates[0]
+        print_table(
+            ("gate", "verdict", "why"),
+            [(gate["name"], gate["verdict"], gate["text"]) for gate in last.report["gates"]],
+            f"gates of the last {last.action}: {last.verdict}, against {last.live or 'nothing live'}",
+        )
 
 
 def compare(

@@ -102,7 +102,7 @@ impl RingWriter {
         let fit = Fit::new(record, self.capacity);
         let parts = self.geometry.parts(fit.size);
         let sequence = self.sequence;
-        self.sequence += 1;
+        self.sequence = sequence.wrapping_add(1);
         let has_room = self.has_room(parts as u64);
         if has_room {
             if fit.is_cut {
@@ -116,7 +116,7 @@ impl RingWriter {
             .word(ring::NEXT_SEQUENCE)
             .store(self.sequence, Ordering::Relaxed);
         if has_room {
-            self.head += parts as u64;
+            self.head = self.head.wrapping_add(parts as u64);
             self.place = self.head_place(parts as u64);
             self.map.word(ring::HEAD).store(self.head, Ordering::Release);
         }
@@ -133,7 +133,8 @@ impl RingWriter {
     }
 
     fn has_room(&mut self, parts: u64) -> bool {
-        let after = self.head + parts;
+        // A file that was damaged may have any number here.
+        let after = self.head.wrapping_add(parts);
         let fits = |tail: u64| after.wrapping_sub(tail) <= self.geometry.slots;
         if !fits(self.tail) {
             let tail = self.map.word(ring::TAIL).load(Ordering::Acquire);

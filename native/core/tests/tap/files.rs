@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tickserve_core::tap::layout::{self, HEADER_BYTES, page};
 
-/// A file that goes with the test.
+/// A file on tmpfs, where the server has its own; it goes with the test.
 pub struct Scratch(pub PathBuf);
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -15,7 +15,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 impl Scratch {
     pub fn file(name: &str, content: &[u8]) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("tap-{}-{number}-{name}", std::process::id()));
+        let path = Path::new("/dev/shm").join(format!("tap-{}-{number}-{name}", std::process::id()));
         std::fs::write(&path, content).unwrap();
         Self(path)
     }
@@ -31,14 +31,6 @@ impl Scratch {
     /// An empty page.
     pub fn page(blocks: u32, writers: u32) -> Self {
         Self::file("page", &page_bytes(&[0; 16], blocks, writers))
-    }
-
-    /// The same file on tmpfs, where the server has it.
-    pub fn in_memory(self) -> Self {
-        let name = self.0.file_name().unwrap();
-        let path = Path::new("/dev/shm").join(name);
-        std::fs::copy(&self.0, &path).unwrap();
-        Self(path)
     }
 
     pub fn path(&self) -> &Path {

@@ -56,7 +56,7 @@ pub fn read(file: &[u8]) -> Reading {
             &file[start..start + slot_bytes]
         };
         let parts = short(slot(at), slot::PARTS) as u64;
-        let chain: Vec<&[u8]> = (at..head.min(at + parts)).map(slot).collect();
+        let chain: Vec<&[u8]> = (at..head.min(at.saturating_add(parts))).map(slot).collect();
         match record(&chain, parts as usize, number(file, ring::MAX_PARTS)) {
             Some(found) => {
                 reading.records.push(found);
