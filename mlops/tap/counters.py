@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlops.tap import layout
-from mlops.tap.files import allocate, map_shared
+from mlops.tap.files import Mapped, allocate
 from mlops.tap.layout import BLOCK_HEADER, BLOCK_HEADER_BYTES, BUCKETS, COLUMNS, HEADER_BYTES, PAGE_HEADER, State
-from tickserve.errors import DamagedTapError
 
 BLOCKS = 64
 #: Longer than any request runs and than readers are apart: nothing is counted in a block after it changed hands.
@@ -52,30 +51,11 @@ def create_page(path: Path, boot: bytes, writers: int, blocks: int = BLOCKS) -> 
     allocate(path, HEADER_BYTES + blocks * size, header)
 
 
-class Page:
+class Page(Mapped):
     """A page that is mapped. Raises DamagedTapError where the file is none, OSError where it cannot be read."""
 
     def __init__(self, path: Path) -> None:
-        self._map = map_shared(path)
-        try:
-            if len(self._map) < HEADER_BYTES:
-                raise DamagedTapError(f"{path} is no page: it has {len(self._map)} bytes", field=str(path))
-            magic, version, header, self.boot, self.blocks, self.writers, size, self.pid, _ = PAGE_HEADER.unpack_from(
-                self._map
-            )
-            if magic != layout.PAGE_MAGIC or version != layout.FORMAT or header != HEADER_BYTES:
-                raise DamagedTapError(f"{path} is no page of format {layout.FORMAT}", field=str(path))
-            if size != block_bytes(self.writers) or len(self._map) != HEADER_BYTES + self.blocks * size:
-                raise DamagedTapError(f"{path} has {len(self._map)} bytes, not those of its blocks", field=str(path))
-        except BaseException:
-            self._map.close()
-            raise
-        self._words = memoryview(self._map).cast("Q")
-
-    def close(self) -> None:
-        """Unmaps the file."""
-        self._words.release()
-        self._map.close()
+        super().__init__(path, layout.PAGE_MAGIC, PAGE_HEADER)
 
     @property
     def unplaced(self) -> int:
@@ -90,6 +70,11 @@ class Page:
     def finish(self) -> None:
         """Says that the last counts were taken; for a reader, once the server has ended."""
         self._words[layout.FINAL] = 1
+
+    def _read_header(self, fields: list[Any]) -> None:
+        self.blocks, self.writers, size, self.pid, _ = fields
+        if size != block_bytes(self.writers) or len(self._map) != HEADER_BYTES + self.blocks * size:
+            raise self._damaged(f"it has {len(self._map)} bytes, not those of {self.blocks} blocks")
 
     def _at(self, block: int) -> int:
         return HEADER_BYTES + block * block_bytes(self.writers)

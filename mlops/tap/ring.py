@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlops.tap import layout
-from mlops.tap.files import allocate, map_shared
+from mlops.tap.files import Mapped, allocate
 from mlops.tap.layout import (
     CONSUMER_PID,
     CUT,
@@ -27,7 +27,6 @@ from mlops.tap.layout import (
     Flag,
 )
 from mlops.tap.record import Damage, Record, decode, encode
-from tickserve.errors import DamagedTapError
 
 _MAX_U32 = (1 << 32) - 1
 
@@ -69,24 +68,11 @@ def create_ring(path: Path, shape: Shape, boot: bytes, ring: int, rings: int) ->
     allocate(path, shape.file_bytes, header)
 
 
-class RingFile:
+class RingFile(Mapped):
     """A ring that is mapped. Raises DamagedTapError where the file is none, OSError where it cannot be read."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._map = map_shared(path)
-        try:
-            self._read_header()
-        except BaseException:
-            self._map.close()
-            raise
-        # One store or load of 8 bytes each, which no other process sees half of.
-        self._words = memoryview(self._map).cast("Q")
-
-    def close(self) -> None:
-        """Unmaps the file."""
-        self._words.release()
-        self._map.close()
+        super().__init__(path, layout.RING_MAGIC, RING_HEADER)
 
     @property
     def written(self) -> int:
@@ -113,21 +99,13 @@ class RingFile:
         """Slots that are published and not consumed."""
         return self._words[HEAD] - self._words[TAIL]
 
-    def _read_header(self) -> None:
-        size = len(self._map)
-        if size < HEADER_BYTES:
-            raise DamagedTapError(f"{self.path} is no ring: it has {size} bytes", field=str(self.path))
-        magic, version, header, self.boot, self.ring, self.rings, slot_bytes, max_parts, slots, self.pid, _ = (
-            RING_HEADER.unpack_from(self._map)
-        )
-        if magic != layout.RING_MAGIC or version != layout.FORMAT or header != HEADER_BYTES:
-            raise DamagedTapError(
-                f"{self.path} is no ring of format {layout.FORMAT}: {magic!r}, format {version}", field=str(self.path)
-            )
+    def _read_header(self, fields: list[Any]) -> None:
+        self.ring, self.rings, slot_bytes, max_parts, slots, self.pid, _ = fields
         self.shape = Shape(slot_bytes, slots, max_parts)
         is_aligned = slot_bytes % layout.SLOT_ALIGNMENT == 0 and slot_bytes > PAYLOAD_AT
-        if not is_aligned or not 1 <= max_parts <= slots or max_parts > 0xFFFF or size != self.shape.file_bytes:
-            raise DamagedTapError(f"{self.path} has {size} bytes, not those of {self.shape}", field=str(self.path))
+        is_bounded = 1 <= max_parts <= min(slots, 0xFFFF)
+        if not is_aligned or not is_bounded or len(self._map) != self.shape.file_bytes:
+            raise self._damaged(f"it has {len(self._map)} bytes, not those of {self.shape}")
 
 
 class RingWriter(RingFile):
@@ -276,10 +254,7 @@ class RingReader(RingFile):
         """The slot numbers from tail to head. Raises DamagedTapError where they cannot be."""
         tail, head = self._words[TAIL], self._words[HEAD]
         if not 0 <= head - tail <= self.shape.slots:
-            raise DamagedTapError(
-                f"{self.path}: head {head} and tail {tail} are not within {self.shape.slots} slots of each other",
-                field=str(self.path),
-            )
+            raise self._damaged(f"head {head} and tail {tail} are not within its {self.shape.slots} slots")
         return tail, head
 
     def slots(self, first: int, after: int) -> Any:

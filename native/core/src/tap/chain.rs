@@ -1,6 +1,6 @@
 //! The payload of a record, written over the slots that it takes.
 
-use super::fit::{Fit, Room, data_size, filled};
+use super::fit::{Kept, Room, data_size, filled};
 use super::layout::slot;
 use super::map::Map;
 use super::record::Record;
@@ -43,18 +43,18 @@ impl<'a> Chain<'a> {
     }
 
     /// The whole payload.
-    pub(super) fn write(&mut self, record: &Record<'_>, fit: &Fit) {
-        if fit.has_tensors {
-            let mut room = fit.inputs;
+    pub(super) fn write(&mut self, record: &Record<'_>, kept: &Kept) {
+        if kept.tensors {
+            let mut room = kept.inputs;
             record
                 .inputs()
                 .for_each(|(tensor, elements)| self.tensor(tensor, elements, &mut room));
-            let mut room = fit.outputs;
+            let mut room = kept.outputs;
             record
                 .outputs()
                 .for_each(|(tensor, elements)| self.tensor(tensor, elements, &mut room));
         }
-        if fit.entities {
+        if kept.entities {
             let mut size = 0;
             record.entities.visit(|entity| {
                 self.text(entity);
@@ -62,7 +62,7 @@ impl<'a> Chain<'a> {
             });
             self.fill(size);
         }
-        if fit.findings {
+        if kept.findings {
             let mut size = 0;
             for finding in record.findings {
                 self.put(&finding.row.to_le_bytes());
@@ -73,7 +73,7 @@ impl<'a> Chain<'a> {
             }
             self.fill(size);
         }
-        if fit.broken_rules {
+        if kept.broken_rules {
             let mut size = 0;
             for broken in record.broken_rules {
                 self.put(&broken.times.to_le_bytes());

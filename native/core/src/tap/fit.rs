@@ -14,16 +14,22 @@ pub(super) const BROKEN_HEAD: usize = 16;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room(usize);
 
-/// The plan of a payload.
+/// What is kept of a record.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fit {
-    pub(super) has_tensors: bool,
+pub(super) struct Kept {
+    pub(super) tensors: bool,
     /// Before the first output took its turn, and the first input.
     pub(super) outputs: Room,
     pub(super) inputs: Room,
     pub(super) entities: bool,
     pub(super) findings: bool,
     pub(super) broken_rules: bool,
+}
+
+/// The plan of a payload.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fit {
+    pub(super) kept: Kept,
     pub(super) is_cut: bool,
     pub(super) outputs_at: usize,
     pub(super) entities_at: usize,
@@ -55,6 +61,17 @@ impl Room {
     }
 }
 
+impl Kept {
+    const WHOLE: Self = Self {
+        tensors: true,
+        outputs: Room::UNBOUNDED,
+        inputs: Room::UNBOUNDED,
+        entities: true,
+        findings: true,
+        broken_rules: true,
+    };
+}
+
 impl Fit {
     /// Plans a record for a payload of at most `capacity` bytes.
     pub(super) fn new(record: &Record<'_>, capacity: usize) -> Self {
@@ -63,80 +80,60 @@ impl Fit {
         if size > capacity {
             return Self::cut(record, sizes, capacity);
         }
-        let whole = Self {
-            has_tensors: true,
-            outputs: Room::UNBOUNDED,
-            inputs: Room::UNBOUNDED,
-            entities: true,
-            findings: true,
-            broken_rules: true,
-            is_cut: false,
-            outputs_at: 0,
-            entities_at: 0,
-            findings_at: 0,
-            broken_rules_at: 0,
-            size: 0,
-            entity_count: sizes.entity_count,
-        };
-        whole.placed(sizes)
+        Self::placed(Kept::WHOLE, false, sizes)
     }
 
     /// Lets the parts take their turns in the order that the format says.
     #[cold]
     fn cut(record: &Record<'_>, mut sizes: Sizes, capacity: usize) -> Self {
-        let heads: usize = record.inputs.iter().chain(record.outputs).map(head_size).sum();
+        let tensors = record.inputs.iter().chain(record.outputs);
         let mut room = Room(capacity);
-        let has_tensors = room.take(heads);
-        let broken_rules = room.take(sizes.broken_rules);
-        let findings = room.take(sizes.findings);
-        let outputs = room;
-        let kept = |room: &mut Room, (tensor, elements): (&Tensor, &Elements)| {
+        let mut kept = Kept::WHOLE;
+        kept.tensors = room.take(tensors.map(head_size).sum());
+        kept.broken_rules = room.take(sizes.broken_rules);
+        kept.findings = room.take(sizes.findings);
+        let stored = |room: &mut Room, (tensor, elements): (&Tensor, &Elements)| {
             let size = filled(data_size(elements));
             head_size(tensor) + if room.take(size) { size } else { 0 }
         };
         (sizes.outputs, sizes.inputs) = (0, 0);
-        if has_tensors {
-            sizes.outputs = record.outputs().map(|each| kept(&mut room, each)).sum();
+        kept.outputs = room;
+        if kept.tensors {
+            sizes.outputs = record.outputs().map(|each| stored(&mut room, each)).sum();
         }
-        let inputs = room;
-        if has_tensors {
-            sizes.inputs = record.inputs().map(|each| kept(&mut room, each)).sum();
+        kept.inputs = room;
+        if kept.tensors {
+            sizes.inputs = record.inputs().map(|each| stored(&mut room, each)).sum();
         }
-        let entities = room.take(sizes.entities);
-        for (is_kept, size) in [
-            (entities, &mut sizes.entities),
-            (findings, &mut sizes.findings),
-            (broken_rules, &mut sizes.broken_rules),
-        ] {
-            if !is_kept {
-                *size = 0;
-            }
+        kept.entities = room.take(sizes.entities);
+        if !kept.entities {
+            (sizes.entities, sizes.entity_count) = (0, 0);
         }
-        let cut = Self {
-            has_tensors,
-            outputs,
-            inputs,
-            entities,
-            findings,
-            broken_rules,
-            is_cut: true,
-            outputs_at: 0,
-            entities_at: 0,
-            findings_at: 0,
-            broken_rules_at: 0,
-            size: 0,
-            entity_count: if entities { sizes.entity_count } else { 0 },
-        };
-        cut.placed(sizes)
+        if !kept.findings {
+            sizes.findings = 0;
+        }
+        if !kept.broken_rules {
+            sizes.broken_rules = 0;
+        }
+        Self::placed(kept, true, sizes)
     }
 
-    fn placed(mut self, sizes: Sizes) -> Self {
-        self.outputs_at = sizes.inputs;
-        self.entities_at = self.outputs_at + sizes.outputs;
-        self.findings_at = self.entities_at + sizes.entities;
-        self.broken_rules_at = self.findings_at + sizes.findings;
-        self.size = self.broken_rules_at + sizes.broken_rules;
-        self
+    /// One part after the other.
+    fn placed(kept: Kept, is_cut: bool, sizes: Sizes) -> Self {
+        let outputs_at = sizes.inputs;
+        let entities_at = outputs_at + sizes.outputs;
+        let findings_at = entities_at + sizes.entities;
+        let broken_rules_at = findings_at + sizes.findings;
+        Self {
+            kept,
+            is_cut,
+            outputs_at,
+            entities_at,
+            findings_at,
+            broken_rules_at,
+            size: broken_rules_at + sizes.broken_rules,
+            entity_count: sizes.entity_count,
+        }
     }
 }
 

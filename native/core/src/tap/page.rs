@@ -75,21 +75,13 @@ impl Page {
             + usize::from(bucket) * page::COLUMNS * 8;
         let column = |number: usize| -> &AtomicU64 { self.map.word(row + 8 * number) };
         add(column(0), 1);
-        let Columns {
-            error,
-            failure,
-            violation,
-            output_violation,
-            over_budget,
-            over_edge,
-        } = columns;
         let also = [
-            error,
-            failure,
-            violation,
-            output_violation,
-            over_budget,
-            over_edge,
+            columns.error,
+            columns.failure,
+            columns.violation,
+            columns.output_violation,
+            columns.over_budget,
+            columns.over_edge,
         ];
         for (number, _) in also.into_iter().enumerate().filter(|(_, is_counted)| *is_counted) {
             add(column(1 + number), 1);

@@ -161,7 +161,7 @@ impl RingWriter {
         write_fixed(first, record, fit, sequence, parts as u16, size);
         // SAFETY: as above.
         let mut chain = unsafe { Chain::new(&self.map, self.geometry, self.place) };
-        chain.write(record, fit);
+        chain.write(record, &fit.kept);
     }
 }
 
@@ -196,21 +196,21 @@ fn write_fixed(slot: &mut [u8], record: &Record<'_>, fit: &Fit, sequence: u64, p
     put(slot::FLAGS, &flags.to_le_bytes());
     put(
         slot::INPUTS,
-        &count(fit.has_tensors, record.inputs.len()).to_le_bytes(),
+        &count(fit.kept.tensors, record.inputs.len()).to_le_bytes(),
     );
     put(
         slot::OUTPUTS,
-        &count(fit.has_tensors, record.outputs.len()).to_le_bytes(),
+        &count(fit.kept.tensors, record.outputs.len()).to_le_bytes(),
     );
     put(
         slot::FINDINGS,
-        &count(fit.findings, record.findings.len()).to_le_bytes(),
+        &count(fit.kept.findings, record.findings.len()).to_le_bytes(),
     );
-    let broken_rules = count(fit.broken_rules, record.broken_rules.len());
+    let broken_rules = count(fit.kept.broken_rules, record.broken_rules.len());
     put(slot::BROKEN_RULES, &broken_rules.to_le_bytes());
     put(slot::BROKEN_RULES + 2, &[0; 2]);
     put(slot::ENTITIES, &fit.entity_count.to_le_bytes());
-    let not_here = if fit.findings {
+    let not_here = if fit.kept.findings {
         0
     } else {
         record.findings.len() as u64
