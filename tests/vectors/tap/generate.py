@@ -77,9 +77,17 @@ def steps() -> list[dict[str, Any]]:
         broken_rules=[BrokenRule("b" * 200, 3, 1)] * 2,
     )
     cut_heads = usual._replace(inputs=[Tensor(11, (1,) * 120, b"\0\0\0\0")])
+    # Of two parts that do not fit together, the one whose turn is earlier stays.
+    turns = [
+        record(findings=(Finding(2, 1, 1, "r" * 500),), broken_rules=(BrokenRule("b" * 500, 3, 1),)),
+        record(findings=(Finding(2, 1, 1, "r" * 500),), outputs=(floats(*range(120)),)),
+        record(inputs=(floats(*range(120)),), outputs=(floats(*range(120)),)),
+        record(inputs=(floats(*range(120)),), entities=(b"e" * 500,)),
+    ]
     written = [{"write": to_json(each)} for each in (usual, full, refused, chain, long)]
     then = [{"write": to_json(each)} for each in (cut_inputs, cut_lists, cut_heads, usual, chain, long, long, usual)]
-    return [*written, {"consume": True}, *then, {"consume": True}, {"write": to_json(usual)}]
+    turned = [{"write": to_json(each)} for each in (*turns, usual)]
+    return [*written, {"consume": True}, *then, {"consume": True}, *turned]
 
 
 def main() -> None:
