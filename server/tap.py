@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ class Tap:
         shape = ring_shape(ring_bytes, slot_bytes)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            require_own(folder)
             for removed in tidy(folder):
                 _log.info("tap_removed", boot=removed.name)
             self.boot.mkdir(mode=0o700)
@@ -215,6 +217,16 @@ def require_memory(folder: Path) -> None:
         raise ConfigurationError(
             f"tap: {folder} is on {kind or 'an unknown file system'}, whose writes may wait for a disk; name a folder "
             "on tmpfs, such as one in /dev/shm, or turn it off with tap=off",
+            field="tap",
+        )
+
+
+def require_own(folder: Path) -> None:
+    """Refuses a folder that others can put files into: shared memory is everybody's. Raises ConfigurationError."""
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+        raise ConfigurationError(
+            f"tap: {folder} is no folder of this user that nobody else can write to; remove it, or name another",
             field="tap",
         )
 

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ COUNTERS = "counters"
 _READER = "reader"
 #: Boots that ended and are not read to their end: more of them go, the oldest first.
 KEPT_BOOTS = 4
-_BOOT_DIGITS = 32
+_BOOT = re.compile("[0-9a-f]{32}")
 
 
 def default_folder(home: Path) -> Path:
@@ -41,7 +42,7 @@ def boots(folder: Path) -> list[Path]:
     """The boots of a folder, oldest first."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if len(path.name) == _BOOT_DIGITS and path.is_dir()]
+    found = [path for path in folder.iterdir() if _BOOT.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=lambda path: path.name)
 
 

@@ -71,6 +71,17 @@ def test_a_place_that_cannot_be_written_is_refused(folder: Path) -> None:
         open_tap(folder)
 
 
+@pytest.mark.parametrize("kind", ["writable by others", "a link"])
+def test_a_folder_that_others_can_write_to_is_refused(folder: Path, kind: str) -> None:
+    if kind == "a link":
+        folder.symlink_to(folder.parent)
+    else:
+        folder.mkdir()
+        folder.chmod(0o770)
+    with pytest.raises(ConfigurationError, match="nobody else can write"):
+        open_tap(folder)
+
+
 def test_the_innermost_mount_decides(tmp_path: Path) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(

@@ -106,6 +106,7 @@ def test_a_boot_whose_files_are_damaged_keeps_nobody_waiting(tmp_path: Path) -> 
 def test_other_files_in_the_folder_stay(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / ("0" * 32)).touch()
+    (tmp_path / ("x" * 32)).mkdir()
     assert tidy(tmp_path) == []
     assert (tmp_path / "mine").exists()
 
