@@ -23,7 +23,7 @@ use tickserve_core::plan::{Datatype, Role, TapPlan, VersionPlan};
 use tickserve_core::routing;
 use tickserve_core::service::{Answering, Protocol, Service};
 use tickserve_core::tap::layout::{flag, ring};
-use tickserve_core::tap::{Columns, Entities, Id, Page, Record, RingWriter, Why};
+use tickserve_core::tap::{Columns, Entities, Page, Record, RingWriter, Why};
 use tickserve_core::wire::tickserve::v1::PredictRequest;
 
 const ROUNDS: usize = 400;
@@ -50,7 +50,6 @@ fn main() {
     let page = Page::open(own_page.path()).unwrap();
     let input = floats(&[1, width as i64], &vec![0.25; width]);
     let answer = floats(&[1, output_width], &vec![0.5; output_width as usize]);
-    let (id, key) = (Id::new("5f1d0c2ab39e-1a"), Id::new("EURUSD"));
     let record = Record {
         time_unix_ns: 1,
         event_time_unix_ns: 2,
@@ -65,8 +64,8 @@ fn main() {
         why: Why::Split,
         key_bucket: 9,
         flags: flag::EXECUTED | flag::READ | flag::RAN,
-        request_id: &id,
-        routing_key: &key,
+        request_id: "5f1d0c2ab39e-1a",
+        routing_key: "EURUSD",
         trace_id: [0; 16],
         inputs: std::slice::from_ref(&input),
         received: None,

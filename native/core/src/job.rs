@@ -34,7 +34,7 @@ pub struct Outcome {
     /// What it had come to by then.
     pub seen: Seen,
     /// The request, where it ran on another thread.
-    pub request: Option<Parsed>,
+    pub request: Option<Box<Parsed>>,
 }
 
 /// What is known of a request when it is answered or refused.

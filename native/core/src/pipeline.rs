@@ -23,7 +23,7 @@ use crate::refuse;
 use crate::seat::Seat;
 use crate::service::{Answering, Arrival, Describe, Protocol, Refused, Service};
 use crate::shared::Shared;
-use crate::tap::{Asked, Entities, Tap, Why};
+use crate::tap::{Asked, Tap, Way, Why};
 use crate::texts::{MAX_ID_BYTES, bounded};
 
 /// Answers the requests of one worker thread, on it.
@@ -138,15 +138,15 @@ impl Worker {
             } else {
                 Why::Pin
             };
-            let tapped = self.tap.is_some() && routed.serving.tapped.is_some();
-            let asked = tapped.then(|| (why, installed.key_bucket(routed, target.key)));
-            Ok((routed.serving, asked))
+            let is_tapped = self.tap.is_some() && routed.serving.tapped.is_some();
+            let way = is_tapped.then(|| Way {
+                why,
+                key_bucket: installed.key_bucket(routed, target.key),
+            });
+            Ok((routed.serving, way))
         });
-        let (serving, asked) = match routed {
-            Ok((serving, asked)) => {
-                let asked = asked.map(|(why, bucket)| Asked::new(&request, drawn, why, bucket));
-                (serving, asked)
-            }
+        let (serving, way) = match routed {
+            Ok(routed) => routed,
             Err(refusal) => {
                 self.count_unrouted(&installed, request.model(), &refusal);
                 let refusal = named(refusal, request.request_id(drawn));
@@ -162,8 +162,8 @@ impl Worker {
             Ok(decided) => decided,
             Err(refusal) => {
                 let outcome = Outcome::refused(refusal);
-                let record = asked.as_ref().map(|asked| (asked, request.entities()));
-                let answer = self.finish(serving, 0, request.request_id(drawn), record, outcome);
+                let asked = way.map(|way| Asked::new(&request, drawn, way));
+                let answer = self.finish(serving, 0, request.request_id(drawn), asked, outcome);
                 return Answering::Now(within(framing, answer));
             }
         };
@@ -180,8 +180,8 @@ impl Worker {
                 timing,
             };
             let outcome = job.run(&mut self.seat.borrow_mut(), |text| shared.faults.keep(text));
-            let record = asked.as_ref().map(|asked| (asked, request.entities()));
-            let answer = self.finish(serving, shape.rows, request.request_id(drawn), record, outcome);
+            let asked = way.map(|way| Asked::new(&request, drawn, way));
+            let answer = self.finish(serving, shape.rows, request.request_id(drawn), asked, outcome);
             return Answering::Now(within(framing, answer));
         }
         let (id, rows, place) = (
@@ -189,6 +189,7 @@ impl Worker {
             decided.shape.rows,
             serving.place,
         );
+        let kept = way.map(|way| Asked::new(&request, drawn, way).keep());
         let queued = self.submit(request, &installed, serving, decided, id.clone());
         let (worker, installed) = (Rc::clone(self), Arc::clone(&installed));
         Answering::Later(Box::pin(async move {
@@ -200,9 +201,8 @@ impl Worker {
                 Err(refusal) => Outcome::refused(refusal),
             };
             let request = outcome.request.take();
-            let entities = request.as_ref().map_or(Entities::None, Parsed::entities);
-            let record = asked.as_ref().map(|asked| (asked, entities));
-            let answer = worker.finish(installed.at(place), rows, &id, record, outcome);
+            let asked = kept.as_ref().map(|kept| kept.asked(request.as_deref()));
+            let answer = worker.finish(installed.at(place), rows, &id, asked, outcome);
             drop(in_flight);
             within(framing, answer)
         }))
@@ -327,7 +327,7 @@ impl Worker {
             if outcome.result.is_ok() {
                 serving.runtime.loaded.observe(cost_ns, taken.elapsed());
             }
-            outcome.request = Some(request);
+            outcome.request = Some(Box::new(request));
             let _given_up = sender.send(outcome);
         };
         let cost_ns = u64::try_from(paced.as_nanos()).unwrap_or(u64::MAX);
@@ -352,7 +352,7 @@ impl Worker {
         serving: &Serving,
         rows: u64,
         id: &str,
-        record: Option<(&Asked, Entities<'_>)>,
+        asked: Option<Asked<'_>>,
         outcome: Outcome,
     ) -> Result<Bytes, Refusal> {
         let tally = serving.tallies.of(self.index);
@@ -361,9 +361,9 @@ impl Worker {
             tally.count_violations(&broken.rule, broken.policy, broken.times);
         }
         let now_unix_ns = unix_ns();
-        if let (Some(tap), Some((asked, entities))) = (&self.tap, record) {
+        if let (Some(tap), Some(asked)) = (&self.tap, asked) {
             tap.borrow_mut()
-                .record(serving, asked, rows, entities, &outcome, now_unix_ns);
+                .record(serving, &asked, rows, &outcome, now_unix_ns);
         }
         match outcome.result {
             Ok((answer, durations)) => {

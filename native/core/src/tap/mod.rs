@@ -12,6 +12,6 @@ mod worker;
 
 pub use self::map::DamagedTap;
 pub use self::page::{Columns, Page};
-pub use self::record::{Entities, Id, Record, Why};
+pub use self::record::{Entities, Record, Why};
 pub use self::ring::RingWriter;
-pub use self::worker::{Asked, Tap};
+pub use self::worker::{Asked, Kept, Tap, Way};

@@ -1,6 +1,5 @@
 //! What is recorded of one request, borrowed from wherever it is.
 
-use super::layout::ID_BYTES;
 use crate::call::{Elements, Finding, Tensor, Violation};
 use crate::counters::Durations;
 use crate::decode::Span;
@@ -16,26 +15,6 @@ pub enum Why {
     Fallback = 3,
     Shadow = 4,
     Smoke = 5,
-}
-
-/// An id of at most 64 bytes as it stands in a record: filled up with zeros.
-#[derive(Clone, Copy, Debug)]
-pub struct Id {
-    pub(super) bytes: [u8; ID_BYTES],
-    pub(super) size: u8,
-}
-
-impl Id {
-    /// A copy of an id; longer ones are cut.
-    pub fn new(id: &str) -> Self {
-        let mut bytes = [0; ID_BYTES];
-        let size = id.len().min(ID_BYTES);
-        bytes[..size].copy_from_slice(&id.as_bytes()[..size]);
-        Self {
-            bytes,
-            size: size as u8,
-        }
-    }
 }
 
 /// The entities of a request, where they are in it.
@@ -87,8 +66,9 @@ pub struct Record<'a> {
     pub why: Why,
     pub key_bucket: u8,
     pub flags: u16,
-    pub request_id: &'a Id,
-    pub routing_key: &'a Id,
+    /// Of at most 64 bytes, as the routing key; longer ones are cut.
+    pub request_id: &'a str,
+    pub routing_key: &'a str,
     pub trace_id: [u8; 16],
     pub inputs: &'a [Tensor],
     /// The elements of the first input as they came, where those in `inputs` were changed.

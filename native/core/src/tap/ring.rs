@@ -190,8 +190,12 @@ fn write_fixed(slot: &mut [u8], record: &Record<'_>, fit: &Fit, sequence: u64, p
         slot::ROLE,
         &[record.role as u8, record.why as u8, record.key_bucket],
     );
-    let (request_id, routing_key) = (record.request_id, record.routing_key);
-    put(slot::REQUEST_ID_SIZE, &[request_id.size, routing_key.size, 0]);
+    let [request_id, routing_key] =
+        [record.request_id, record.routing_key].map(|id| &id.as_bytes()[..id.len().min(layout::ID_BYTES)]);
+    put(
+        slot::REQUEST_ID_SIZE,
+        &[request_id.len() as u8, routing_key.len() as u8, 0],
+    );
     let flags = record.flags | if fit.is_cut { flag::CUT } else { 0 };
     put(slot::FLAGS, &flags.to_le_bytes());
     put(
@@ -223,8 +227,11 @@ fn write_fixed(slot: &mut [u8], record: &Record<'_>, fit: &Fit, sequence: u64, p
     put(slot::BROKEN_RULES_AT, &(fit.broken_rules_at as u32).to_le_bytes());
     put(slot::BROKEN_RULES_AT + 4, &[0; 12]);
     put(slot::TRACE_ID, &record.trace_id);
-    put(slot::REQUEST_ID, &request_id.bytes);
-    put(slot::ROUTING_KEY, &routing_key.bytes);
+    for (at, id) in [(slot::REQUEST_ID, request_id), (slot::ROUTING_KEY, routing_key)] {
+        let (used, rest) = fixed[at..at + layout::ID_BYTES].split_at_mut(id.len());
+        used.copy_from_slice(id);
+        rest.fill(0);
+    }
 }
 
 fn narrow(number: u64) -> u32 {

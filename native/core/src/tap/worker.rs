@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::layout::flag;
 use super::page::{Columns, Page};
-use super::record::{Entities, Id, Record, Why};
+use super::record::{Entities, Record, Why};
 use super::ring::RingWriter;
 use crate::counters::Durations;
 use crate::decode::Parsed;
@@ -23,27 +23,68 @@ pub struct Tap {
     page: Arc<Page>,
 }
 
-/// What is kept of a request from its routing to its end.
+/// How a request was routed.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
-    request_id: Id,
-    routing_key: Id,
-    is_drawn: bool,
-    why: Why,
-    key_bucket: u8,
+#[allow(missing_docs)]
+pub struct Way {
+    pub why: Why,
+    pub key_bucket: u8,
 }
 
-impl Asked {
+/// What a request says of itself.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Asked<'a> {
+    pub request_id: &'a str,
+    pub is_drawn: bool,
+    pub routing_key: &'a str,
+    pub entities: Entities<'a>,
+    pub way: Way,
+}
+
+/// The same of a request that goes to another thread and may not come back.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    request_id: String,
+    is_drawn: bool,
+    routing_key: String,
+    way: Way,
+}
+
+impl<'a> Asked<'a> {
     /// Of a request that was routed; `drawn` is its id where it brings none.
-    pub fn new(request: &Parsed, drawn: &str, why: Why, key_bucket: u8) -> Self {
+    pub fn new(request: &'a Parsed, drawn: &'a str, way: Way) -> Self {
         let own = request.request_id("");
         let is_drawn = own.is_empty();
         Self {
-            request_id: Id::new(if is_drawn { drawn } else { own }),
-            routing_key: Id::new(request.routing_key()),
+            request_id: if is_drawn { drawn } else { own },
             is_drawn,
-            why,
-            key_bucket,
+            routing_key: request.routing_key(),
+            entities: request.entities(),
+            way,
+        }
+    }
+
+    /// A copy of all but the entities.
+    pub fn keep(&self) -> Kept {
+        Kept {
+            request_id: self.request_id.to_owned(),
+            is_drawn: self.is_drawn,
+            routing_key: self.routing_key.to_owned(),
+            way: self.way,
+        }
+    }
+}
+
+impl Kept {
+    /// With the entities of the request, where it came back.
+    pub fn asked<'a>(&'a self, request: Option<&'a Parsed>) -> Asked<'a> {
+        Asked {
+            request_id: &self.request_id,
+            is_drawn: self.is_drawn,
+            routing_key: &self.routing_key,
+            entities: request.map_or(Entities::None, Parsed::entities),
+            way: self.way,
         }
     }
 }
@@ -58,14 +99,13 @@ impl Tap {
     pub fn record(
         &mut self,
         serving: &Serving,
-        asked: &Asked,
+        asked: &Asked<'_>,
         rows: u64,
-        entities: Entities<'_>,
         outcome: &Outcome,
         now_unix_ns: i64,
     ) {
         let Some(tapped) = serving.tapped else { return };
-        self.count(serving, tapped, asked, outcome);
+        self.count(serving, tapped, asked.way, outcome);
         let (seen, refusal) = (&outcome.seen, outcome.result.as_ref().err());
         let call = seen.call.as_ref();
         let is_executed = refusal.is_none_or(|refusal| refusal.executed);
@@ -93,24 +133,28 @@ impl Tap {
                 .and_then(|refusal| refusal.reason)
                 .map_or(0, |reason| reason as u8),
             role: serving.role,
-            why: asked.why,
-            key_bucket: asked.key_bucket,
+            why: asked.way.why,
+            key_bucket: asked.way.key_bucket,
             flags: flags.fold(0, |sum, (_, flag)| sum | flag),
-            request_id: &asked.request_id,
-            routing_key: &asked.routing_key,
+            request_id: asked.request_id,
+            routing_key: asked.routing_key,
             trace_id: [0; 16],
             inputs: call.map_or(&[], |call| &call.inputs),
             received: call.and_then(|call| call.received.as_ref()),
             outputs: seen.outputs.as_deref().unwrap_or_default(),
-            entities: if call.is_some() { entities } else { Entities::None },
+            entities: if call.is_some() {
+                asked.entities
+            } else {
+                Entities::None
+            },
             findings: findings.map_or(&[], |findings| &findings.kept),
             findings_left_out: findings.map_or(0, |findings| findings.left_out),
             broken_rules: findings.map_or(&[], |findings| &findings.violations),
         });
     }
 
-    fn count(&self, serving: &Serving, tapped: Tapped, asked: &Asked, outcome: &Outcome) {
-        let (Some(block), Why::Split | Why::Shadow) = (tapped.block, asked.why) else {
+    fn count(&self, serving: &Serving, tapped: Tapped, way: Way, outcome: &Outcome) {
+        let (Some(block), Why::Split | Why::Shadow) = (tapped.block, way.why) else {
             return;
         };
         let total_ns = outcome
@@ -134,7 +178,7 @@ impl Tap {
             over_budget: is_over(budget_ns),
             over_edge: is_over(tapped.latency_edge_ns),
         };
-        self.page.count(self.worker, block, asked.key_bucket, columns);
+        self.page.count(self.worker, block, way.key_bucket, columns);
     }
 }
 

@@ -3,7 +3,7 @@
 use tickserve_core::call::{Elements, Finding, Tensor, Violation};
 use tickserve_core::counters::Durations;
 use tickserve_core::plan::Role;
-use tickserve_core::tap::{Entities, Id, Record, Why};
+use tickserve_core::tap::{Entities, Record, Why};
 
 #[derive(Clone, Debug)]
 pub struct Owned {
@@ -58,8 +58,8 @@ impl Owned {
             why: self.why,
             key_bucket: self.key_bucket,
             flags: self.flags,
-            request_id: &Id::new(&self.request_id),
-            routing_key: &Id::new(&self.routing_key),
+            request_id: &self.request_id,
+            routing_key: &self.routing_key,
             trace_id: self.trace_id,
             inputs: &self.inputs,
             received: self.received.as_ref(),
