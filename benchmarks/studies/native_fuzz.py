@@ -69,8 +69,8 @@ def report(runs: list[Run]) -> str:
     lines = [
         "# Random bytes against the native engine",
         "",
-        f"Written by `make studies`: {total:,} cases, no crash, no panic, no overflow. The build is optimised, with overflow checks and debug",
-        "assertions on (profile `fuzz`). The same tests run with some thousand cases in `make test`.",
+        f"Written by `make studies`: {total:,} cases, no crash, no panic, no overflow. The build is optimised, with",
+        "overflow checks and debug assertions on (profile `fuzz`). `make test` runs the same tests with fewer cases.",
         "",
         "| what | tests | cases | seconds |",
         "|---|---|---|---|",
