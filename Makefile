@@ -61,8 +61,8 @@ integration: native-if-cargo
 	PATH="$(CURDIR)/.build/bin:$$PATH" $(BIN)/pytest -m integration
 
 bench: native-if-cargo
+	$(BIN)/python -m benchmarks.run --chart docs/benchmarks.svg
 	$(BIN)/python -m benchmarks.registry
-	$(BIN)/python -m benchmarks.run
 
 studies: native-if-cargo
 ifdef CARGO

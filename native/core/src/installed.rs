@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::counters::{Identity, Tallies};
 use crate::decode::Target;
 use crate::encode::Encoder;
+use crate::features;
 use crate::plan::{ModelPlan, Plan, Role};
 use crate::reaper::Retired;
 use crate::refusal::Refusal;
@@ -204,6 +205,9 @@ impl Installed {
             key,
         } = *target;
         let model = self.model(name).ok_or_else(|| self.unknown_model(texts, name))?;
+        if !features::ON {
+            return model.versions.first().ok_or_else(|| refuse::loading(texts, name));
+        }
         if let Some(halt) = &model.plan.halt {
             return Err(refuse::halted(texts, name, halt));
         }

@@ -15,6 +15,7 @@ pub mod drawn;
 pub mod encode;
 pub mod engine;
 pub mod faults;
+mod features;
 pub mod histogram;
 pub mod in_flight;
 pub mod installed;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{numbers, row_width};
 use crate::call::{Call, Elements, FindingKind, Findings, Tensor};
+use crate::features;
 use crate::numbers::{number_at, put_number, with_numbers};
 use crate::plan::{Bound, Policy, VersionPlan};
 use crate::refusal::Refusal;
@@ -33,6 +34,9 @@ impl InputChecks {
     /// Applies the rules; may replace inputs by clipped copies. What was broken is in the call's findings, also where
     /// the call is refused.
     pub fn check(&self, call: &mut Call, now_unix_ns: i64, texts: &Texts) -> Result<(), Refusal> {
+        if !features::ON {
+            return Ok(());
+        }
         if call.event_time_unix_ns != 0 || self.version.input_rules.event_time.required {
             self.check_event_time(call, now_unix_ns, texts)?;
         }
