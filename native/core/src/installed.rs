@@ -206,7 +206,11 @@ impl Installed {
         } = *target;
         let model = self.model(name).ok_or_else(|| self.unknown_model(texts, name))?;
         if !features::ON {
-            return model.versions.first().ok_or_else(|| refuse::loading(texts, name));
+            let first = model
+                .versions
+                .first()
+                .map(|serving| Routed { serving, place: None });
+            return first.ok_or_else(|| refuse::loading(texts, name));
         }
         if let Some(halt) = &model.plan.halt {
             return Err(refuse::halted(texts, name, halt));
