@@ -84,6 +84,8 @@ class ModelPlan:
     pins: frozenset[str] = frozenset()
     halt: Halt | None = None
     position_scale: float = 1.0
+    #: What a rollout holds latencies against, in nanoseconds; 0 is nothing.
+    latency_edge_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,19 @@ pub struct Durations {
 }
 
 impl Durations {
+    /// Each stage but the total, in order.
+    pub fn stages(&self) -> [u64; 6] {
+        let Self {
+            wait,
+            decode,
+            validate_input,
+            run,
+            validate_output,
+            encode,
+        } = *self;
+        [wait, decode, validate_input, run, validate_output, encode]
+    }
+
     /// From the arrival at the pipeline to the encoded answer.
     pub fn total(&self) -> u64 {
         self.decode + self.validate_input + self.run + self.validate_output + self.encode
@@ -59,24 +72,12 @@ impl Tally {
         if !features::ON {
             return add(&self.answered, 1);
         }
-        let Durations {
-            wait,
-            decode,
-            validate_input,
-            run,
-            validate_output,
-            encode,
-        } = *durations;
-        let all = [
-            wait,
-            decode,
-            validate_input,
-            run,
-            validate_output,
-            encode,
-            durations.total(),
-        ];
-        for (stage, duration) in self.stages.iter().zip(all) {
+        let total = std::iter::once(durations.total());
+        for (stage, duration) in self
+            .stages
+            .iter()
+            .zip(durations.stages().into_iter().chain(total))
+        {
             stage.record(duration);
         }
         add(&self.answered, 1);

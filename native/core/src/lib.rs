@@ -38,6 +38,7 @@ pub mod service;
 pub mod session;
 pub mod shared;
 pub mod tallies;
+pub mod tap;
 pub mod texts;
 pub mod transport;
 

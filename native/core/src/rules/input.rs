@@ -54,7 +54,7 @@ impl InputChecks {
             let is_inside =
                 |row: &[u8]| with_numbers!(tensor.datatype, row, values => are_inside(values, bounds));
             if !numbers(tensor).chunks(row_size).all(is_inside) {
-                return self.out_of_bounds(tensor, &mut call.findings, texts);
+                return self.out_of_bounds(tensor, &mut call.received, &mut call.findings, texts);
             }
         }
         Ok(())
@@ -111,6 +111,7 @@ impl InputChecks {
     fn out_of_bounds(
         &self,
         tensor: &mut Tensor,
+        received: &mut Option<Elements>,
         findings: &mut Findings,
         texts: &Texts,
     ) -> Result<(), Refusal> {
@@ -163,7 +164,10 @@ impl InputChecks {
             }
         }
         if let Some(clipped) = clipped {
-            tensor.elements = Elements::Numbers(clipped.into());
+            *received = Some(std::mem::replace(
+                &mut tensor.elements,
+                Elements::Numbers(clipped.into()),
+            ));
         }
         Ok(())
     }
