@@ -70,8 +70,7 @@ def measure_features(arguments: argparse.Namespace, folder: Path, console: Conso
         for model in ("forest-100", "logistic")
         for cost in features.measure(without, model, folder, arguments.rounds)
     ]
-    if costs:
-        show_record(console, "CPU of the features", costs)
+    features.show(console, costs)
     return {"features": [asdict(cost) for cost in costs]}
 
 
