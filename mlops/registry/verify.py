@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import rfc8785
-from sqlalchemy import Connection, Table, Text, cast, select, text, type_coerce
+from sqlalchemy import Connection, Table, Text, select, text, type_coerce
 from sqlalchemy.exc import DBAPIError
 
 from mlops.package._text import one_line
@@ -99,8 +99,8 @@ class _Chain:
                 _apply(replayed, written)
         except (ValueError, KeyError, TypeError) as error:
             yield Finding(place, f"cannot be replayed: {_reason(error)}")
-        self.sequence, self.at, self.hash = sequence, row["at"], row["hash"]
-        self.hashes.add(row["hash"])
+        self.sequence, self.at, self.hash = sequence, str(row["at"]), str(row["hash"])
+        self.hashes.add(self.hash)
         self.count += 1
 
 
@@ -181,8 +181,8 @@ def _raw(table: Table) -> Any:
 def _raw_column(column: Any) -> Any:
     if column.type.python_type in (int, float):
         return column
-    # A cast, where the declared type alone would not keep a number that an edit put into a text column.
-    return type_coerce(cast(column, Text), Text).label(column.name)
+    # No cast: it would make text of bytes, which SQLite keeps in any column and finds equal to no text.
+    return type_coerce(column, Text).label(column.name)
 
 
 def _stored(kind: Any, value: Any) -> Any:
