@@ -40,6 +40,16 @@ def test_statuses_move_only_along_their_way(registry: Registry, packages: Packag
     assert registry.version("demo", 1).status == Status.DELETED
 
 
+def test_a_deleted_version_takes_no_label_from_others(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2):
+        registry.register(packages(value), ANN)
+    registry.set_label("demo", 1, "1.0.0", ANN)
+    registry.delete("demo", 1, ANN)
+    with pytest.raises(RegistryError, match="version 1 of model 'demo' is deleted"):
+        registry.set_label("demo", 1, "1.0.0", ANN)
+    assert registry.set_label("demo", 2, "1.0.0", ANN).label == "1.0.0"
+
+
 def test_what_is_used_can_be_neither_retired_nor_deleted(registry: Registry, packages: Packages, clock: Clock) -> None:
     for value in (1, 2):
         add(registry, packages(value))
