@@ -152,6 +152,34 @@ def test_what_is_no_registry_is_neither_whole_nor_made_by_asking(run: Run, packa
     assert "whole: 1 changes" in run("models", "verify")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("models", "as-of", "demo", "0001-01-01T00:00:00+05:00"), "outside of the years 1 to 9999"),
+        (("models", "register", "PACKAGE", "--metadata", '{"a": ' + "[" * 9999 + "]" * 9999 + "}"), "no JSON"),
+        (("desired", "set", "demo", "--pin", "9" * 20, "--reason", "r"), "VERSION=CLIENT,CLIENT is expected"),
+        (("desired", "set", "demo", "--pin", "1=" + "x" * 300, "--reason", "r"), "VERSION=CLIENT,CLIENT is expected"),
+    ],
+    ids=["time", "metadata", "pin", "client"],
+)
+def test_values_beyond_every_bound_are_wrong_use(
+    run: Run, packages: Packages, arguments: tuple[str, ...], answer: str
+) -> None:
+    run("models", "register", packages(1))
+    run("models", "approve", "demo", "1", "--inconclusive", "--reason", "r")
+    run("models", "promote", "demo", "1", "--reason", "r")
+    assert answer in run(*(packages(1) if given == "PACKAGE" else given for given in arguments), code=2)
+
+
+def test_pages_may_start_anywhere(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1))
+    beyond = "9" * 30
+    assert run("models", "history", "demo", beyond, "--json") == []
+    assert len(run("models", "history", "demo", "1", "--before", beyond, "--json")) == 1
+    assert run("models", "history", "demo", "--before", f"-{beyond}", "--json") == []
+    assert run("models", "list", "demo", "--before", f"-{beyond}", "--json") == []
+
+
 def test_wrong_use_says_so(run: Run, packages: Packages, tmp_path: Path) -> None:
     assert "cannot be read" in run("models", "register", packages(1), "--evaluation", "test=nope.npz", code=2)
     run("models", "register", packages(1), "--reason", "first")
