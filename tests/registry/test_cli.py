@@ -180,6 +180,13 @@ def test_pages_may_start_anywhere(run: Run, packages: Packages) -> None:
     assert run("models", "list", "demo", "--before", f"-{beyond}", "--json") == []
 
 
+def test_what_a_terminal_would_obey_is_shown_instead(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1), "--reason", "first\x1b[2J\rnothing\x9b2K\u202e")
+    shown = run("models", "history", "demo")
+    assert r"first\x1b[2J\rnothing\x9b2K\u202e" in shown
+    assert not {"\x1b", "\r", "\x9b", "\u202e"} & set(shown)
+
+
 def test_wrong_use_says_so(run: Run, packages: Packages, tmp_path: Path) -> None:
     assert "cannot be read" in run("models", "register", packages(1), "--evaluation", "test=nope.npz", code=2)
     run("models", "register", packages(1), "--reason", "first")

@@ -164,4 +164,5 @@ def cell(value: object) -> str:
         case float():
             return f"{value:.4g}"
         case _:
-            return str(value)
+            # A reason may hold what moves a terminal's cursor; the history of others is not written over by it.
+            return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(value))
