@@ -54,6 +54,16 @@ def test_a_version_goes_from_registered_to_live_and_back(run: Run, packages: Pac
     assert {change["actor"] for change in history if change["action"] == "promote"} == {"bob"}
 
 
+def test_the_live_version_is_compared_with_no_other(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1))
+    run("models", "approve", "demo", "1", "--reason", "fine", "--inconclusive")
+    for _ in range(2):
+        gates = run("models", "promote", "demo", "1", "--reason", "go", "--json")["gates"]["gates"]
+        assert [gate["text"] for gate in gates if gate["name"] == "live"] == [
+            "no other version is live: there is nothing to be compared with"
+        ]
+
+
 def test_desired_state_is_set_part_by_part(run: Run, packages: Packages) -> None:
     run("models", "register", packages(1))
     assert "no desired state yet" in run("desired", "show", "demo", code=2)
