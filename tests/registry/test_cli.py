@@ -197,6 +197,13 @@ def test_what_a_terminal_would_obey_is_shown_instead(run: Run, packages: Package
     assert not {"\x1b", "\r", "\x9b", "\u202e"} & set(shown)
 
 
+def test_no_filter_of_a_list_is_passed_over(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1), "--label", "1.0.0")
+    for given in (("--status", "retired"), ("--before", "1")):
+        assert "of one model" in run("models", "list", *given, code=2)
+        assert "takes neither" in run("models", "list", "demo", "--by-label", *given, code=2)
+
+
 def test_wrong_use_says_so(run: Run, packages: Packages, tmp_path: Path) -> None:
     assert "cannot be read" in run("models", "register", packages(1), "--evaluation", "test=nope.npz", code=2)
     run("models", "register", packages(1), "--reason", "first")
