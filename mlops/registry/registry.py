@@ -222,6 +222,8 @@ class Registry:
     def served(self, model: str | None = None, at: datetime | None = None) -> list[Served]:
         """What each server had installed at a time, by its own reports and its own clock; now where none is given."""
         with self._database.read() as connection:
+            if model is not None:
+                lookup.require_model(connection, model)
             return servers.installed(connection, model, at)
 
     @property

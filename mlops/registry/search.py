@@ -79,7 +79,7 @@ def list_versions(
     query = select(versions).where(versions.c.model == model).order_by(versions.c.version.desc()).limit(_page(limit))
     query = query.where(versions.c.status == status if status else versions.c.status != Status.DELETED)
     if before is not None:
-        query = query.where(versions.c.version < min(before, MAX_INTEGER))
+        query = query.where(versions.c.version < _within(before))
     return [as_version(row) for row in connection.execute(query)]
 
 
@@ -105,10 +105,15 @@ def history(
         require_model(connection, model)
         query = query.where(audit.c.model == model)
     if version is not None:
-        query = query.where(audit.c.version == version)
+        query = query.where(audit.c.version == _within(version))
     if before is not None:
-        query = query.where(audit.c.sequence < min(before, MAX_INTEGER))
+        query = query.where(audit.c.sequence < _within(before))
     return [Change(*row) for row in connection.execute(query)]
+
+
+def _within(number: int) -> int:
+    """The number, or beyond what a database can look for the one next to all that it can hold."""
+    return max(-1, min(number, MAX_INTEGER + 1))
 
 
 def _page(limit: int) -> int:

@@ -331,7 +331,7 @@ def _read_bytes(file: Path) -> bytes:
 def _parse_object(text: str) -> dict[str, object]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"metadata is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise typer.BadParameter("metadata must be a JSON object")

@@ -41,10 +41,14 @@ def list_versions(
 ) -> None:
     """List models, or the versions of one model, newest first."""
     if model is None:
+        if status or by_label or before is not None:
+            raise typer.BadParameter("--status, --by-label and --before are about the versions of one model: name it")
         search(after=after, limit=limit, registry=registry, artifacts=artifacts, as_json=as_json)
         return
     from mlops.registry import Status
 
+    if by_label and (status or before is not None):
+        raise typer.BadParameter("--by-label lists every labelled version; it takes neither --status nor --before")
     try:
         wanted = Status(status) if status else None
     except ValueError:
