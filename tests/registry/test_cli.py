@@ -106,10 +106,13 @@ def test_names_are_found_listed_and_moved(run: Run, packages: Packages) -> None:
     run("models", "label", "demo", "1", "1.0.10")
     run("models", "label", "demo", "2", "1.0.9")
     assert [entry["label"] for entry in run("models", "list", "demo", "--by-label", "--json")] == ["1.0.9", "1.0.10"]
+    for page, label in ((("--limit", "1"), "1.0.9"), (("--after", "1.0.9"), "1.0.10")):
+        assert [entry["label"] for entry in run("models", "list", "demo", "--by-label", *page, "--json")] == [label]
     assert run("models", "alias", "demo", "champion", "2", "--json") == {"champion": 2}
     assert run("models", "show", "demo", "champion", "--json")["version"]["version"] == 2
     assert "used by alias 'champion'" in run("models", "delete", "demo", "2", "--yes", "--reason", "old", code=1)
-    assert run("models", "alias", "demo", "champion", "--json") == {}
+    assert "or --remove" in run("models", "alias", "demo", "champion", code=2)
+    assert run("models", "alias", "demo", "champion", "--remove", "--json") == {}
     assert run("models", "delete", "demo", "2", "--yes", "--reason", "old", "--json")["status"] == "deleted"
     assert run("models", "retire", "demo", "3", "--reason", "old", "--json")["status"] == "retired"
 
