@@ -1,5 +1,6 @@
 """The native engine's own promises: no state of the interpreter holds it up, and it ends without losing an answer."""
 
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -109,5 +110,10 @@ def test_a_worker_count_and_cpus_are_taken(make_bench: Callable[..., Bench]) -> 
 
 def pinned_workers(cpu: int) -> int:
     """How many workers may run on this CPU alone; each pins itself when it starts."""
-    tasks = [(int(task.name), (task / "comm").read_text()) for task in Path("/proc/self/task").iterdir()]
-    return [os.sched_getaffinity(number) for number, name in tasks if name.startswith("data-")].count({cpu})
+    pinned = 0
+    for task in Path("/proc/self/task").iterdir():
+        # A thread may end while it is looked at.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            is_worker = (task / "comm").read_text().startswith("data-")
+            pinned += is_worker and os.sched_getaffinity(int(task.name)) == {cpu}
+    return pinned
