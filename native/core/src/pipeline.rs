@@ -194,6 +194,7 @@ impl Worker {
             serving.place,
         );
         let kept = way.map(|way| Asked::new(&request, drawn, way).keep());
+        request.shed(&serving.runtime.schema);
         let queued = Queued(Arc::new(Mutex::new(Some(request))));
         let given_up = Queued(Arc::clone(&queued.0));
         let queued = self.submit(queued, framing, &installed, serving, decided, id.clone());
