@@ -4,6 +4,8 @@ Needs cargo on PATH and maturin in the environment of the Python that runs this.
 """
 
 import hashlib
+import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,14 +20,17 @@ SOURCES = ("native/**/*.rs", "native/**/*.toml", "native/Cargo.lock", "protos/**
 def main() -> None:
     """Brings the installed wheel up to the sources."""
     digest = digest_of_sources()
-    if STAMP.exists() and STAMP.read_text() == digest:
+    is_installed = importlib.util.find_spec("tickserve_native") is not None
+    if is_installed and STAMP.exists() and STAMP.read_text() == digest:
         return
-    folder = BUILT / digest
-    if not list(folder.glob("*.whl")):
+    folder, unfinished = BUILT / digest, BUILT / f"{digest}.unfinished"
+    if not folder.exists():
         print("building the native engine, a few minutes the first time", flush=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         command = [sys.executable, "-m", "maturin", "build", "--release", "--locked", "--quiet"]
         manifest = ROOT / "native" / "py" / "Cargo.toml"
-        subprocess.run([*command, "--manifest-path", manifest, "--out", folder], check=True)
+        subprocess.run([*command, "--manifest-path", manifest, "--out", unfinished], check=True)
+        unfinished.rename(folder)
     (wheel,) = folder.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--force-reinstall", "--no-deps", wheel], check=True)

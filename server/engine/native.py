@@ -79,20 +79,24 @@ class NativeEngine:
             "max_in_flight": max_in_flight,
             "max_in_flight_per_client": max_in_flight_per_client,
         }
-        self._native = load_module().NativeEngine(
-            onnxruntime=_runtime_library(),
-            workers=workers,
-            cpus=list(cpus),
-            pool_threads=pool_threads,
-            bounds=bounds,
-            texts=[
-                (name, text["code"], text["reason"], text["template"], text["executed"])
-                for name, text in texts.table().items()
-            ],
-            server_metadata=metadata.server_metadata(),
-            services=list(_OFFERED),
-            descriptors=descriptors(),
-        )
+        module = load_module()
+        try:
+            self._native = module.NativeEngine(
+                onnxruntime=_runtime_library(),
+                workers=workers,
+                cpus=list(cpus),
+                pool_threads=pool_threads,
+                bounds=bounds,
+                texts=[
+                    (name, text["code"], text["reason"], text["template"], text["executed"])
+                    for name, text in texts.table().items()
+                ],
+                server_metadata=metadata.server_metadata(),
+                services=list(_OFFERED),
+                descriptors=descriptors(),
+            )
+        except RuntimeError as error:
+            raise ConfigurationError(f"engine: the native engine does not start: {error}", field="engine") from None
 
     def open_tap(self, tap: Tap) -> None:
         """Records requests there. Raises ConfigurationError where it cannot be mapped."""
@@ -213,9 +217,11 @@ def load_module() -> Any:
         import tickserve_native as module
     except ImportError as error:
         raise ConfigurationError(f"engine: the native engine is not installed: {error}", field="engine") from None
-    if module.PLAN_FORMAT != PLAN_FORMAT:
+    spoken = getattr(module, "PLAN_FORMAT", "none")
+    if spoken != PLAN_FORMAT:
+        version = getattr(module, "__version__", "of no version")
         raise ConfigurationError(
-            f"engine: tickserve-native {module.__version__} speaks plan format {module.PLAN_FORMAT}, this server "
+            f"engine: tickserve-native {version} speaks plan format {spoken}, this server "
             f"{PLAN_FORMAT}; build it again with `make native`",
             field="engine",
         )

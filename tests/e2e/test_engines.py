@@ -38,6 +38,7 @@ def shadow_module(launcher: Launcher, source: str) -> None:
             "PLAN_FORMAT = 99\n__version__ = '9.9'\n",
             f"tickserve-native 9.9 speaks plan format 99, this server {PLAN_FORMAT}",
         ),
+        ("", "tickserve-native of no version speaks plan format none"),
         ("raise ImportError('GLIBC_9.99 not found')\n", "is not installed: GLIBC_9.99 not found"),
     ],
 )
