@@ -38,8 +38,8 @@ class Serving:
         self.position_scale = model.position_scale
         #: What the tap calls it; None where there is no tap, or no name.
         self.tapped = tapped
-        #: Encoded beginnings of OIP responses, by rows; filled and bounded by the codec.
-        self.heads: dict[int, bytes] = {}
+        #: Encoded beginnings of OIP responses, by rows and outputs asked for; filled and bounded by the codec.
+        self.heads: dict[tuple[int, tuple[int, ...] | None], bytes] = {}
 
 
 @dataclass(frozen=True, slots=True)
