@@ -68,7 +68,7 @@ def steps(folder: Path, tap: Tap) -> Steps:
 
     return {
         "the tap of a request, all of it": whole,
-        "of it: one record into the ring": write,
+        "a record that is not the usual one, into the ring": write,
         "of it: one request in the counters page": lambda: tallier.count(0, 7, ()),
         "of it: the key bucket": lambda: key_bucket(b"salt", b"EURUSD"),
     }

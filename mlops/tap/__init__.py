@@ -20,9 +20,11 @@ from mlops.tap.folder import (
     rings,
     tidy,
 )
+from mlops.tap.form import Form
 from mlops.tap.layout import Flag, State, Why, slot_bytes_for, slot_dtype
 from mlops.tap.record import BrokenRule, Finding, Record, Tensor
-from mlops.tap.ring import Reading, RingFile, RingReader, RingWriter, Shape, create_ring, records, ring_shape
+from mlops.tap.ring import Reading, RingFile, RingReader, Shape, create_ring, records, ring_shape
+from mlops.tap.writer import RingWriter
 
 __all__ = [
     "BLOCKS",
@@ -34,6 +36,7 @@ __all__ = [
     "CatalogWriter",
     "Finding",
     "Flag",
+    "Form",
     "Identity",
     "PageOwner",
     "PageReader",

@@ -99,8 +99,8 @@ class Damage(Exception):  # noqa: N818 - says what was found, and never leaves t
 def encode(record: Record, capacity: int) -> Body:
     """The payload of a record, cut where it is larger than `capacity` bytes."""
     inputs, outputs, entities, findings, broken = record[15:20]
-    data_in, data_out = _tensors(inputs), _tensors(outputs)
-    data_entities = _entities(entities) if entities else b""
+    data_in, data_out = encode_tensors(inputs), encode_tensors(outputs)
+    data_entities = encode_entities(entities) if entities else b""
     data = data_in + data_out + data_entities
     size = len(data)
     if not (findings or broken) and size <= capacity:
@@ -159,7 +159,14 @@ def decode(fields: tuple[Any, ...], payload: bytes) -> Record:
         raise Damage(str(error)) from None
 
 
-def _tensors(tensors: Sequence[Tensor]) -> bytes:
+def head(tensor: Tensor) -> bytes:
+    """What comes before a tensor's data."""
+    datatype, shape, data, is_cut = tensor
+    return _HEADS[len(shape)].pack(len(data), datatype, len(shape), is_cut, *shape)
+
+
+def encode_tensors(tensors: Sequence[Tensor]) -> bytes:
+    """Tensors as they lie in a payload."""
     encoded = b""
     for datatype, shape, data, is_cut in tensors:
         rank, size = len(shape), len(data)
@@ -174,7 +181,8 @@ def _list(encode_items: Callable[[Sequence[_Item]], Iterator[bytes]], items: Seq
     return data + _PADDING[len(data) & 7]
 
 
-def _entities(entities: Sequence[bytes]) -> bytes:
+def encode_entities(entities: Sequence[bytes]) -> bytes:
+    """Entities as they lie in a payload."""
     data = b"".join([_SIZE.pack(len(entity)) + entity for entity in entities])
     return data + _PADDING[len(data) & 7]
 
@@ -234,7 +242,7 @@ def _cut(record: Record, lists: tuple[bytes, bytes, bytes], capacity: int) -> Bo
         for tensor in tensors:
             is_kept = take(len(tensor.data) + len(_PADDING[len(tensor.data) & 7]))
             kept.append(tensor if is_kept else tensor._replace(data=b"", is_cut=True))
-        return _tensors(kept)
+        return encode_tensors(kept)
 
     broken = broken if take(len(broken)) else b""
     findings = findings if take(len(findings)) else b""

@@ -1,4 +1,4 @@
-"""Rings: a file of slots between one producer and one consumer, neither of which waits for the other."""
+"""Rings: slots between one producer and one consumer, neither of which waits for the other; and the consumer."""
 
 import os
 import time
@@ -24,9 +24,8 @@ from mlops.tap.layout import (
     RING_HEADER,
     TAIL,
     TAIL_SEQUENCE,
-    Flag,
 )
-from mlops.tap.record import Damage, Record, decode, encode
+from mlops.tap.record import Damage, Record, decode
 
 _MAX_U32 = (1 << 32) - 1
 
@@ -106,120 +105,6 @@ class RingFile(Mapped):
         is_bounded = 1 <= max_parts <= min(slots, 0xFFFF)
         if not is_aligned or not is_bounded or len(self._map) != self.shape.file_bytes:
             raise self._damaged(f"it has {len(self._map)} bytes, not those of {self.shape}")
-
-
-class RingWriter(RingFile):
-    """The one producer of a ring. Not for several threads."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        shape = self.shape
-        self._slot_bytes, self._slots = shape.slot_bytes, shape.slots
-        self._first = shape.slot_bytes - PAYLOAD_AT
-        self._capacity = layout.capacity(shape.slot_bytes, shape.max_parts)
-        self._head = self._words[HEAD]
-        self._sequence = self._words[NEXT_SEQUENCE]
-        self._tail = self._words[TAIL]
-
-    def write(self, record: Record) -> bool:
-        """Writes a record, or drops it and counts that where there is no room; says which."""
-        body = encode(record, self._capacity)
-        data, inputs, outputs, entities, findings, broken, left_out, *places, is_cut = body
-        size = len(data)
-        parts = 1 if size <= self._first else layout.parts_for(size, self._slot_bytes)
-        sequence, words, head = self._sequence, self._words, self._head
-        self._sequence = sequence + 1
-        if head + parts - self._tail > self._slots and not self._has_room(parts):
-            words[DROPPED] += 1
-            words[NEXT_SEQUENCE] = sequence + 1
-            return False
-        (
-            time_unix_ns,
-            event_time,
-            plan_generation,
-            split_generation,
-            durations,
-            version,
-            rows,
-            status,
-            reason,
-            role,
-            why,
-            key_bucket,
-            flags,
-            request_id,
-            routing_key,
-        ) = record[:15]
-        if is_cut:
-            flags |= Flag.CUT
-            words[CUT] += 1
-        offset = HEADER_BYTES + head % self._slots * self._slot_bytes
-        FIXED.pack_into(
-            self._map,
-            offset,
-            sequence,
-            0,
-            parts,
-            size,
-            time_unix_ns,
-            event_time,
-            plan_generation,
-            split_generation,
-            *durations,
-            version,
-            rows if rows <= _MAX_U32 else _MAX_U32,
-            status,
-            reason,
-            role,
-            why,
-            key_bucket,
-            len(request_id),
-            len(routing_key),
-            flags,
-            inputs,
-            outputs,
-            findings,
-            broken,
-            entities,
-            left_out if left_out <= _MAX_U32 else _MAX_U32,
-            *places,
-            record.trace_id,
-            request_id,
-            routing_key,
-        )
-        if parts == 1:
-            start = offset + PAYLOAD_AT
-            self._map[start : start + size] = data
-        else:
-            self._write_chain(offset, sequence, parts, data)
-        words[NEXT_SEQUENCE] = sequence + 1
-        self._head = head + parts
-        # Last of all. On x86-64 another process sees the stores in this order. Where it might not, it may find a slot
-        # that is not yet the record's, which counts as damage and is never taken for a record.
-        words[HEAD] = head + parts
-        return True
-
-    def _has_room(self, parts: int) -> bool:
-        """Whether there is room now that the tail is looked at again."""
-        after, tail = self._head + parts, self._words[TAIL]
-        if not 0 <= after - tail <= self._slots:
-            return False
-        self._tail = tail
-        return True
-
-    def _offset(self, position: int) -> int:
-        return HEADER_BYTES + position % self._slots * self._slot_bytes
-
-    def _write_chain(self, offset: int, sequence: int, parts: int, data: bytes) -> None:
-        self._map[offset + PAYLOAD_AT : offset + self._slot_bytes] = data[: self._first]
-        at, room = self._first, self._slot_bytes - PART.size
-        for part in range(1, parts):
-            offset = self._offset(self._head + part)
-            PART.pack_into(self._map, offset, sequence, part, parts, len(data))
-            piece = data[at : at + room]
-            start = offset + PART.size
-            self._map[start : start + len(piece)] = piece
-            at += room
 
 
 @dataclass(slots=True)

@@ -5,11 +5,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlops.tap import BrokenRule, Finding, Flag, Reading, Record, RingReader, RingWriter, Tensor
+from mlops.tap import BrokenRule, Finding, Flag, Form, Reading, Record, RingReader, RingWriter, Tensor
 from mlops.tap.layout import HEADER_BYTES
+from mlops.tap.record import encode_entities
 from tests.support.tap import new_ring
 from tickserve.errors import DamagedTapError
 
@@ -103,6 +105,51 @@ def test_records_come_back_as_they_were_or_are_counted(
         assert missed + reader.next_sequence - last.sequence == writer.dropped == len(written) - len(kept)
         reader.close()
         writer.close()
+
+
+@settings(max_examples=CASES, deadline=None)
+@given(records=st.lists(RECORDS, min_size=1, max_size=6), slots=st.integers(2, 4))
+def test_a_form_writes_the_bytes_that_the_record_would_be(records: list[Record], slots: int) -> None:
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        paths = [new_ring(Path(folder), slot_bytes=8192, slots=slots, max_parts=1) for folder in (first, second)]
+        by_record, by_form = (RingWriter(path) for path in paths)
+        for drawn in records:
+            record = drawn._replace(
+                rows=1, status=0, reason=0, findings=(), broken_rules=(), findings_left_out=0, trace_id=bytes(16)
+            )
+            blank = [
+                [tensor._replace(data=bytes(len(tensor.data))) for tensor in tensors]
+                for tensors in (record.inputs, record.outputs)
+            ]
+            form = Form(
+                plan_generation=record.plan_generation,
+                split_generation=record.split_generation,
+                version=record.version,
+                role=record.role,
+                inputs=blank[0],
+                outputs=blank[1],
+            )
+            assert form.payload_bytes <= by_form.room
+            is_written = by_form.write_usual(
+                form,
+                record.time_unix_ns,
+                record.event_time_unix_ns,
+                record.durations_ns[0],
+                record.durations_ns[1:],
+                record.why,
+                record.key_bucket,
+                record.flags,
+                record.request_id,
+                record.routing_key,
+                [np.frombuffer(tensor.data, np.uint8) for tensor in (*record.inputs, *record.outputs)],
+                encode_entities(record.entities),
+                len(record.entities),
+            )
+            assert by_record.write(record) == is_written
+        by_record.close()
+        by_form.close()
+        # From the producer's words on: before them a ring says who made it, and when.
+        assert paths[0].read_bytes()[128:] == paths[1].read_bytes()[128:]
 
 
 @settings(max_examples=CASES, deadline=None)

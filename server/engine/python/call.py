@@ -27,7 +27,8 @@ class Call:
     request_id: str
     event_time_unix_ns: int
     timeout_us: int
-    outputs: Sequence[int] | None = None
+    #: Which outputs to answer with, by their places; None for all.
+    outputs: tuple[int, ...] | None = None
     findings: Findings = field(default_factory=Findings)
     #: The first input as it came, where a rule replaced it.
     received: Array | None = None

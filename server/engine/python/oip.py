@@ -68,25 +68,25 @@ def read(serving: Serving, pending: Pending, shape: Shape) -> Call:
     arrays = read_inputs(request, serving.runtime.readers, shape)
     call = Call(arrays, shape.rows, request.id, options.event_time_unix_ns, options.timeout_us)
     if request.outputs:
-        call.outputs = _requested(request.outputs, serving.version.outputs)
+        call.outputs = _requested(request.outputs, serving.runtime.output_names)
     return call
 
 
 def encode(serving: Serving, call: Call, outputs: Sequence[Array], _duration_ns: int) -> bytes:
     """One ModelInferResponse with raw contents.
 
-    What is the same for every answer of this version with as many rows is encoded once: a protobuf message is the
-    concatenation of its fields.
+    What is the same for every answer of this version with as many rows and the same outputs is encoded once: a protobuf
+    message is the concatenation of its fields.
     """
-    if call.outputs is None:
-        head = serving.heads.get(call.rows)
-        if head is None:
-            head = _head(serving, range(len(outputs)), outputs)
-            if len(serving.heads) < _HEADS and _shapes_follow_rows(serving.version.outputs):
-                serving.heads[call.rows] = head
-    else:
-        head = _head(serving, call.outputs, outputs)
-        outputs = [outputs[index] for index in call.outputs]
+    wanted = call.outputs
+    asked = call.rows, wanted
+    head = serving.heads.get(asked)
+    if head is None:
+        head = _head(serving, range(len(outputs)) if wanted is None else wanted, outputs)
+        if len(serving.heads) < _HEADS and _shapes_follow_rows(serving.version.outputs):
+            serving.heads[asked] = head
+    if wanted is not None:
+        outputs = [outputs[index] for index in wanted]
     parts = [head]
     if call.request_id:
         request_id = call.request_id.encode()
@@ -110,19 +110,19 @@ def check_feature_digest(digest: bytes, serving: Serving, field: str) -> None:
         raise texts.FEATURES_CHANGED.error(at=field, version=version.version, model=version.model)
 
 
-def _requested(wanted: Any, specs: Sequence[TensorSpec]) -> list[int]:
-    names = [spec.name for spec in specs]
+def _requested(wanted: Any, names: Sequence[str]) -> tuple[int, ...]:
     chosen: list[int] = []
     for output in wanted:
         if output.parameters:
             refuse_unsupported(output.parameters)
-        if output.name not in names:
-            raise texts.OUTPUT_UNKNOWN.error(at=output.name, tensor=output.name, expected=", ".join(names))
-        index = names.index(output.name)
+        name = output.name
+        if name not in names:
+            raise texts.OUTPUT_UNKNOWN.error(at=name, tensor=name, expected=", ".join(names))
+        index = names.index(name)
         if index in chosen:
-            raise texts.OUTPUT_TWICE.error(at=output.name, tensor=output.name)
+            raise texts.OUTPUT_TWICE.error(at=name, tensor=name)
         chosen.append(index)
-    return chosen
+    return tuple(chosen)
 
 
 def _head(serving: Serving, indices: Sequence[int], outputs: Sequence[Array]) -> bytes:

@@ -8,6 +8,7 @@ MAX_KEY_BYTES = 64
 _MAX_PARAMETERS = 256
 _REFUSED = {"classification": texts.CLASSIFICATION}
 _REFUSED_PREFIXES = {"shared_memory_": texts.SHARED_MEMORY, "sequence_": texts.SEQUENCES}
+_PREFIXES = tuple(_REFUSED_PREFIXES)
 _OWN = (
     "tickserve_routing_key",
     "tickserve_event_time_unix_ns",
@@ -75,9 +76,10 @@ def _check_number(parameters: Any) -> None:
 
 
 def _check_offered(name: str) -> None:
-    text = _REFUSED.get(name) or next((t for prefix, t in _REFUSED_PREFIXES.items() if name.startswith(prefix)), None)
-    if text is not None:
-        raise text.error(at=name, name=name)
+    if name not in _REFUSED and not name.startswith(_PREFIXES):
+        return
+    text = _REFUSED.get(name) or next(t for prefix, t in _REFUSED_PREFIXES.items() if name.startswith(prefix))
+    raise text.error(at=name, name=name)
 
 
 def _read_own(options: Options, name: str, parameter: Any, kind: str | None) -> None:

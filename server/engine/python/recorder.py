@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlops.routing import key_bucket
-from mlops.tap import BrokenRule, Finding, Flag, Record, RingWriter, Tallier, Tensor, Why
+from mlops.tap import BrokenRule, Finding, Flag, Form, Record, RingWriter, Tallier, Tensor, Why
 from mlops.tap.counters import Page
 from mlops.tap.layout import (
     DATATYPE_NUMBER,
@@ -18,6 +18,7 @@ from mlops.tap.layout import (
     POLICY_NUMBER,
     VIOLATIONS,
 )
+from mlops.tap.record import encode_entities
 from server.engine.python.call import Asked, Call
 from server.engine.python.job import Job
 from server.engine.python.rules import Array, Findings
@@ -31,6 +32,7 @@ _KIND_NUMBER = {kind: number for number, kind in enumerate(("CLIPPED", "FLAGGED"
 _NOT_FAILURES = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION)
 _NO_DURATIONS: tuple[int, ...] = (0,) * 6
 _EXECUTED, _READ, _RAN, _DRAWN = Flag.EXECUTED.value, Flag.READ.value, Flag.RAN.value, Flag.DRAWN.value
+_ANSWERED = _EXECUTED | _READ | _RAN
 _BYTES = DATATYPE_NUMBER["BYTES"]
 _SPLIT, _PIN = Why.SPLIT.value, Why.PIN.value
 _MIN_I64, _MAX_I64 = -(1 << 63), (1 << 63) - 1
@@ -67,6 +69,14 @@ class Recorder:
             call, outputs, rows = job.call, job.outputs, job.shape.rows
         if tapped.block is not None and not is_pinned:
             self._counts.count(tapped.block, bucket, _columns(serving, tapped.latency_edge_ns, job, refusal))
+        why = _PIN if is_pinned else _SPLIT
+        if (
+            refusal is None
+            and job is not None
+            and tapped.form is not None
+            and self._write_usual(tapped.form, job, wait_ns, why, bucket, flags, request_id, routing_key, entities)
+        ):
+            return
         status = reason = 0
         if refusal is not None:
             status = int(refusal.code)
@@ -101,7 +111,7 @@ class Recorder:
                 status,
                 reason,
                 serving.role,
-                _PIN if is_pinned else _SPLIT,
+                why,
                 bucket,
                 flags,
                 request_id,
@@ -114,6 +124,46 @@ class Recorder:
                 findings.left_out,
             )
         )
+
+    def _write_usual(
+        self,
+        form: Form,
+        job: Job[Any, Any],
+        wait_ns: int,
+        why: int,
+        bucket: int,
+        flags: int,
+        request_id: bytes,
+        routing_key: str,
+        entities: Sequence[str],
+    ) -> bool:
+        """Writes the record of an answer to one row where it is nothing but that; says whether it is."""
+        call, bound = job.call, job.serving.runtime.session.bound_outputs
+        # Only the bound buffers have the form's shapes and datatypes for sure.
+        if call is None or bound is None or job.outputs is not bound:
+            return False
+        findings, event_time = call.findings, call.event_time_unix_ns
+        if findings.kept or findings.violations or not _MIN_I64 <= event_time <= _MAX_I64:
+            return False
+        names = encode_entities([entity.encode() for entity in entities]) if entities else b""
+        if form.payload_bytes + len(names) > self._ring.room:
+            return False
+        self._ring.write_usual(
+            form,
+            time.time_ns(),
+            event_time,
+            wait_ns,
+            job.durations,
+            why,
+            bucket,
+            flags | _ANSWERED,
+            request_id,
+            routing_key.encode(),
+            (*call.arrays, *bound),
+            names,
+            len(entities),
+        )
+        return True
 
 
 _NOTHING_FOUND = Findings()
@@ -135,11 +185,10 @@ def _columns(
         if job.has_broken_output:
             columns.append(OUTPUT_VIOLATIONS)
     if refusal is None:
-        total_ns = sum(job.durations)
         budget_us = serving.version.limits.latency_budget_us
-        if budget_us and total_ns > budget_us * 1000:
+        if budget_us and job.total_ns > budget_us * 1000:
             columns.append(OVER_BUDGET)
-        if edge_ns and total_ns > edge_ns:
+        if edge_ns and job.total_ns > edge_ns:
             columns.append(OVER_EDGE)
     return columns
 

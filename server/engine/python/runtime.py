@@ -80,6 +80,7 @@ class Runtime:
         #: As the tap numbers datatypes.
         self.input_datatypes = [DATATYPE_NUMBER[spec.datatype] for spec in version.inputs]
         self.output_datatypes = [DATATYPE_NUMBER[spec.datatype] for spec in version.outputs]
+        self.output_names = [spec.name for spec in version.outputs]
         self.readers = [InputReader(spec) for spec in version.inputs]
         #: Estimated cost of a request, by each value that goes in; infinite until measured.
         self.ns_per_value = math.inf

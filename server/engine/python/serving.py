@@ -1,13 +1,17 @@
 """The installed plan as requests read it: every name resolved, every version with its runtime and its counts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
+from mlops.package import TensorSpec
 from mlops.routing import routing_hash
+from mlops.tap import Form, Tensor
+from mlops.tap.layout import DATATYPE_NUMBER
 from server.engine import texts
 from server.engine.python.runtime import Runtime, Tally
+from server.engine.python.session import one_row_arrays
 from server.plan import EMPTY_PLAN, ModelPlan, Plan, Role, VersionPlan
 from server.tap import UNTAPPED, TappedModel
 
@@ -19,6 +23,8 @@ class Tapped(NamedTuple):
     block: int | None
     split_generation: int
     latency_edge_ns: int
+    #: Of the usual record; None where the shapes of one row are not fixed.
+    form: Form | None
 
 
 class Serving:
@@ -38,8 +44,8 @@ class Serving:
         self.position_scale = model.position_scale
         #: What the tap calls it; None where there is no tap, or no name.
         self.tapped = tapped
-        #: Encoded beginnings of OIP responses, by rows; filled and bounded by the codec.
-        self.heads: dict[int, bytes] = {}
+        #: Encoded beginnings of OIP responses, by rows and outputs asked for; filled and bounded by the codec.
+        self.heads: dict[tuple[int, tuple[int, ...] | None], bytes] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +131,7 @@ def build(
                 tally(name, number, role),
                 plan.generation,
                 model,
-                _tapped(tapped, number),
+                _tapped(tapped, number, version, role, plan.generation),
             )
             for number, version in model.versions.items()
         }
@@ -134,6 +140,30 @@ def build(
     return Installed(plan, models)
 
 
-def _tapped(model: TappedModel, version: str) -> Tapped | None:
-    placed = model.versions.get(version)
-    return None if placed is None else Tapped(*placed, model.split_generation, model.latency_edge_ns)
+def _tapped(model: TappedModel, number: str, version: VersionPlan, role: Role, generation: int) -> Tapped | None:
+    placed = model.versions.get(number)
+    if placed is None:
+        return None
+    inputs, outputs = _one_row(version.inputs), _one_row(version.outputs)
+    form = None
+    if inputs is not None and outputs is not None:
+        form = Form(
+            plan_generation=generation,
+            split_generation=model.split_generation,
+            version=placed.version,
+            role=int(role),
+            inputs=inputs,
+            outputs=outputs,
+        )
+    return Tapped(*placed, model.split_generation, model.latency_edge_ns, form)
+
+
+def _one_row(specs: Sequence[TensorSpec]) -> list[Tensor] | None:
+    """Tensors of one row as the tap writes them; None where their shapes are not fixed."""
+    arrays = one_row_arrays(specs)
+    if arrays is None:
+        return None
+    return [
+        Tensor(DATATYPE_NUMBER[spec.datatype], array.shape, array.tobytes())
+        for spec, array in zip(specs, arrays, strict=True)
+    ]

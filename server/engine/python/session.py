@@ -27,10 +27,16 @@ class Session:
         _require_names("output", [tensor.name for tensor in self._session.get_outputs()], outputs)
         self._input_names = [tensor.name for tensor in inputs]
         self._output_names = [tensor.name for tensor in outputs]
-        self._one_row: tuple[Any, list[Array], list[Array]] | None = None
-        shapes = [_one_row_shape(tensor) for tensor in (*inputs, *outputs)]
-        if all(shape is not None for shape in shapes):
-            self._one_row = self._bind(inputs, outputs)
+        self._one_row: tuple[Any, list[Array]] | None = None
+        #: What `run_one` returns where it ran through the bound buffers.
+        self.bound_outputs: list[Array] | None = None
+        buffers, results = one_row_arrays(inputs), one_row_arrays(outputs)
+        if buffers is not None and results is not None:
+            binding = self._session.io_binding()
+            for specs, arrays, bind in ((inputs, buffers, binding.bind_input), (outputs, results, binding.bind_output)):
+                for spec, array in zip(specs, arrays, strict=True):
+                    bind(spec.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            self._one_row, self.bound_outputs = (binding, buffers), results
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Runs any number of rows; `arrays` in the order of the inputs, the result in that of the outputs."""
@@ -39,9 +45,10 @@ class Session:
 
     def run_one(self, arrays: Sequence[Array]) -> Sequence[Array]:
         """Runs one row through the bound buffers, where the schema allows them."""
-        if self._one_row is None:
+        outputs = self.bound_outputs
+        if self._one_row is None or outputs is None:
             return self.run(arrays)
-        binding, buffers, outputs = self._one_row
+        binding, buffers = self._one_row
         for buffer, array in zip(buffers, arrays, strict=True):
             np.copyto(buffer, array)
         try:
@@ -51,18 +58,13 @@ class Session:
             return self.run(arrays)
         return outputs
 
-    def _bind(
-        self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
-    ) -> tuple[Any, list[Array], list[Array]]:
-        binding = self._session.io_binding()
-        buffers: list[Array] = []
-        results: list[Array] = []
-        for specs, arrays, bind in ((inputs, buffers, binding.bind_input), (outputs, results, binding.bind_output)):
-            for spec in specs:
-                array = np.zeros(_one_row_shape(spec) or (), dtype=numpy_dtype(spec.datatype))
-                bind(spec.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-                arrays.append(array)
-        return binding, buffers, results
+
+def one_row_arrays(specs: Sequence[TensorSpec]) -> list[Array] | None:
+    """Zeros for one row of each tensor; None where not all have a fixed shape and elements of fixed size."""
+    shapes = [_one_row_shape(spec) for spec in specs]
+    if None in shapes:
+        return None
+    return [np.zeros(shape or (), numpy_dtype(spec.datatype)) for spec, shape in zip(specs, shapes, strict=True)]
 
 
 def _one_row_shape(spec: TensorSpec) -> tuple[int, ...] | None:
