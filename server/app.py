@@ -8,7 +8,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -18,6 +18,7 @@ import structlog
 
 from server.api.admin import AdminServer
 from server.api.control import ControlService, ProcessFacts
+from server.api.repository import RepositoryService
 from server.config import Settings
 from server.descriptors import provide_descriptors
 from server.engine import Engine
@@ -26,21 +27,39 @@ from server.engine.python import PythonEngine
 from server.http import HttpServer
 from server.log import configure_log
 from server.metrics import ServerCollector
-from server.models import DesiredFile, DirectorySource, Reconciler, Settling, Snapshot
+from server.models import (
+    DesiredRows,
+    DirectorySource,
+    EventLog,
+    LocalState,
+    Memory,
+    Operations,
+    Reconciler,
+    ServedFile,
+    Settling,
+    Snapshot,
+    Source,
+    ThreadLoader,
+    parse_policy,
+)
 from server.notify import Notifier
+from server.starting import is_loaded
 from server.tls import Certificates
-from tickserve.errors import Code, ConfigurationError, PackageError, StatusError
+from tickserve.errors import Code, ConfigurationError, StatusError
 
 _log = structlog.get_logger()
 #: Threads of the control plane give the interpreter back to the data plane after this long.
 _SWITCH_INTERVAL_S = 0.0005
+#: The plan is looked at this often at least.
+_PASS_S = 0.25
 
 
 class Server:
     """Owns every part of the process. `run` blocks until SIGTERM, SIGINT or Drain.
 
-    Models are followed on a thread of its own: a load may take minutes and cannot be interrupted, and neither
-    certificates nor the end wait for it.
+    Desired state is read on one thread, the plan is changed on another, and versions are loaded on further ones: a
+    load may take minutes and cannot be interrupted, a registry may not answer, and neither certificates, nor changes
+    of other models, nor the end wait for it.
     """
 
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
@@ -49,6 +68,7 @@ class Server:
         #: Wakes `run`; its `put` may interrupt itself, as a signal's handler does.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._ending = threading.Event()
+        self._first_read = threading.Event()
         self._first_pass = threading.Event()
         self._fault: Exception | None = None
         self._state = "starting"
@@ -57,15 +77,28 @@ class Server:
         self._certificates = Certificates(files) if files is not None else None
         self._engine = choose_engine(settings, self._certificates)
         self._notifier = Notifier(environment, self._engine.is_alive)
+        state = settings.home / "server"
+        self._memory = Memory(settings.memory_budget_mb << 20)
+        #: Set when there is something to do for the thread that changes the plan.
+        self._work = threading.Event()
         self._reconciler = Reconciler(
-            DirectorySource(settings.models, settings.trusted_keys if settings.require_signature else None),
+            make_source(settings),
             self._engine,
-            DesiredFile(settings.home / "server" / "halts.json"),
-            Settling(settings.settle_s),
+            LocalState(state),
+            served=ServedFile(state / "served.json"),
+            loader=ThreadLoader(
+                settings.loading_threads, settings.load_timeout_s, wake=self._work.set, drop=self._engine.discard
+            ),
+            memory=self._memory,
+            events=EventLog(state / "events.jsonl"),
         )
+        operations = Operations(self._reconciler, self._work.set)
         self._admin = AdminServer(
             settings.admin,
-            ControlService(self._reconciler, self._engine, process=self._facts, drain=self._stop),
+            ControlService(
+                self._reconciler, operations, self._engine, self._memory, process=self._facts, drain=self._stop
+            ),
+            RepositoryService(self._reconciler, operations),
             connections=settings.connection_bounds(),
             certificates=self._certificates,
         )
@@ -91,9 +124,13 @@ class Server:
         self._http.start()
         self._admin.start()
         self._listen = self._engine.start()
-        follower = threading.Thread(target=self._follow_models, name="models", daemon=True)
+        followers = [
+            threading.Thread(target=self._guarded, args=(step,), name=name, daemon=True)
+            for name, step in (("desired", self._follow_desired), ("models", self._follow_models))
+        ]
         try:
-            follower.start()
+            for follower in followers:
+                follower.start()
             while not self._is_told_to_stop:
                 self._supervise()
                 with contextlib.suppress(queue.Empty):
@@ -117,40 +154,39 @@ class Server:
             self._become_ready()
         self._log_faults()
 
-    def _follow_models(self) -> None:
+    def _guarded(self, follow: Callable[[], None]) -> None:
         try:
-            while not self._ending.is_set():
-                self._reconciler.reconcile()
-                self._first_pass.set()
-                if self._state == "starting":
-                    self._wake.put(None)
-                self._ending.wait(self._settings.poll_s)
+            follow()
         except Exception as error:  # noqa: BLE001 - raised again by `run`, which ends the process
             self._fault = error
             self._wake.put(None)
 
+    def _follow_desired(self) -> None:
+        while not self._ending.is_set():
+            self._reconciler.refresh()
+            self._first_read.set()
+            self._work.set()
+            self._ending.wait(self._settings.poll_s)
+
+    def _follow_models(self) -> None:
+        self._first_read.wait()
+        while not self._ending.is_set():
+            # Back-off and time-outs have no event.
+            self._work.wait(min(self._settings.poll_s, _PASS_S))
+            self._work.clear()
+            self._reconciler.converge()
+            self._first_pass.set()
+            if self._state == "starting":
+                self._wake.put(None)
+
     def _is_loaded(self) -> bool:
-        """Whether every model is loaded or has failed. Unless told to serve the rest, none may fail."""
-        snapshot = self._reconciler.snapshot()
-        if snapshot.source_error:
-            raise PackageError(f"models cannot be read: {snapshot.source_error}", field="models")
-        failures = [
-            f"model {record.name!r}, version {change.version}: {change.error.message}"
-            for record in snapshot.models
-            for change in record.failed.values()
-        ]
-        if not snapshot.models:
-            raise PackageError(
-                f"no models in {self._settings.models}; expected <model>/<version>/ with a package or a model.onnx",
-                field="models",
-            )
-        if failures and not self._settings.serve_rest:
-            raise PackageError(f"{'; '.join(failures)}. Use --serve-rest to serve the others", field="models")
-        if any(record.plan is None and not record.failed for record in snapshot.models):
-            return False
-        if not snapshot.plan.models:
-            raise PackageError(f"no model can be served: {'; '.join(failures)}", field="models")
-        return True
+        """Whether every model that must be there is. Raises where one cannot be, unless told to serve the rest."""
+        return is_loaded(
+            self._reconciler.snapshot(),
+            where=str(self._settings.models) if self._settings.source == "directory" else "the registry",
+            required=self._settings.required_models,
+            serve_rest=self._settings.serve_rest,
+        )
 
     def _become_ready(self) -> None:
         gc.collect()
@@ -170,6 +206,7 @@ class Server:
         self._state = "draining"
         self._ending.set()
         self._reconciler.stop()
+        self._reconciler.events.add("draining")
         self._engine.set_ready(is_ready=False)
         self._notifier.stopping()
         self._notifier.status("draining")
@@ -190,10 +227,22 @@ class Server:
         self._wake.put(None)
 
     def _facts(self) -> ProcessFacts:
-        return ProcessFacts(self._state, self._listen, self._http.address)
+        return ProcessFacts(self._state, self._listen, self._http.address, self._settings.server_name)
 
     def _is_ready(self) -> bool:
         return self._state == "serving"
+
+
+def make_source(settings: Settings) -> Source:
+    """Where desired state and versions come from. Raises ConfigurationError."""
+    trusted_keys = settings.trusted_keys if settings.require_signature else None
+    return DirectorySource(
+        settings.models,
+        trusted_keys,
+        {name: parse_policy(text) for name, text in settings.version_policy.items()},
+        Settling(settings.settle_s),
+        DesiredRows(settings.home / "server" / "desired.json"),
+    )
 
 
 def lock_home(home: Path) -> TextIO:

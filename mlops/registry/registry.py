@@ -24,6 +24,7 @@ from mlops.registry import (
     servers,
     transfer,
     verify,
+    wanted,
 )
 from mlops.registry.database import Database
 from mlops.registry.evaluation import KIND as EVALUATION
@@ -218,6 +219,16 @@ class Registry:
         with self._database.read() as connection:
             lookup.require_model(connection, model)
             return aliases.aliases_at(connection, model, at)
+
+    def wanted(self) -> wanted.Wanted:
+        """All that servers are meant to serve now."""
+        with self._database.read() as connection:
+            return wanted.read_wanted(connection)
+
+    def names_schema_since(self, model: str, stable: int) -> bool:
+        """Whether another schema was accepted by name since this version was stable."""
+        with self._database.read() as connection:
+            return wanted.names_schema_since(connection, model, stable)
 
     def served(self, model: str | None = None, at: datetime | None = None) -> list[Served]:
         """What each server had installed at a time, by its own reports and its own clock; now where none is given."""
