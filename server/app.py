@@ -8,7 +8,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -28,12 +28,15 @@ from server.http import HttpServer
 from server.log import configure_log
 from server.metrics import ServerCollector
 from server.models import (
+    BreakerLimits,
     DesiredRows,
     DirectorySource,
     EventLog,
+    Guard,
     LocalState,
     Memory,
     Operations,
+    PackageCache,
     Reconciler,
     ServedFile,
     Settling,
@@ -52,6 +55,8 @@ _log = structlog.get_logger()
 _SWITCH_INTERVAL_S = 0.0005
 #: The plan is looked at this often at least.
 _PASS_S = 0.25
+#: And the counts of every version.
+_WATCH_S = 0.25
 
 
 class Server:
@@ -82,7 +87,7 @@ class Server:
         #: Set when there is something to do for the thread that changes the plan.
         self._work = threading.Event()
         self._reconciler = Reconciler(
-            make_source(settings),
+            make_source(settings, lambda: self._reconciler.digests()),
             self._engine,
             LocalState(state),
             served=ServedFile(state / "served.json"),
@@ -93,6 +98,18 @@ class Server:
             events=EventLog(state / "events.jsonl"),
         )
         operations = Operations(self._reconciler, self._work.set)
+        self._guard = Guard(
+            self._reconciler,
+            operations,
+            self._engine.counters,
+            BreakerLimits(
+                settings.breaker_bad_share,
+                settings.breaker_run_factor,
+                settings.breaker_requests,
+                settings.breaker_window_s,
+            ),
+            halts=settings.breaker_action == "halt",
+        )
         self._admin = AdminServer(
             settings.admin,
             ControlService(
@@ -126,7 +143,11 @@ class Server:
         self._listen = self._engine.start()
         followers = [
             threading.Thread(target=self._guarded, args=(step,), name=name, daemon=True)
-            for name, step in (("desired", self._follow_desired), ("models", self._follow_models))
+            for name, step in (
+                ("desired", self._follow_desired),
+                ("models", self._follow_models),
+                ("breaker", self._watch_versions),
+            )
         ]
         try:
             for follower in followers:
@@ -178,6 +199,10 @@ class Server:
             self._first_pass.set()
             if self._state == "starting":
                 self._wake.put(None)
+
+    def _watch_versions(self) -> None:
+        while not self._ending.wait(_WATCH_S):
+            self._guard.check()
 
     def _is_loaded(self) -> bool:
         """Whether every model that must be there is. Raises where one cannot be, unless told to serve the rest."""
@@ -233,15 +258,37 @@ class Server:
         return self._state == "serving"
 
 
-def make_source(settings: Settings) -> Source:
-    """Where desired state and versions come from. Raises ConfigurationError."""
-    trusted_keys = settings.trusted_keys if settings.require_signature else None
-    return DirectorySource(
-        settings.models,
-        trusted_keys,
-        {name: parse_policy(text) for name, text in settings.version_policy.items()},
-        Settling(settings.settle_s),
-        DesiredRows(settings.home / "server" / "desired.json"),
+def make_source(settings: Settings, in_use: Callable[[], Collection[str]]) -> Source:
+    """Where desired state and versions come from; `in_use` gives the digests that a cache must keep.
+
+    Raises
+    ------
+    ConfigurationError
+        Where the registry's libraries are not installed.
+    """
+    state = settings.home / "server"
+    if settings.source == "directory":
+        return DirectorySource(
+            settings.models,
+            settings.trusted_keys if settings.require_signature else None,
+            {name: parse_policy(text) for name, text in settings.version_policy.items()},
+            Settling(settings.settle_s),
+            DesiredRows(state / "desired.json"),
+        )
+    try:
+        from server.models.registry import RegistrySource, connect
+    except ImportError as error:
+        raise ConfigurationError(
+            f"source: {error.name} is not installed; `pip install 'tickserve[registry]'` brings it", field="source"
+        ) from None
+    cache = PackageCache(state / "cache", settings.cache_mb << 20, in_use)
+    cache.remove_unfinished()
+    return RegistrySource(
+        partial(connect, settings.home, settings.registry, settings.artifacts, cache.folder, settings.trusted_keys),
+        cache,
+        state / "registry.json",
+        keys=settings.trusted_keys,
+        requires_signature=settings.require_signature,
     )
 
 

@@ -1,7 +1,10 @@
 """Desired models to warmed ones: where versions come from, and how the installed plan is brought to them."""
 
+from server.models.breaker import BreakerLimits
+from server.models.cache import PackageCache
 from server.models.directory import DirectorySource
 from server.models.events import Event, EventLog
+from server.models.guard import Guard
 from server.models.loading import Loader, Memory, ThreadLoader
 from server.models.local import LocalState, Mark, Overrides
 from server.models.operations import Operations
@@ -15,12 +18,14 @@ from server.models.source import Source
 from server.models.values import Desired, ModelDesired, RuleChange, ShadowShare, Share, Target, VersionRef
 
 __all__ = [
+    "BreakerLimits",
     "Desired",
     "DesiredRows",
     "DirectorySource",
     "Event",
     "EventLog",
     "FailedChange",
+    "Guard",
     "Loader",
     "LocalState",
     "Mark",
@@ -29,6 +34,7 @@ __all__ = [
     "ModelRecord",
     "Operations",
     "Overrides",
+    "PackageCache",
     "Reconciler",
     "RuleChange",
     "ServedFile",

@@ -1,6 +1,5 @@
 """Loading versions beside serving: a bounded number at once, each within its time, and within the memory there is."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -110,12 +109,12 @@ class ThreadLoader:
         self._waiting: dict[Key, Job] = {}
         self._running: dict[Key, float] = {}
         self._given_up: set[Key] = set()
-        self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self._ended: dict[Key, Result] = {}
 
     def start(self, key: Key, job: Job) -> bool:
         """Begins to load as soon as a thread is free."""
         with self._lock:
-            if key in self._waiting or key in self._running or key in self._given_up:
+            if any(key in place for place in (self._waiting, self._running, self._ended, self._given_up)):
                 return False
             self._waiting[key] = job
             self._fill()
@@ -123,13 +122,9 @@ class ThreadLoader:
 
     def take(self) -> Sequence[Result]:
         """What has ended, well or badly, or has run out of time."""
-        results = []
-        while True:
-            try:
-                results.append(self._results.get_nowait())
-            except queue.Empty:
-                break
         with self._lock:
+            results = list(self._ended.values())
+            self._ended.clear()
             now = self._clock()
             for key in [key for key, since in self._running.items() if now - since >= self._timeout_s]:
                 del self._running[key]
@@ -140,9 +135,9 @@ class ThreadLoader:
 
     @property
     def loading(self) -> frozenset[Key]:
-        """What waits for a thread or runs."""
+        """What waits for a thread, runs, or has ended and was not taken yet."""
         with self._lock:
-            return frozenset(self._waiting) | frozenset(self._running)
+            return frozenset((*self._waiting, *self._running, *self._ended))
 
     def _fill(self) -> None:
         """Starts what may run. Call with the lock held."""
@@ -160,7 +155,7 @@ class ThreadLoader:
             self._given_up.discard(key)
             self._running.pop(key, None)
             if not is_late:
-                self._results.put(result)
+                self._ended[key] = result
             self._fill()
         if is_late and result.loaded is not None:
             self._drop(result.loaded.plan)

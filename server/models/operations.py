@@ -121,8 +121,11 @@ class Operations:
             self._reconciler.change_overrides(lambda overrides: overrides.refusing(model, left, known))
         return version, plan
 
-    def trip(self, model: str, version: str, why: str, *, halts: bool) -> None:
-        """Takes a version out by the server's own decision: back to `previous`, or halted where there is none."""
+    def trip(self, model: str, version: str, why: str, *, halts: bool, is_slow: bool = False) -> None:
+        """Takes a version out by the server's own decision: back to the version before, or halted where `halts`.
+
+        Without a version to go back to, bad answers halt the model; late ones are told and nothing else.
+        """
         mark = Mark("breaker", why, time.time_ns())
         if not halts:
             try:
@@ -132,6 +135,10 @@ class Operations:
             else:
                 _log.error("breaker_tripped", model=model, version=version, back_to=back, why=why)
                 self._events.add("breaker_tripped", model=model, version=version, message=f"{why}; back to {back}")
+                return
+            if is_slow:
+                _log.error("breaker_without_way_back", model=model, version=version, why=why)
+                self._events.add("breaker_without_way_back", model=model, version=version, message=why)
                 return
         halt = Halt(f"breaker: version {version}: {why}", "breaker", mark.since_unix_ns)
         unwritten = self._reconciler.change_halts(lambda before: {**before, model: halt})

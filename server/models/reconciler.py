@@ -145,6 +145,15 @@ class Reconciler:
                 source_error=self._source_error,
             )
 
+    def digests(self) -> frozenset[str]:
+        """Those of every package that is served, kept warm or wanted, in hex."""
+        with self._lock:
+            records = list(self._records.values())
+        loaded = {each.plan.digest.hex() for record in records for each in record.loaded.values()}
+        refs = [ref for record in records for ref in record.desired.versions.values()]
+        refs += [ref for record in records if record.last for ref in record.last.versions.values()]
+        return frozenset(loaded | {ref.digest for ref in refs if ref.digest})
+
     # What operators and the breaker do; see server/models/operations.py
 
     def named(self, model: str) -> list[str]:

@@ -17,6 +17,7 @@ from mlops.registry import AllowedPin, Author, DesiredState, HaltEntry, Registry
 from mlops.registry import Desired as RegistryDesired
 from mlops.registry import Share as RegistryShare
 from mlops.registry.desired import make_state
+from mlops.registry.opening import require_registry
 from mlops.registry.wanted import Wanted
 from server.models.cache import PackageCache
 from server.models.codec import plain_halt, plain_target, read_halt, read_target
@@ -158,6 +159,13 @@ class RegistrySource:
             write_checked(self._state, body)
         except OSError as error:
             _log.error("last_good_state_not_written", file=str(self._state), error=error.strerror)
+
+
+def connect(home: Path, url: str, artifacts: str, cache: Path, keys: Path) -> Registry:
+    """Opens the registry of these settings, else the one in `home`; makes none. Raises TickserveError."""
+    require_registry(home, url)
+    folder = home.absolute() / "registry"
+    return Registry(url or f"sqlite:///{folder / 'registry.db'}", artifacts or str(folder / "artifacts"), cache, keys)
 
 
 def _desired(wanted: Wanted) -> Desired:
