@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn, Protocol, TextIO
 
 import prometheus_client
 import structlog
@@ -86,8 +86,9 @@ class Server:
         self._memory = Memory(settings.memory_budget_mb << 20)
         #: Set when there is something to do for the thread that changes the plan.
         self._work = threading.Event()
+        source = make_source(settings, lambda: self._reconciler.digests())
         self._reconciler = Reconciler(
-            make_source(settings, lambda: self._reconciler.digests()),
+            source,
             self._engine,
             LocalState(state),
             served=ServedFile(state / "served.json"),
@@ -97,6 +98,7 @@ class Server:
             memory=self._memory,
             events=EventLog(state / "events.jsonl"),
         )
+        self._reporter = make_reporter(source, self._reconciler, settings.server_name, self._engine.name, self._facts)
         operations = Operations(self._reconciler, self._work.set)
         self._guard = Guard(
             self._reconciler,
@@ -152,6 +154,8 @@ class Server:
         try:
             for follower in followers:
                 follower.start()
+            if self._reporter is not None:
+                self._reporter.start()
             while not self._is_told_to_stop:
                 self._supervise()
                 with contextlib.suppress(queue.Empty):
@@ -244,6 +248,8 @@ class Server:
         self._engine.stop(self._settings.grace_s)
         self._log_faults()
         self._notifier.stop()
+        if self._reporter is not None:
+            self._reporter.stop()
         self._http.stop()
         _log.info("stopped")
 
@@ -290,6 +296,35 @@ def make_source(settings: Settings, in_use: Callable[[], Collection[str]]) -> So
         keys=settings.trusted_keys,
         requires_signature=settings.require_signature,
     )
+
+
+class Reporter(Protocol):
+    """Tells others what this server serves."""
+
+    def start(self) -> None:
+        """Begins to tell."""
+
+    def stop(self) -> None:
+        """Says that it ends."""
+
+
+def make_reporter(
+    source: Source, reconciler: Reconciler, name: str, engine_name: str, facts: Callable[[], ProcessFacts]
+) -> Reporter | None:
+    """Who tells the registry what this server serves; None where there is no registry."""
+    if source.name != "registry":
+        return None
+    from server.fleet import FleetReporter
+    from server.models.registry import RegistrySource
+
+    if not isinstance(source, RegistrySource):
+        raise TypeError("a source named registry is one")
+
+    def told() -> tuple[str, Sequence[str]]:
+        found = facts()
+        return found.state, found.listen
+
+    return FleetReporter(name, engine_name, reconciler, source.registry, told)
 
 
 def lock_home(home: Path) -> TextIO:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from mlops.registry import (
     compare,
     desired,
     figures,
+    fleet,
     gc,
     lifecycle,
     lookup,
@@ -393,6 +395,20 @@ class Registry:
     def report(self, server: str, events: Sequence[servers.ServerEvent], author: Author) -> None:
         """Keeps what a server did; this does not move the revision."""
         self._change("report", author, lambda write: servers.report(write, server, events))
+
+    def say(self, report: fleet.ServerReport) -> None:
+        """Replaces what a server said of itself before; the time is this registry's."""
+        at = self._clock()
+        self._database.write(lambda connection: fleet.write_report(connection, replace(report, at=at)))
+
+    def reports(self) -> list[fleet.ServerReport]:
+        """What every server said of itself last."""
+        with self._database.read() as connection:
+            return fleet.read_reports(connection)
+
+    def lags(self, desired: Desired) -> list[fleet.Lag]:
+        """Which servers do not serve yet what is desired of a model, and why."""
+        return list(fleet.lags(self.reports(), desired, self._clock()))
 
     # Caring
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tickserve.cli.connection import operates
+from tickserve.cli.connection import Admin, TlsCa, TlsCert, TlsKey, connect, operates
+from tickserve.cli.models.options import Artifacts, RegistryUrl
 from tickserve.errors import Code
 
 if TYPE_CHECKING:
@@ -26,13 +27,25 @@ _Actor = Annotated[str | None, typer.Option(help="Who asks; by default the login
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@operates
 def status(
-    control: "ControlClient",
+    everything: Annotated[bool, typer.Option("--all", help="Every server that reports to the registry.")] = False,
+    registry: RegistryUrl = "",
+    artifacts: Artifacts = "",
+    admin: Admin = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     as_json: _Json = False,
 ) -> None:
-    """Show what a server serves, since when, and what failed."""
-    answer = control.status()
+    """Show what a server serves, since when, and what failed; or all servers of a registry. Exit 1 where one lags."""
+    if everything:
+        from tickserve.cli.fleet import show_fleet
+
+        if not show_fleet(registry, artifacts, as_json):
+            raise typer.Exit(1)
+        return
+    with connect(admin, tls_ca, tls_cert, tls_key) as control:
+        answer = control.status()
     if as_json:
         typer.echo(json.dumps(asdict(answer, dict_factory=_plain), indent=2))
     else:
