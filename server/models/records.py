@@ -79,9 +79,9 @@ class Snapshot:
 
 
 def known_versions(record: ModelRecord) -> set[str]:
-    """Every version that the model's source or its past names."""
+    """Every version that is wanted, or was served last."""
     named = {version for target in record.desired.targets for version in (*target.required, *target.optional)}
-    return named | record.desired.versions.keys() | (record.last.versions.keys() if record.last else set())
+    return named | (record.last.versions.keys() if record.last else set())
 
 
 def find_ref(record: ModelRecord, version: str) -> VersionRef | None:
