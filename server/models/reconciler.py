@@ -62,6 +62,7 @@ class Reconciler:
         self._engine = engine
         self._local = local
         self._served = served
+        self._is_served_kept = True
         self._last: Mapping[str, LastServed] = {} if served is None else served.read()
         self._loader = loader or InlineLoader()
         self._memory = memory or Memory()
@@ -113,13 +114,14 @@ class Reconciler:
         while not (self._stopping.is_set() or self._is_closed):
             for name in list(self._records):
                 if self._stopping.is_set():
-                    return
+                    break
                 self._step(name)
             results = self._loader.take()
             for result in results:
                 self._finish(result)
             if not results:
-                return
+                break
+        self._keep_served()
 
     def stop(self) -> None:
         """Lets a pass that is under way load no further model."""
@@ -409,9 +411,17 @@ class Reconciler:
         self._engine.install(plan)
         self._plan = plan
         self._records = {name: _dated(record) for name, record in records.items()}
-        if self._served is not None:
+        self._is_served_kept = False
+
+    def _keep_served(self) -> None:
+        """Writes what is served where that changed; not under the lock, for a disk may take its time."""
+        with self._lock:
+            if self._served is None or self._is_served_kept or self._is_closed:
+                return
+            self._is_served_kept = True
             # A model that serves nothing yet keeps what it served last.
-            self._served.write({name: last for name, record in self._records.items() if (last := last_served(record))})
+            served = {name: last for name, record in self._records.items() if (last := last_served(record))}
+        self._served.write(served)
 
     def _account(self) -> None:
         self._memory.keep(

@@ -46,12 +46,21 @@ def arm(step: str) -> None:
         "before-prepare": (engines, "prepare", lambda _, version: version.version == "2", True),
         "prepared": (engines, "prepare", lambda _, version: version.version == "2", False),
         "installed": (engines, "install", lambda _, plan: has_second(plan), False),
-        "before-written": ((ServedFile,), "write", lambda _, last: "2" in last["demo"].versions, True),
-        "written": ((ServedFile,), "write", lambda _, last: "2" in last["demo"].versions, False),
+        "before-written": (
+            (ServedFile,),
+            "write",
+            serves_second,
+            True,
+        ),
+        "written": ((ServedFile,), "write", serves_second, False),
     }
     owners, name, is_it, before = traps[step]
     for owner in owners:
         around(owner, name, is_it, before=before)
+
+
+def serves_second(_: Any, last: Any) -> bool:
+    return "demo" in last and "2" in last["demo"].versions
 
 
 def wanted(body: Any) -> list[str]:
