@@ -61,13 +61,16 @@ integration: native-if-cargo
 	PATH="$(CURDIR)/.build/bin:$$PATH" $(BIN)/pytest -m integration
 
 bench: native-if-cargo
+	$(BIN)/python -m benchmarks.run --chart docs/benchmarks.svg
 	$(BIN)/python -m benchmarks.registry
-	$(BIN)/python -m benchmarks.run
 
 soak: native-if-cargo
 	$(BIN)/python -m benchmarks.soak $(SCENARIO)
 
-studies: setup
+studies: native-if-cargo
+ifdef CARGO
+	$(BIN)/python -m benchmarks.studies.native_fuzz
+endif
 	$(BIN)/python -m benchmarks.studies.gate_levels
 
 run: setup

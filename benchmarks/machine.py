@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("tickserve", "grpcio", "protobuf", "numpy", "onnxruntime")
+PACKAGES = ("tickserve", "tickserve-native", "grpcio", "protobuf", "numpy", "onnxruntime")
 
 
 @dataclass(frozen=True)

@@ -147,8 +147,8 @@ async def context_steps() -> dict[str, float]:
 def main() -> None:
     """Prints the table."""
     with tempfile.TemporaryDirectory(prefix="tickserve-bench-") as scratch:
-        models.build(MODEL, Path(scratch))
-        steps = session_steps(Path(scratch) / MODEL / "1" / "model.onnx") | message_steps()
+        models_dir = models.build(MODEL, Path(scratch) / "models")
+        steps = session_steps(models_dir / MODEL / "1" / "model.onnx") | message_steps()
     table = Table("step", "us")
     for name, cost_us in ({name: time_us(step) for name, step in steps.items()} | asyncio.run(context_steps())).items():
         table.add_row(name, f"{cost_us:.2f}")

@@ -64,14 +64,24 @@ def set_up() -> None:
 
 
 def run(
-    address: str, model: str, shape: str, concurrency: int, window_ms: int, *, streaming: bool = False
+    address: str,
+    model: str,
+    name: str,
+    inputs: NDArray[np.float32],
+    concurrency: int,
+    window_ms: int,
+    *,
+    streaming: bool = False,
 ) -> Measurement:
     """Loads `model` at `address` (host:port) with unary calls, or over one stream, and returns the raw times.
 
     Parameters
     ----------
-    shape : str
-        The input as perf_analyzer names it, such as `features:1,10`.
+    name : str
+        Of the model's input.
+    inputs : ndarray of shape (requests, rows, columns)
+        What is sent, one request after the other and from the first on again. (What the tool makes up itself is
+        random bits, NaN among them.)
     concurrency : int
         Requests kept in flight.
     window_ms : int
@@ -83,8 +93,12 @@ def run(
         Where the tool fails, a request fails, or the run hangs.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        export = Path(scratch) / "requests.json"
-        command = [str(BINARY), "-m", model, "-u", address, "-i", "grpc", "--shape", shape]
+        export, data = Path(scratch) / "requests.json", Path(scratch) / "inputs.json"
+        shape = list(inputs.shape[1:])
+        requests = [{name: {"content": values.ravel().tolist(), "shape": shape}} for values in inputs]
+        data.write_text(json.dumps({"data": requests}))
+        command = [str(BINARY), "-m", model, "-u", address, "-i", "grpc", "--input-data", str(data)]
+        command += ["--shape", f"{name}:{','.join(map(str, shape))}"]
         command += ["--concurrency-range", str(concurrency), "--measurement-interval", str(window_ms)]
         command += ["--max-trials", str(MAX_WINDOWS), "--stability-percentage", "999", "--percentile", "99"]
         command += ["--profile-export-file", str(export), *(["--async", "--streaming"] if streaming else [])]

@@ -1,13 +1,12 @@
-"""One server under test: a process of its own, with its exact request count, CPU time and stage times."""
+"""One server under test: a process of its own, with its exact request count, CPU time, memory and stage times."""
 
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
 CALL_TIMEOUT_S = 5.0
-STAGE_METRIC = "tickserve_stage_seconds"
+STAGE_METRIC, REQUESTS_METRIC = "tickserve_stage_seconds", "tickserve_requests"
 
 Response = TypeVar("Response", bound=Message)
 
@@ -43,18 +42,32 @@ class ServerProcess:
     Parameters
     ----------
     command : list of str
-        Its command line, with `{address}` and `{http}` where the two listeners go.
+        Its command line, with `{address}` and `{http}` where the two listeners go, `{port}` and `{http_port}` where
+        only their ports do.
     environment : mapping
         Variables added to this process's own.
     log : Path
         Receives its output.
     has_metrics : bool
-        Whether `http` serves /metrics, which then gives the count; else ModelStatistics does.
+        Whether `http` serves our /metrics, which then gives the count; else ModelStatistics does.
+    cpus : collection of int
+        The CPUs that it may use; by default all.
     """
 
-    def __init__(self, command: list[str], environment: Mapping[str, str], log: Path, *, has_metrics: bool) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        has_metrics: bool,
+        cpus: Collection[int] = (),
+    ) -> None:
         self.address, self._http = _free_address(), _free_address()
-        self._command = [part.format(address=self.address, http=self._http) for part in command]
+        port, http_port = self.address.rpartition(":")[2], self._http.rpartition(":")[2]
+        places = {"address": self.address, "http": self._http, "port": port, "http_port": http_port}
+        pin = ["taskset", "--cpu-list", ",".join(map(str, cpus))] if cpus else []
+        self._command = [*pin, *(part.format(**places) for part in command)]
         self._environment = {**os.environ, **environment}
         self._log = log
         self._has_metrics = has_metrics
@@ -77,6 +90,11 @@ class ServerProcess:
     ) -> None:
         self._stop()
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
     def cpu_ns(self) -> int:
         """CPU time of the whole process so far, all threads, user and system.
 
@@ -85,6 +103,15 @@ class ServerProcess:
         # clock_getcpuclockid(3) on Linux: the complement of the process id above the three bits of the clock's kind.
         return time.clock_gettime_ns((~self._process.pid << 3) | 2)
 
+    def resident_bytes(self) -> int:
+        """Memory that the process occupies."""
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def threads(self) -> int:
+        """How many it has."""
+        return len(os.listdir(f"/proc/{self._process.pid}/task"))
+
     def snapshot(self) -> Snapshot:
         """Counts so far."""
         if not self._has_metrics:
@@ -92,8 +119,13 @@ class ServerProcess:
                 "ModelStatistics", pb.ModelStatisticsRequest(), pb.ModelStatisticsResponse
             ).model_stats
             return Snapshot(model.inference_count, {})
+        return read_metrics(self.metrics())
+
+    def metrics(self) -> str:
+        """The page that Prometheus would read."""
         with urllib.request.urlopen(f"http://{self._http}/metrics", timeout=CALL_TIMEOUT_S) as response:
-            return _read_metrics(response.read().decode())
+            page: str = response.read().decode()
+        return page
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -126,48 +158,23 @@ class ServerProcess:
             self._process.wait(STOP_TIMEOUT_S)
 
 
-def bare_grpc_aio(models: Path, model: str, home: Path, log: Path) -> ServerProcess:
-    """The bare peer, serving `model` from the served directory `models`."""
-    path = models / model / "1" / "model.onnx"
-    command = [sys.executable, "-m", "benchmarks.peers.bare_grpc_aio", "--model", str(path), "--name", model]
-    return ServerProcess([*command, "--listen", "{address}"], {}, log, has_metrics=False)
-
-
-def tickserve_python(models: Path, model: str, home: Path, log: Path) -> ServerProcess:
-    """Our server on its python engine, with its state in `home`."""
-    program = str(Path(sys.executable).with_name("tickserve"))
-    command = [program, "serve", "--models", str(models), "--listen", "{address}", "--http", "{http}"]
-    return ServerProcess([*command, "--engine", "python"], {"TICKSERVE_HOME": str(home)}, log, has_metrics=True)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A server that can be measured: its names in the results, and how it is made."""
-
-    server: str
-    engine: str | None
-    make: Callable[[Path, str, Path, Path], ServerProcess]
-
-
-KINDS = {
-    "tickserve-python": Kind("tickserve", "python", tickserve_python),
-    "bare": Kind("bare_grpc_aio", None, bare_grpc_aio),
-}
-
-
-def _read_metrics(text: str) -> Snapshot:
+def read_metrics(text: str) -> Snapshot:
+    """Answered requests and stage times of all versions, from a page of our metrics."""
     stages: dict[str, tuple[float, int]] = {}
+    inferences = 0
     for family in text_string_to_metric_families(text):
-        if family.name != STAGE_METRIC:
-            continue
         for sample in family.samples:
+            if family.name == REQUESTS_METRIC and sample.labels.get("outcome") == "ok":
+                inferences += int(sample.value) if sample.name.endswith("_total") else 0
+            if family.name != STAGE_METRIC:
+                continue
             stage = sample.labels["stage"]
             seconds, count = stages.get(stage, (0.0, 0))
             if sample.name.endswith("_sum"):
                 stages[stage] = seconds + sample.value, count
             elif sample.name.endswith("_count"):
                 stages[stage] = seconds, count + int(sample.value)
-    return Snapshot(stages.get("total", (0.0, 0))[1], stages)
+    return Snapshot(inferences, stages)
 
 
 def _free_address() -> str:

@@ -16,6 +16,7 @@ from typing import NoReturn, Protocol, TextIO
 import prometheus_client
 import structlog
 
+from mlops.tap import slot_bytes_for
 from server.api.admin import AdminServer
 from server.api.control import ControlService, ProcessFacts
 from server.api.repository import RepositoryService
@@ -47,6 +48,7 @@ from server.models import (
 )
 from server.notify import Notifier
 from server.starting import is_loaded
+from server.tap import Tap, widest_record
 from server.tls import Certificates
 from tickserve.errors import Code, ConfigurationError, StatusError
 
@@ -78,6 +80,7 @@ class Server:
         self._fault: Exception | None = None
         self._state = "starting"
         self._listen: Sequence[str] = ()
+        self._tap: Tap | None = None
         files = settings.tls_files()
         self._certificates = Certificates(files) if files is not None else None
         self._engine = choose_engine(settings, self._certificates)
@@ -126,7 +129,13 @@ class Server:
         prometheus_client.PlatformCollector(registry=registry)
         prometheus_client.GCCollector(registry=registry)
         registry.register(
-            ServerCollector(self._engine.name, self._engine.counters, self._reconciler.snapshot, self._is_ready)
+            ServerCollector(
+                self._engine.name,
+                self._engine.counters,
+                self._reconciler.snapshot,
+                self._is_ready,
+                lambda: None if self._tap is None else self._tap.totals(),
+            )
         )
         if self._certificates is not None:
             export_certificates(self._certificates, registry)
@@ -140,9 +149,14 @@ class Server:
         lock = lock_home(self._settings.home)
         # One listener for data at each address, and the one for operators.
         provide_descriptors(self._settings.max_connections * (len(self._settings.listen) + 1))
-        self._http.start()
-        self._admin.start()
-        self._listen = self._engine.start()
+        self._open_tap()
+        try:
+            self._http.start()
+            self._admin.start()
+            self._listen = self._engine.start()
+        except BaseException:
+            self._close_tap()
+            raise
         followers = [
             threading.Thread(target=self._guarded, args=(step,), name=name, daemon=True)
             for name, step in (
@@ -163,6 +177,23 @@ class Server:
         finally:
             self._end()
             lock.close()
+
+    def _open_tap(self) -> None:
+        settings = self._settings
+        if settings.tap == "off":
+            return
+        self._tap = Tap(
+            Path(settings.tap),
+            ring_bytes=settings.tap_ring_bytes,
+            slot_bytes=slot_bytes_for(widest_record(settings.models)),
+            producers=self._engine.producers,
+        )
+        self._engine.open_tap(self._tap)
+        _log.info("tap", boot=str(self._tap.boot))
+
+    def _close_tap(self) -> None:
+        if self._tap is not None:
+            self._tap.close()
 
     def _supervise(self) -> None:
         """Everything that must go on while models load."""
@@ -251,6 +282,7 @@ class Server:
         if self._reporter is not None:
             self._reporter.stop()
         self._http.stop()
+        self._close_tap()
         _log.info("stopped")
 
     def _stop(self) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mlops.tap import default_folder
 from server.connections import DEFAULT_BOUNDS, ConnectionBounds
 from server.models.policy import parse_policy
 from server.tls import TlsFiles
@@ -74,6 +75,8 @@ class Settings(BaseSettings):
     settle_s: Annotated[float, Field(ge=0, le=600)] = 5.0
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
+    tap: Path | Literal["off"] = Field(default_factory=lambda data: default_folder(data["home"]))
+    tap_ring_bytes: Annotated[int, Field(ge=64 << 10, le=1 << 40)] = 8 << 20
     require_signature: bool = False
     trusted_keys: Path = Field(default_factory=lambda data: data["home"] / "keys")
     serve_rest: bool = False
@@ -161,6 +164,11 @@ class Settings(BaseSettings):
             return None if value is None else value.expanduser().absolute()
         except RuntimeError as error:
             raise ValueError(str(error)) from None
+
+    @field_validator("tap")
+    @classmethod
+    def _absolute_tap(cls, value: Path | str) -> Path | str:
+        return value if isinstance(value, str) else value.expanduser().absolute()
 
     def connection_bounds(self) -> ConnectionBounds:
         """What each connection is granted."""

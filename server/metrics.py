@@ -15,6 +15,7 @@ from server.engine.totals import model_totals
 from server.models import Snapshot
 from server.models.records import refused_versions
 from server.plan import Role
+from server.tap import TapTotals
 from tickserve import __version__
 
 _BUCKETS = exposition_buckets()
@@ -30,11 +31,13 @@ class ServerCollector(Collector):
         counters: Callable[[], Counters],
         snapshot: Callable[[], Snapshot],
         is_ready: Callable[[], bool],
+        tap: Callable[[], TapTotals | None] = lambda: None,
     ) -> None:
         self._engine_name = engine_name
         self._counters = counters
         self._snapshot = snapshot
         self._is_ready = is_ready
+        self._tap = tap
         self._started = time.time()
         self._busy = BusyRatio(time.monotonic())
 
@@ -84,6 +87,9 @@ class ServerCollector(Collector):
             "tickserve_loading_versions", "Versions that are being loaded or wait for that.", len(snapshot.loading)
         )
         yield from self._workers(counters)
+        tap = self._tap()
+        if tap is not None:
+            yield from _tap(tap)
         faults = CounterMetricFamily(
             "tickserve_faults", "Unexpected exceptions while answering; their tracebacks are in the log."
         )
@@ -111,6 +117,22 @@ class BusyRatio:
         since, before = self._before
         spent = [busy - (before[index] if index < len(before) else 0) for index, busy in enumerate(busy_ns)]
         return [min(1.0, max(0.0, each / 1e9 / max(now - since, 1e-9))) for each in spent]
+
+
+def _tap(totals: TapTotals) -> Iterator[Metric]:
+    for name, text, count in (
+        ("tickserve_tap_records", "Records written to the tap's rings.", totals.written),
+        (
+            "tickserve_tap_dropped",
+            "Records that found no room, because no reader took the ones before.",
+            totals.dropped,
+        ),
+        ("tickserve_tap_cut", "Records without all of their tensors, because they were too large.", totals.cut),
+        ("tickserve_tap_uncounted_versions", "Versions that found no block of counters.", totals.unplaced),
+    ):
+        family = CounterMetricFamily(name, text)
+        family.add_metric([], count)
+        yield family
 
 
 def _requests(counters: Counters) -> Iterator[Metric]:

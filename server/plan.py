@@ -88,6 +88,8 @@ class ModelPlan:
     halt: Halt | None = None
     position_scale: float = 1.0
     previous: str = ""
+    #: What a rollout holds latencies against, in nanoseconds; 0 is nothing.
+    latency_edge_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,6 +239,12 @@ class ConflictError(RegistryError):
     code = Code.ABORTED
 
 
+class DamagedTapError(TickserveError):
+    """A file of the tap is none, or not whole; `field` names it."""
+
+    code = Code.DATA_LOSS
+
+
 class DataError(TickserveError):
     """Reference or training data is unusable; `field` names the column."""
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, func, select
 from mlops.package import Metric
 from mlops.registry.columns import check_text
 from mlops.registry.journal import Write
-from mlops.registry.lookup import as_version, require_version
+from mlops.registry.lookup import as_version, require_model, require_version
 from mlops.registry.schema import metrics, models, versions
 from mlops.registry.values import MetricRow, Status, Version
 from tickserve.errors import RegistryArgumentError, UnknownError
@@ -162,7 +162,7 @@ def best(
     RegistryArgumentError
         Where the direction is unknown, or the test set was asked for without saying so.
     UnknownError
-        Where no version has such a figure.
+        Where no version has such a figure, or there is no such model.
     """
     if dataset == TEST_SET and not may_use_test:
         raise RegistryArgumentError(
@@ -177,6 +177,8 @@ def best(
             f"{', '.join(sorted(HIGHER_IS_BETTER))}",
             field="direction",
         )
+    if model is not None:
+        require_model(connection, model)
     row = connection.execute(_ranked(metric, dataset, model, strategy_type, is_higher_better)).first()
     if row is None:
         raise UnknownError(f"no version has a defined {metric} on {dataset}", field="metric")

@@ -69,7 +69,10 @@ def delete(write: Write, model: str, version: int) -> Version:
 def set_label(write: Write, model: str, version: int, label: str | None) -> Version:
     """Gives a version a semantic version as its label, or takes it away."""
     label = check_label(label) if label is not None else None
-    if require_version(write.connection, model, version).label != label:
+    found = require_version(write.connection, model, version)
+    if found.status == Status.DELETED:
+        raise RegistryError(f"version {version} of model {model!r} is deleted", field="version")
+    if found.label != label:
         require_free_label(write, model, label)
         write.update(versions, {"model": model, "version": version}, label=label)
     return require_version(write.connection, model, version)

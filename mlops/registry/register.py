@@ -77,7 +77,8 @@ class Registrar:
     def register(self, path: Path, author: Author, registration: Registration) -> Version:
         """Verifies a package, stores it and makes it the next version; the same package again is the same version.
 
-        Evaluations that the first registration lacked are added then, and a label where there is none.
+        Evaluations that the first registration lacked are added then, and a label where there is none. Another
+        evaluation of a data set takes the place of the earlier one, which is kept.
 
         Raises
         ------

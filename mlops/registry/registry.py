@@ -149,10 +149,10 @@ class Registry:
         with self._database.read() as connection:
             return search.list_versions(connection, model, **filters)
 
-    def labelled(self, model: str) -> list[Version]:
-        """A model's versions that have a label, in the order of semantic versions."""
+    def labelled(self, model: str, **page: Any) -> list[Version]:
+        """One page of a model's labelled versions, by semantic version. See `search.list_labelled`."""
         with self._database.read() as connection:
-            return search.list_labelled(connection, model)
+            return search.list_labelled(connection, model, **page)
 
     def manifest(self, version: Version) -> Manifest:
         """What the version's package says of it."""
@@ -235,6 +235,8 @@ class Registry:
     def served(self, model: str | None = None, at: datetime | None = None) -> list[Served]:
         """What each server had installed at a time, by its own reports and its own clock; now where none is given."""
         with self._database.read() as connection:
+            if model is not None:
+                lookup.require_model(connection, model)
             return servers.installed(connection, model, at)
 
     @property

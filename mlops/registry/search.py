@@ -6,7 +6,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 
 from mlops.package.manifest import MAX_INTEGER
 from mlops.registry.desired import read_desired
-from mlops.registry.lookup import as_version, label_key, require_model
+from mlops.registry.lookup import as_version, check_label, label_key, require_model
 from mlops.registry.schema import audit, model_tags, models, versions
 from mlops.registry.values import Change, Model, ModelFacts, Status, Version
 from tickserve.errors import RegistryArgumentError
@@ -79,15 +79,19 @@ def list_versions(
     query = select(versions).where(versions.c.model == model).order_by(versions.c.version.desc()).limit(_page(limit))
     query = query.where(versions.c.status == status if status else versions.c.status != Status.DELETED)
     if before is not None:
-        query = query.where(versions.c.version < min(before, MAX_INTEGER))
+        query = query.where(versions.c.version < _within(before))
     return [as_version(row) for row in connection.execute(query)]
 
 
-def list_labelled(connection: Connection, model: str) -> list[Version]:
-    """A model's versions that have a label, in the order of semantic versions."""
+def list_labelled(connection: Connection, model: str, *, after: str = "", limit: int = PAGE) -> list[Version]:
+    """One page of a model's versions that have a label, in the order of semantic versions, from behind `after` on."""
     require_model(connection, model)
     rows = connection.execute(select(versions).where(versions.c.model == model, versions.c.label.is_not(None)))
-    return sorted((as_version(row) for row in rows), key=lambda version: label_key(version.label or ""))
+    found = sorted((as_version(row) for row in rows), key=lambda version: label_key(version.label or ""))
+    if after:
+        behind = label_key(check_label(after))
+        found = [version for version in found if label_key(version.label or "") > behind]
+    return found[: _page(limit)]
 
 
 def history(
@@ -105,10 +109,15 @@ def history(
         require_model(connection, model)
         query = query.where(audit.c.model == model)
     if version is not None:
-        query = query.where(audit.c.version == version)
+        query = query.where(audit.c.version == _within(version))
     if before is not None:
-        query = query.where(audit.c.sequence < min(before, MAX_INTEGER))
+        query = query.where(audit.c.sequence < _within(before))
     return [Change(*row) for row in connection.execute(query)]
+
+
+def _within(number: int) -> int:
+    """The number, or beyond what a database can look for the one next to all that it can hold."""
+    return max(-1, min(number, MAX_INTEGER + 1))
 
 
 def _page(limit: int) -> int:

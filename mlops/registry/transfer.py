@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import rfc8785
+from pydantic import ValidationError
 from sqlalchemy import or_, select
 
+from mlops.package import read_package
 from mlops.package._files import read_file, sync_folder
+from mlops.package.manifest import Count, Frozen, explain
 from mlops.registry import evaluation
 from mlops.registry.database import Database
 from mlops.registry.fetch import Fetcher
@@ -29,6 +32,42 @@ KIND = "history"
 _FORMAT = 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_BYTES = 256 << 20
+
+
+class _Facts(Frozen):
+    strategy_type: str
+    universe: str
+    model_type: str
+    description: str
+    tags: dict[str, str]
+
+
+class _Figure(Frozen):
+    dataset: str
+    name: str
+    step: Count
+    value: float | None
+    standard_error: float | None
+    n: Count
+
+
+class _History(Frozen):
+    """The form of history.json."""
+
+    format: int
+    digest: str
+    model: str
+    version: Count
+    label: str | None
+    status: str
+    author: str
+    description: str
+    metadata: dict[str, Any]
+    facts: _Facts
+    metrics: list[_Figure]
+    audit: list[dict[str, Any]]
+    evaluations: dict[str, str]
+    hash: str
 
 
 @dataclass(frozen=True)
@@ -99,6 +138,12 @@ class Importer:
         data = read_file(folder / HISTORY_FILE, _MAX_BYTES)
         history = _read(data)
         tables = dict(_read_tables(folder, history["evaluations"]))
+        package = read_package(folder / history["digest"])
+        if package.manifest.name != history["model"]:
+            raise DamagedPackageError(
+                f"{HISTORY_FILE} is of model {history['model']!r}, the package of {package.manifest.name!r}",
+                field=HISTORY_FILE,
+            )
         with self.journal.database.read() as connection:
             is_new = connection.execute(select(models.c.name).where(models.c.name == history["model"])).first() is None
             evaluated = set(
@@ -173,23 +218,12 @@ def _read(data: bytes) -> dict[str, Any]:
         history: dict[str, Any] = load_json(data.decode())
         is_ours = history["format"] == _FORMAT and rfc8785.dumps(history) == data and history["hash"] == _hash(history)
         edited = [row["sequence"] for row in history["audit"] if row_hash(row) != row["hash"]]
-        wanted = {
-            "digest",
-            "model",
-            "version",
-            "label",
-            "status",
-            "author",
-            "description",
-            "metadata",
-            "facts",
-            "metrics",
-            "evaluations",
-        }
-        missing = wanted - history.keys()
-    except (ValueError, KeyError, TypeError) as error:
+        _History.model_validate(history)
+    except ValidationError as error:
+        raise DamagedPackageError(explain(error, HISTORY_FILE).message, field=HISTORY_FILE) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedPackageError(f"{HISTORY_FILE} is malformed: {error}", field=HISTORY_FILE) from None
-    if not is_ours or missing or not _DIGEST.fullmatch(str(history["digest"])):
+    if not is_ours or not _DIGEST.fullmatch(str(history["digest"])):
         raise DamagedPackageError(f"{HISTORY_FILE} is not as it was exported", field=HISTORY_FILE)
     if edited:
         raise DamagedPackageError(f"{HISTORY_FILE}: audit row {edited[0]} was edited", field=HISTORY_FILE)

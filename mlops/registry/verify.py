@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import rfc8785
-from sqlalchemy import Connection, Table, Text, cast, select, text, type_coerce
+from sqlalchemy import Connection, Table, Text, select, text, type_coerce
 from sqlalchemy.exc import DBAPIError
 
 from mlops.package._text import one_line
@@ -15,8 +15,10 @@ from mlops.registry.schema import CanonicalJson, audit, audit_head, load_json, m
 from mlops.registry.store import ArtifactStore
 from tickserve.errors import TickserveError
 
-#: Rows by table, then by primary key as JSON.
-_Tables = dict[str, dict[str, dict[str, Any]]]
+#: Values of a primary key, in the order of its columns.
+_Key = tuple[Any, ...]
+#: Rows by table, then by primary key.
+_Tables = dict[str, dict[_Key, dict[str, Any]]]
 #: The log itself, and what is outside of it.
 _NOT_REPLAYED = frozenset({audit.name, server_status.name})
 #: Missing rows that are named one by one.
@@ -101,8 +103,8 @@ class _Chain:
                 _apply(replayed, written)
         except (ValueError, KeyError, TypeError) as error:
             yield Finding(place, f"cannot be replayed: {_reason(error)}")
-        self.sequence, self.at, self.hash = sequence, row["at"], row["hash"]
-        self.hashes.add(row["hash"])
+        self.sequence, self.at, self.hash = sequence, str(row["at"]), str(row["hash"])
+        self.hashes.add(self.hash)
         self.count += 1
 
 
@@ -118,13 +120,13 @@ def _apply(tables: _Tables, written: Mapping[str, Any]) -> None:
         rows[key].update(written["set"])
 
 
-def _compare(connection: Connection, table: Table, expected: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+def _compare(connection: Connection, table: Table, expected: Mapping[_Key, Mapping[str, Any]]) -> Iterator[Finding]:
     """Each row that is in the table or in the replay and not equally in both."""
     left = dict(expected)
     try:
         for row in connection.execute(_raw(table)).mappings():
             key = _key(table, dict(row))
-            place = f"{table.name} {key}"
+            place = _place(table, key)
             wanted = left.pop(key, None)
             if wanted is None:
                 yield Finding(place, "was not written by the registry: the audit log has no such row")
@@ -137,7 +139,7 @@ def _compare(connection: Connection, table: Table, expected: Mapping[str, Mappin
         yield Finding(table.name, f"cannot be read: {_reason(error)}")
         return
     for key in left:
-        yield Finding(f"{table.name} {key}", "is missing: the audit log has such a row")
+        yield Finding(_place(table, key), "is missing: the audit log has such a row")
 
 
 def _end(connection: Connection, chain: _Chain) -> Iterator[Finding]:
@@ -167,7 +169,7 @@ def _schema(connection: Connection) -> Iterator[Finding]:
                 yield Finding(f"schema {name}", "was changed" if name in wanted else "was added")
 
 
-def _files(store: ArtifactStore, expected: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+def _files(store: ArtifactStore, expected: Mapping[_Key, Mapping[str, Any]]) -> Iterator[Finding]:
     for row in expected.values():
         try:
             store.get(row["sha256"], row["size_bytes"])
@@ -183,8 +185,8 @@ def _raw(table: Table) -> Any:
 def _raw_column(column: Any) -> Any:
     if column.type.python_type in (int, float):
         return column
-    # A cast, where the declared type alone would not keep a number that an edit put into a text column.
-    return type_coerce(cast(column, Text), Text).label(column.name)
+    # No cast: it would make text of bytes, which SQLite keeps in any column and finds equal to no text.
+    return type_coerce(column, Text).label(column.name)
 
 
 def _stored(kind: Any, value: Any) -> Any:
@@ -192,8 +194,13 @@ def _stored(kind: Any, value: Any) -> Any:
     return rfc8785.dumps(value).decode() if isinstance(kind, CanonicalJson) and value is not None else value
 
 
-def _key(table: Table, row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{column.name}={row[column.name]}" for column in table.primary_key)
+def _key(table: Table, row: Mapping[str, Any]) -> _Key:
+    return tuple(row[column.name] for column in table.primary_key)
+
+
+def _place(table: Table, key: _Key) -> str:
+    names = (column.name for column in table.primary_key)
+    return f"{table.name} {', '.join(f'{name}={value}' for name, value in zip(names, key, strict=True))}"
 
 
 def _hash(row: Mapping[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from server.plan import Plan, Role, VersionPlan
+from server.tap import Tap
 
 #: Stages of one request, in order; `total` spans them all.
 STAGES = ("wait", "decode", "validate_input", "run", "validate_output", "encode", "total")
@@ -80,6 +81,11 @@ class Engine(Protocol):
     """One implementation of the data plane. Every method may be called from any thread but the engine's own."""
 
     name: str
+    #: Threads that record requests.
+    producers: int
+
+    def open_tap(self, tap: Tap) -> None:
+        """Records requests there. Before `start`, and at most once."""
 
     def start(self) -> Sequence[str]:
         """Opens the listeners and returns their addresses, with the ports that were chosen where 0 was asked.

@@ -24,13 +24,14 @@ from server.engine.python.runtime import Runtime, Tally
 from server.engine.python.serving import Installed, build
 from server.plan import ModelPlan, Plan, Role, VersionPlan
 from server.sockets import socket_file
+from server.tap import UNTAPPED, Tap, TappedModel
 from server.tls import Certificates, TlsIdentity
 from tickserve.address import is_unix, split_host
 from tickserve.errors import ConfigurationError, PackageError
 from tickserve.wire import grpc_service_pb2 as oip
 
 #: The format of what is handed over; the module must hold the same.
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 _BACKLOG = 1024
 _OFFERED = (
     "inference.GRPCInferenceService",
@@ -72,6 +73,8 @@ class NativeEngine:
         self._lock = threading.Lock()
         #: Prepared, and named by no plan yet.
         self._waiting: dict[tuple[str, str, bytes], Any] = {}
+        self._tap: Tap | None = None
+        self.producers = workers
         bounds = {
             **asdict(connections),
             "max_message_bytes": max_message_bytes,
@@ -92,6 +95,14 @@ class NativeEngine:
             services=list(_OFFERED),
             descriptors=descriptors(),
         )
+
+    def open_tap(self, tap: Tap) -> None:
+        """Records requests there. Raises ConfigurationError where it cannot be mapped."""
+        try:
+            self._native.open_tap([str(path) for path in tap.rings], str(tap.counters))
+        except RuntimeError as error:
+            raise ConfigurationError(f"tap: {error}", field="tap") from None
+        self._tap = tap
 
     def start(self) -> Sequence[str]:
         """Opens the listeners and returns their addresses. Raises ConfigurationError where one cannot be bound."""
@@ -130,14 +141,16 @@ class NativeEngine:
 
     def install(self, plan: Plan) -> None:
         """Makes `plan` the installed one. Raises RuntimeError where it names what is not prepared."""
-        described = _plan(plan)
         with self._lock:
             for model in plan.models.values():
                 for version in model.versions.values():
                     prepared = self._waiting.pop(_key(version), None)
                     if prepared is not None:
                         self._native.keep(prepared)
-            self._native.install(described)
+            placed = {} if self._tap is None else self._tap.place(plan)
+            self._native.install(_plan(plan, placed))
+            if self._tap is not None:
+                self._tap.keep(plan, placed)
 
     def discard(self, version: VersionPlan) -> None:
         """Forgets a prepared version that is not installed."""
@@ -248,19 +261,19 @@ class _NotRun:
     version: VersionPlan
 
 
-def _plan(plan: Plan) -> dict[str, Any]:
+def _plan(plan: Plan, placed: Mapping[str, TappedModel]) -> dict[str, Any]:
     described = build(plan, lambda version: cast(Runtime, _NotRun(version)), lambda *_: cast(Tally, None))
     index = oip.RepositoryIndexRequest
     return {
         "generation": plan.generation,
-        "models": {name: _model(model, described) for name, model in plan.models.items()},
+        "models": {name: _model(model, described, placed.get(name, UNTAPPED)) for name, model in plan.models.items()},
         "not_loaded": dict(plan.not_loaded),
         "repository_index": metadata.repository_index(index().SerializeToString(), described),
         "repository_index_ready": metadata.repository_index(index(ready=True).SerializeToString(), described),
     }
 
 
-def _model(model: ModelPlan, described: Installed) -> dict[str, Any]:
+def _model(model: ModelPlan, described: Installed, tapped: TappedModel) -> dict[str, Any]:
     roles = {segment.version: segment.role for segment in model.split.segments}
     return {
         "versions": [
@@ -275,6 +288,11 @@ def _model(model: ModelPlan, described: Installed) -> dict[str, Any]:
         "described": [
             answer for version in ("", *model.versions) for answer in _descriptions(model.name, version, described)
         ],
+        "tap": {
+            "split_generation": tapped.split_generation,
+            "latency_edge_ns": tapped.latency_edge_ns,
+            "versions": [(version, *placed) for version, placed in tapped.versions.items()],
+        },
     }
 
 

@@ -196,6 +196,8 @@ class Reconciler:
             target = choose(record)
             self._overrides = refuse(self._overrides)
             self._switch(record, target)
+            # In this order: a process that is killed between the two must find a way back that is not refused.
+            self._keep_served()
             _written(lambda: self._local.write_overrides(self._overrides))
             return self._records[model]
 

@@ -1,6 +1,7 @@
 """Real server processes, started as a user starts them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mlops.tap import default_folder
 from tickserve.client import Client, ControlClient
 from tickserve.errors import UnreachableError
 
@@ -103,6 +105,8 @@ def launcher() -> Iterator[Launcher]:
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
         (Path(folder) / "models").mkdir()
         yield Launcher(Path(folder))
+        # What a server that was killed leaves.
+        shutil.rmtree(default_folder(Path(folder)), ignore_errors=True)
 
 
 @pytest.fixture

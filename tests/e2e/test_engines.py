@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from server.engine.native import PLAN_FORMAT
 from tests.e2e.conftest import Launcher
 from tests.support.models import FEATURES
 from tests.support.packages import add_constant
@@ -33,7 +34,10 @@ def shadow_module(launcher: Launcher, source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        ("PLAN_FORMAT = 99\n__version__ = '9.9'\n", "tickserve-native 9.9 speaks plan format 99, this server 1"),
+        (
+            "PLAN_FORMAT = 99\n__version__ = '9.9'\n",
+            f"tickserve-native 9.9 speaks plan format 99, this server {PLAN_FORMAT}",
+        ),
         ("raise ImportError('GLIBC_9.99 not found')\n", "is not installed: GLIBC_9.99 not found"),
     ],
 )

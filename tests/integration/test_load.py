@@ -4,6 +4,7 @@ import base64
 import json
 import struct
 
+import numpy as np
 import pytest
 
 from benchmarks import perf_analyzer
@@ -36,7 +37,8 @@ def counted(served: Running) -> tuple[int, int, int]:
 @pytest.mark.parametrize("rows", [1, 64])
 @pytest.mark.parametrize("streaming", [False, True], ids=["unary", "streaming"])
 def test_perf_analyzer_gets_every_answer(served: Running, rows: int, streaming: bool) -> None:
-    measured = perf_analyzer.run(served.address, "demo", f"features:{rows},3", 4, WINDOW_MS, streaming=streaming)
+    inputs = np.ones((8, rows, 3), np.float32)
+    measured = perf_analyzer.run(served.address, "demo", "features", inputs, 4, WINDOW_MS, streaming=streaming)
     answered, answered_rows, errors = counted(served)
     assert errors == 0
     assert 0 < len(measured.latencies_ns) <= answered

@@ -54,6 +54,16 @@ def test_a_version_goes_from_registered_to_live_and_back(run: Run, packages: Pac
     assert {change["actor"] for change in history if change["action"] == "promote"} == {"bob"}
 
 
+def test_the_live_version_is_compared_with_no_other(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1))
+    run("models", "approve", "demo", "1", "--reason", "fine", "--inconclusive")
+    for _ in range(2):
+        gates = run("models", "promote", "demo", "1", "--reason", "go", "--json")["gates"]["gates"]
+        assert [gate["text"] for gate in gates if gate["name"] == "live"] == [
+            "no other version is live: there is nothing to be compared with"
+        ]
+
+
 def test_desired_state_is_set_part_by_part(run: Run, packages: Packages) -> None:
     run("models", "register", packages(1))
     assert "no desired state yet" in run("desired", "show", "demo", code=2)
@@ -96,10 +106,13 @@ def test_names_are_found_listed_and_moved(run: Run, packages: Packages) -> None:
     run("models", "label", "demo", "1", "1.0.10")
     run("models", "label", "demo", "2", "1.0.9")
     assert [entry["label"] for entry in run("models", "list", "demo", "--by-label", "--json")] == ["1.0.9", "1.0.10"]
+    for page, label in ((("--limit", "1"), "1.0.9"), (("--after", "1.0.9"), "1.0.10")):
+        assert [entry["label"] for entry in run("models", "list", "demo", "--by-label", *page, "--json")] == [label]
     assert run("models", "alias", "demo", "champion", "2", "--json") == {"champion": 2}
     assert run("models", "show", "demo", "champion", "--json")["version"]["version"] == 2
     assert "used by alias 'champion'" in run("models", "delete", "demo", "2", "--yes", "--reason", "old", code=1)
-    assert run("models", "alias", "demo", "champion", "--json") == {}
+    assert "or --remove" in run("models", "alias", "demo", "champion", code=2)
+    assert run("models", "alias", "demo", "champion", "--remove", "--json") == {}
     assert run("models", "delete", "demo", "2", "--yes", "--reason", "old", "--json")["status"] == "deleted"
     assert run("models", "retire", "demo", "3", "--reason", "old", "--json")["status"] == "retired"
 
@@ -150,6 +163,48 @@ def test_what_is_no_registry_is_neither_whole_nor_made_by_asking(run: Run, packa
     assert "holds no registry" in run("models", "verify", "--registry", f"sqlite:///{tmp_path / 'empty.db'}", code=2)
     run("models", "register", packages(1))
     assert "whole: 1 changes" in run("models", "verify")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("models", "as-of", "demo", "0001-01-01T00:00:00+05:00"), "outside of the years 1 to 9999"),
+        (("models", "register", "PACKAGE", "--metadata", '{"a": ' + "[" * 9999 + "]" * 9999 + "}"), "no JSON"),
+        (("desired", "set", "demo", "--pin", "9" * 20, "--reason", "r"), "VERSION=CLIENT,CLIENT is expected"),
+        (("desired", "set", "demo", "--pin", "1=" + "x" * 300, "--reason", "r"), "VERSION=CLIENT,CLIENT is expected"),
+    ],
+    ids=["time", "metadata", "pin", "client"],
+)
+def test_values_beyond_every_bound_are_wrong_use(
+    run: Run, packages: Packages, arguments: tuple[str, ...], answer: str
+) -> None:
+    run("models", "register", packages(1))
+    run("models", "approve", "demo", "1", "--inconclusive", "--reason", "r")
+    run("models", "promote", "demo", "1", "--reason", "r")
+    assert answer in run(*(packages(1) if given == "PACKAGE" else given for given in arguments), code=2)
+
+
+def test_pages_may_start_anywhere(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1))
+    beyond = "9" * 30
+    assert run("models", "history", "demo", beyond, "--json") == []
+    assert len(run("models", "history", "demo", "1", "--before", beyond, "--json")) == 1
+    assert run("models", "history", "demo", "--before", f"-{beyond}", "--json") == []
+    assert run("models", "list", "demo", "--before", f"-{beyond}", "--json") == []
+
+
+def test_what_a_terminal_would_obey_is_shown_instead(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1), "--reason", "first\x1b[2J\rnothing\x9b2K\u202e")
+    shown = run("models", "history", "demo")
+    assert r"first\x1b[2J\rnothing\x9b2K\u202e" in shown
+    assert not {"\x1b", "\r", "\x9b", "\u202e"} & set(shown)
+
+
+def test_no_filter_of_a_list_is_passed_over(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1), "--label", "1.0.0")
+    for given in (("--status", "retired"), ("--before", "1")):
+        assert "of one model" in run("models", "list", *given, code=2)
+        assert "takes neither" in run("models", "list", "demo", "--by-label", *given, code=2)
 
 
 def test_wrong_use_says_so(run: Run, packages: Packages, tmp_path: Path) -> None:

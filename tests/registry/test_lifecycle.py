@@ -1,9 +1,12 @@
+import hashlib
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rfc8785
 from sqlalchemy import update
 
 from mlops.package import Metric
@@ -38,6 +41,16 @@ def test_statuses_move_only_along_their_way(registry: Registry, packages: Packag
         registry.resolve("demo", 1)
     assert registry.versions("demo") == []
     assert registry.version("demo", 1).status == Status.DELETED
+
+
+def test_a_deleted_version_takes_no_label_from_others(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2):
+        registry.register(packages(value), ANN)
+    registry.set_label("demo", 1, "1.0.0", ANN)
+    registry.delete("demo", 1, ANN)
+    with pytest.raises(RegistryError, match="version 1 of model 'demo' is deleted"):
+        registry.set_label("demo", 1, "1.0.0", ANN)
+    assert registry.set_label("demo", 2, "1.0.0", ANN).label == "1.0.0"
 
 
 def test_what_is_used_can_be_neither_retired_nor_deleted(registry: Registry, packages: Packages, clock: Clock) -> None:
@@ -214,6 +227,38 @@ def test_an_exported_version_is_imported_with_its_history(
         changes = target.history()
         assert target.import_version(folder, ANN) == version
         assert target.history() == changes, "the same import again changes nothing"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"model": "other"},
+        {"facts": {"strategy_type": "carry"}},
+        {"metadata": ["a"]},
+        {"metrics": [{"dataset": "live"}]},
+        {"metrics": 3},
+        {"evaluations": ["live"]},
+        {"author": 5},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_an_export_of_another_form_is_refused_though_its_hash_fits(
+    registry: Registry, packages: Packages, tmp_path: Path, forged: dict[str, Any]
+) -> None:
+    add(registry, packages(1))
+    folder = registry.export(registry.resolve("demo", 1), tmp_path / "out")
+    history = json.loads((folder / "history.json").read_text()) | forged
+    del history["hash"]
+    history["hash"] = hashlib.sha256(rfc8785.dumps(history)).hexdigest()
+    (folder / "history.json").write_bytes(rfc8785.dumps(history))
+    with Backend(f"sqlite:///{tmp_path / 'other.db'}", tmp_path / "other").open() as target:
+        with pytest.raises(DamagedPackageError, match=r"history\.json"):
+            target.import_version(folder, ANN)
+        (folder / "history.json").write_text("[" * 99_999)
+        with pytest.raises(DamagedPackageError, match="malformed"):
+            target.import_version(folder, ANN)
+        assert target.search() == []
 
 
 def test_an_import_changes_nothing_that_is_said_here(registry: Registry, packages: Packages, tmp_path: Path) -> None:

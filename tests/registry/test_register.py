@@ -197,6 +197,9 @@ def test_search_finds_by_every_fact(registry: Registry, packages: Packages) -> N
 
 
 def test_unknown_names_say_so(registry: Registry, packages: Packages) -> None:
+    for ask in (lambda: registry.best("sharpe", model="other"), lambda: registry.served("other")):
+        with pytest.raises(UnknownError, match="no model 'other'"):
+            ask()
     with pytest.raises(UnknownError, match="no model 'demo'"):
         registry.resolve("demo", 1)
     add(registry, packages(1))

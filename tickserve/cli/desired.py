@@ -88,6 +88,8 @@ def set_(
 
 
 def _pins(texts: list[str]) -> "tuple[AllowedPin, ...]":
+    from pydantic import ValidationError
+
     from mlops.registry import AllowedPin
 
     if texts == ["none"]:
@@ -95,9 +97,10 @@ def _pins(texts: list[str]) -> "tuple[AllowedPin, ...]":
     pins = []
     for text in texts:
         version, _, clients = text.partition("=")
-        if not version.isdecimal() or int(version) < 1:
-            raise typer.BadParameter(f"pin {text!r}: VERSION or VERSION=CLIENT,CLIENT is expected")
-        pins.append(AllowedPin(version=int(version), clients=tuple(filter(None, clients.split(",")))))
+        try:
+            pins.append(AllowedPin(version=int(version), clients=tuple(filter(None, clients.split(",")))))
+        except (ValueError, ValidationError):
+            raise typer.BadParameter(f"pin {text!r}: VERSION or VERSION=CLIENT,CLIENT is expected") from None
     return tuple(pins)
 
 

@@ -38,7 +38,7 @@ def _gates(candidate: VersionFacts, live: VersionFacts | None, policy: GatePolic
     yield from smoke_gates(package, policy.latency)
     yield from minimum_gates(candidate, policy)
     if live is None:
-        yield GateResult("live", "inconclusive", "no version is live: there is nothing to be compared with")
+        yield GateResult("live", "inconclusive", "no other version is live: there is nothing to be compared with")
         return
     yield schema_gate(candidate.manifest, live.manifest, policy)
     yield from non_inferiority_gates(candidate, live, policy)

@@ -134,17 +134,6 @@ fn main() {
     }
 }
 
-/// Of this thread alone: what others do on the machine counts only by what it does to the caches.
-fn cpu_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the time lives through the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap()
-}
-
 /// Every check on: finite inputs, bounds of each feature, three output rules, signal and confidence.
 fn featured(file: &Path, width: usize, output: &str, output_width: i64) -> tickserve_core::plan::VersionPlan {
     let mut version = version_plan("model", "1", file);

@@ -83,6 +83,11 @@ impl Findings {
         }
     }
 
+    /// How often rules were broken, all of them.
+    pub fn times_broken(&self) -> u64 {
+        self.violations.iter().map(|broken| broken.times).sum()
+    }
+
     /// Counts broken rules.
     pub fn count(&mut self, rule: &str, policy: Policy, times: u64) {
         match self
@@ -113,4 +118,6 @@ pub struct Call {
     /// Which outputs to send, by index; None is all of them.
     pub outputs: Option<Vec<usize>>,
     pub findings: Findings,
+    /// The elements of the first input as they came, where a rule replaced them.
+    pub received: Option<Elements>,
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +30,7 @@ use crate::seat::{Room, Seat};
 use crate::session::{Library, LibraryError};
 use crate::shared::{PipelineBounds, Shared};
 use crate::tallies::Ledger;
+use crate::tap::{DamagedTap, Page, RingWriter, Tap};
 use crate::texts::Texts;
 
 /// What the data plane is made with.
@@ -78,6 +79,7 @@ struct Control {
     installed: BTreeSet<Key>,
     ledger: Ledger,
     worker_seats: Vec<Option<Seat>>,
+    worker_taps: Vec<Option<Tap>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,6 +160,7 @@ impl Engine {
             installed: BTreeSet::new(),
             ledger: Ledger::new(workers),
             worker_seats: seats.into_iter().map(Some).collect(),
+            worker_taps: Vec::new(),
         };
         Ok(Self {
             library,
@@ -168,11 +171,24 @@ impl Engine {
         })
     }
 
+    /// Gives the workers that start from now on a ring each, and the counters page.
+    pub fn open_tap(&self, rings: &[PathBuf], page: &Path) -> Result<(), DamagedTap> {
+        let page = Arc::new(Page::open(page)?);
+        let tap = |(worker, ring): (usize, &PathBuf)| {
+            let ring = RingWriter::open(ring)?;
+            Ok(Some(Tap::new(worker, ring, Arc::clone(&page))))
+        };
+        self.control().worker_taps = rings.iter().enumerate().map(tap).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
     /// The pipeline of a worker, to be called on its thread; None where it was taken already.
     pub fn pipeline(&self, worker: usize) -> Option<Pipeline> {
-        let seat = self.control().worker_seats.get_mut(worker)?.take()?;
+        let mut control = self.control();
+        let seat = control.worker_seats.get_mut(worker)?.take()?;
+        let tap = control.worker_taps.get_mut(worker).and_then(Option::take);
         let draw = Draw::new(RandomState::new().hash_one(worker));
-        Some(Pipeline::new(Arc::clone(&self.shared), seat, draw))
+        Some(Pipeline::new(Arc::clone(&self.shared), seat, draw, tap))
     }
 
     /// Loads, warms and measures a version on the calling thread. `sample` is one row of its inputs; zeros without.

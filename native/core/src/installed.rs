@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::counters::{Identity, Tallies};
 use crate::decode::Target;
 use crate::encode::Encoder;
+use crate::features;
 use crate::plan::{ModelPlan, Plan, Role};
 use crate::reaper::Retired;
 use crate::refusal::Refusal;
@@ -33,12 +34,38 @@ pub struct Serving {
     pub runtime: Arc<Runtime>,
     /// Why it answers.
     pub role: Role,
+    /// Of the plan.
+    pub generation: u64,
     /// What it has done, by worker.
     pub tallies: Arc<Tallies>,
     /// Writes its answers.
     pub encoder: Encoder,
     /// Where it is in the installed plan.
     pub place: Place,
+    /// What the tap calls it; None where there is no tap, or no number for it.
+    pub tapped: Option<Tapped>,
+}
+
+/// What the tap writes of a version under one plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tapped {
+    /// Its number in the catalog.
+    pub version: u32,
+    /// Its block of counters; without one it is not counted there.
+    pub block: Option<u32>,
+    /// Of the split, as the catalog has it.
+    pub split_generation: u64,
+    /// What latencies are held against beside the budget; 0 is none.
+    pub latency_edge_ns: u64,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Routed<'a> {
+    /// The version that answers.
+    pub serving: &'a Serving,
+    /// What the split went by, where it had to.
+    place: Option<routing::Place>,
 }
 
 /// Where a version is in an installed plan.
@@ -107,8 +134,15 @@ impl Installed {
                 versions.push(Serving {
                     runtime,
                     role: *role,
+                    generation: plan.generation,
                     tallies: tallies(&identity),
                     encoder: Encoder::new(of, *role, plan.generation, model.position_scale),
+                    tapped: model.tap.versions.get(*number).map(|&(version, block)| Tapped {
+                        version,
+                        block,
+                        split_generation: model.tap.split_generation,
+                        latency_edge_ns: model.tap.latency_edge_ns,
+                    }),
                     place: Place {
                         model: models.len(),
                         version: versions.len(),
@@ -164,13 +198,20 @@ impl Installed {
     }
 
     /// The version that answers: the pinned one, or the one whose segment holds the key's hash.
-    pub fn route(&self, texts: &Texts, target: &Target<'_>) -> Result<&Serving, Refusal> {
+    pub fn route(&self, texts: &Texts, target: &Target<'_>) -> Result<Routed<'_>, Refusal> {
         let Target {
             model: name,
             version: pin,
             key,
         } = *target;
         let model = self.model(name).ok_or_else(|| self.unknown_model(texts, name))?;
+        if !features::ON {
+            let first = model
+                .versions
+                .first()
+                .map(|serving| Routed { serving, place: None });
+            return first.ok_or_else(|| refuse::loading(texts, name));
+        }
         if let Some(halt) = &model.plan.halt {
             return Err(refuse::halted(texts, name, halt));
         }
@@ -179,24 +220,32 @@ impl Installed {
                 .version(pin)
                 .ok_or_else(|| model.unknown_version(texts, pin))?;
             return if model.pins.contains(pin) {
-                Ok(serving)
+                Ok(Routed { serving, place: None })
             } else {
                 Err(refuse::pin_refused(texts, name, pin))
             };
         }
-        let segment = if model.segments.len() == 1 {
-            Some(0)
-        } else {
-            routing::segment(
-                &model.plan.segments,
-                routing::place(&model.plan.salt, key.as_bytes()).hash,
-            )
-        };
+        let place = (model.segments.len() != 1).then(|| routing::place(&model.plan.salt, key.as_bytes()));
+        let segment = place.map_or(Some(0), |place| {
+            routing::segment(&model.plan.segments, place.hash)
+        });
         // A split ends at the largest hash, so every hash has a segment; one of nobody is like a model not loaded.
         let index = segment.and_then(|segment| model.segments.get(segment));
         index
-            .map(|&index| &model.versions[index])
+            .map(|&index| Routed {
+                serving: &model.versions[index],
+                place,
+            })
             .ok_or_else(|| refuse::loading(texts, name))
+    }
+
+    /// The key bucket of a request that was routed by this key.
+    pub fn key_bucket(&self, routed: Routed<'_>, key: &str) -> u8 {
+        let salt = &self.models[routed.serving.place.model].plan.salt;
+        let place = routed
+            .place
+            .unwrap_or_else(|| routing::place(salt, key.as_bytes()));
+        place.bucket
     }
 
     /// The version to describe: the named one, or the stable one. Halted models are described too.

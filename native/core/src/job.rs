@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use crate::call::{Call, Tensor, Violation};
+use crate::call::{Call, Tensor};
 use crate::counters::Durations;
 use crate::decode::{Parsed, Shape};
 use crate::encode::Framing;
@@ -26,13 +26,26 @@ pub struct Timing {
     pub deadline: Option<Instant>,
 }
 
-/// What became of it. Counted by the worker that it came to, and nowhere else.
+/// What became of it. Counted and recorded by the worker that it came to, and nowhere else.
 #[derive(Debug)]
 pub struct Outcome {
     /// The answer with the time that each stage took, or the refusal.
     pub result: Result<(Bytes, Durations), Refusal>,
-    /// Broken rules, also of a request that is then refused.
-    pub violations: Vec<Violation>,
+    /// What it had come to by then.
+    pub seen: Seen,
+    /// The request, where it ran on another thread.
+    pub request: Option<Box<Parsed>>,
+}
+
+/// What is known of a request when it is answered or refused.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// As read; its findings hold what was broken, also of a request that is then refused.
+    pub call: Option<Call>,
+    /// What the model gave.
+    pub outputs: Option<Vec<Tensor>>,
+    /// Whether it broke a rule of an output.
+    pub broke_output: bool,
 }
 
 impl Outcome {
@@ -40,7 +53,8 @@ impl Outcome {
     pub fn refused(refusal: Refusal) -> Self {
         Self {
             result: Err(refusal),
-            violations: Vec::new(),
+            seen: Seen::default(),
+            request: None,
         }
     }
 }
@@ -98,9 +112,9 @@ impl Job<'_> {
         is_pooled: bool,
         fault: impl FnOnce(String),
     ) -> Outcome {
-        let (texts, mut violations) = (self.texts, Vec::new());
+        let (texts, mut seen) = (self.texts, Seen::default());
         let result = self
-            .read_and_run(seat, queued, is_pooled, &mut violations)
+            .read_and_run(seat, queued, is_pooled, &mut seen)
             .map_err(|stop| match stop {
                 Stop::Refused(refusal) => refusal,
                 Stop::Failed(text) => {
@@ -108,7 +122,11 @@ impl Job<'_> {
                     refuse::internal(texts)
                 }
             });
-        Outcome { result, violations }
+        Outcome {
+            result,
+            seen,
+            request: None,
+        }
     }
 
     fn read_and_run(
@@ -116,10 +134,10 @@ impl Job<'_> {
         seat: &mut Seat,
         queued: Duration,
         is_pooled: bool,
-        violations: &mut Vec<Violation>,
+        seen: &mut Seen,
     ) -> Result<(Bytes, Durations), Stop> {
         let runtime = &self.serving.runtime;
-        let mut call = self
+        let call = self
             .request
             .read(&runtime.schema, self.shape, self.drawn, self.texts)?;
         let decoded = Instant::now();
@@ -129,8 +147,17 @@ impl Job<'_> {
         } else {
             default_us
         });
-        let answer = self.run_call(seat, &mut call, decoded, is_pooled);
-        *violations = call.findings.violations;
+        let call = seen.call.insert(call);
+        let mut broken_inputs = None;
+        let answer = self.run_call(
+            seat,
+            call,
+            &mut seen.outputs,
+            &mut broken_inputs,
+            decoded,
+            is_pooled,
+        );
+        seen.broke_output = broken_inputs.is_some_and(|broken| call.findings.times_broken() > broken);
         let (answer, mut durations) = answer?;
         let queued = u64::try_from(queued.as_nanos()).unwrap_or(u64::MAX);
         // Time in the queue of the pool counts as running, which it waits for.
@@ -139,10 +166,14 @@ impl Job<'_> {
         Ok((answer, durations))
     }
 
+    /// `outputs` takes what the model gave, `broken_inputs` how often rules of inputs were broken, both also where the
+    /// request is then refused.
     fn run_call(
         &self,
         seat: &mut Seat,
         call: &mut Call,
+        outputs: &mut Option<Vec<Tensor>>,
+        broken_inputs: &mut Option<u64>,
         decoded: Instant,
         is_pooled: bool,
     ) -> Result<(Bytes, Durations), Stop> {
@@ -152,25 +183,27 @@ impl Job<'_> {
         if timing.is_late(checked) {
             return Err(refuse::deadline(texts).into());
         }
-        let outputs = run(runtime, seat, call).map_err(|said| {
+        let given = run(runtime, seat, call).map_err(|said| {
             Stop::Failed(format!(
                 "{} version {}: {said}",
                 runtime.version.model, runtime.version.version
             ))
         })?;
+        let outputs = outputs.insert(given);
         let ran = Instant::now();
         if is_pooled && timing.is_late(ran) {
             return Err(refuse::deadline_ran(texts).into());
         }
+        *broken_inputs = Some(call.findings.times_broken());
         runtime
             .output_checks
-            .check(&outputs, call.rows, &mut call.findings, texts)?;
+            .check(outputs, call.rows, &mut call.findings, texts)?;
         let validated = Instant::now();
         let so_far = nanoseconds(timing.arrived, validated);
         let answer = self
             .serving
             .encoder
-            .answer(self.framing, call, &outputs, so_far, texts)?;
+            .answer(self.framing, call, outputs, so_far, texts)?;
         let done = Instant::now();
         let durations = Durations {
             wait: nanoseconds(timing.arrived, timing.started),

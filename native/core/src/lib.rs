@@ -15,6 +15,7 @@ pub mod drawn;
 pub mod encode;
 pub mod engine;
 pub mod faults;
+mod features;
 pub mod histogram;
 pub mod in_flight;
 pub mod installed;
@@ -37,6 +38,7 @@ pub mod service;
 pub mod session;
 pub mod shared;
 pub mod tallies;
+pub mod tap;
 pub mod texts;
 pub mod transport;
 

@@ -23,6 +23,7 @@ use crate::refuse;
 use crate::seat::Seat;
 use crate::service::{Answering, Arrival, Describe, Protocol, Refused, Service};
 use crate::shared::Shared;
+use crate::tap::{Asked, Tap, Way, Why};
 use crate::texts::{MAX_ID_BYTES, bounded};
 
 /// Answers the requests of one worker thread, on it.
@@ -38,6 +39,8 @@ struct Worker {
     // Borrowed while a request runs inline, which nothing interrupts.
     seat: RefCell<Seat>,
     draw: RefCell<Draw>,
+    // Borrowed while a record is written.
+    tap: Option<RefCell<Tap>>,
 }
 
 /// Where and how a routed request runs.
@@ -49,14 +52,16 @@ struct Decided {
 }
 
 impl Pipeline {
-    pub(crate) fn new(shared: Arc<Shared>, seat: Seat, draw: Draw) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, seat: Seat, draw: Draw, tap: Option<Tap>) -> Self {
         let (index, seat, draw) = (seat.index(), RefCell::new(seat), RefCell::new(draw));
+        let tap = tap.map(RefCell::new);
         Self {
             worker: Rc::new(Worker {
                 shared,
                 index,
                 seat,
                 draw,
+                tap,
             }),
         }
     }
@@ -127,10 +132,21 @@ impl Worker {
         let installed = shared.installed.load();
         let routed = in_flight.admit().and_then(|()| {
             let target = request.target(drawn, &shared.texts)?;
-            installed.route(&shared.texts, &target)
+            let routed = installed.route(&shared.texts, &target)?;
+            let why = if target.version.is_empty() {
+                Why::Split
+            } else {
+                Why::Pin
+            };
+            let is_tapped = self.tap.is_some() && routed.serving.tapped.is_some();
+            let way = is_tapped.then(|| Way {
+                why,
+                key_bucket: installed.key_bucket(routed, target.key),
+            });
+            Ok((routed.serving, way))
         });
-        let serving = match routed {
-            Ok(serving) => serving,
+        let (serving, way) = match routed {
+            Ok(routed) => routed,
             Err(refusal) => {
                 self.count_unrouted(&installed, request.model(), &refusal);
                 let refusal = named(refusal, request.request_id(drawn));
@@ -145,7 +161,9 @@ impl Worker {
         let decided = match self.decide(serving, &request, timing) {
             Ok(decided) => decided,
             Err(refusal) => {
-                let answer = self.finish(serving, 0, request.request_id(drawn), Outcome::refused(refusal));
+                let outcome = Outcome::refused(refusal);
+                let asked = way.map(|way| Asked::new(&request, drawn, way));
+                let answer = self.finish(serving, 0, request.request_id(drawn), asked, outcome);
                 return Answering::Now(within(framing, answer));
             }
         };
@@ -162,7 +180,8 @@ impl Worker {
                 timing,
             };
             let outcome = job.run(&mut self.seat.borrow_mut(), |text| shared.faults.keep(text));
-            let answer = self.finish(serving, shape.rows, request.request_id(drawn), outcome);
+            let asked = way.map(|way| Asked::new(&request, drawn, way));
+            let answer = self.finish(serving, shape.rows, request.request_id(drawn), asked, outcome);
             return Answering::Now(within(framing, answer));
         }
         let (id, rows, place) = (
@@ -170,17 +189,20 @@ impl Worker {
             decided.shape.rows,
             serving.place,
         );
+        let kept = way.map(|way| Asked::new(&request, drawn, way).keep());
         let queued = self.submit(request, &installed, serving, decided, id.clone());
         let (worker, installed) = (Rc::clone(self), Arc::clone(&installed));
         Answering::Later(Box::pin(async move {
-            let outcome = match queued {
+            let mut outcome = match queued {
                 // A sender that is gone without a word panicked, and the pool has kept why.
                 Ok(outcome) => outcome
                     .await
                     .unwrap_or_else(|_| Outcome::refused(refuse::internal(&worker.shared.texts))),
                 Err(refusal) => Outcome::refused(refusal),
             };
-            let answer = worker.finish(installed.at(place), rows, &id, outcome);
+            let request = outcome.request.take();
+            let asked = kept.as_ref().map(|kept| kept.asked(request.as_deref()));
+            let answer = worker.finish(installed.at(place), rows, &id, asked, outcome);
             drop(in_flight);
             within(framing, answer)
         }))
@@ -290,21 +312,22 @@ impl Worker {
                 return;
             }
             let serving = installed.at(place);
-            let (texts, request, shape) = (&shared.texts, &mut request, &shape);
+            let (texts, shape) = (&shared.texts, &shape);
             let job = Job {
                 texts,
                 serving,
-                request,
+                request: &mut request,
                 shape,
                 drawn: &drawn,
                 framing,
                 timing,
             };
             let taken = Instant::now();
-            let outcome = job.run_in_pool(seat, submitted, |text| shared.faults.keep(text));
+            let mut outcome = job.run_in_pool(seat, submitted, |text| shared.faults.keep(text));
             if outcome.result.is_ok() {
                 serving.runtime.loaded.observe(cost_ns, taken.elapsed());
             }
+            outcome.request = Some(Box::new(request));
             let _given_up = sender.send(outcome);
         };
         let cost_ns = u64::try_from(paced.as_nanos()).unwrap_or(u64::MAX);
@@ -323,17 +346,30 @@ impl Worker {
         }
     }
 
-    /// Counts what became of a routed request, and names a refusal.
-    fn finish(&self, serving: &Serving, rows: u64, id: &str, outcome: Outcome) -> Result<Bytes, Refusal> {
+    /// Counts and records what became of a routed request, and names a refusal.
+    fn finish(
+        &self,
+        serving: &Serving,
+        rows: u64,
+        id: &str,
+        asked: Option<Asked<'_>>,
+        outcome: Outcome,
+    ) -> Result<Bytes, Refusal> {
         let tally = serving.tallies.of(self.index);
-        for broken in &outcome.violations {
+        let call = outcome.seen.call.as_ref();
+        for broken in call.map_or(&[][..], |call| &call.findings.violations) {
             tally.count_violations(&broken.rule, broken.policy, broken.times);
+        }
+        let now_unix_ns = unix_ns();
+        if let (Some(tap), Some(asked)) = (&self.tap, asked) {
+            tap.borrow_mut()
+                .record(serving, &asked, rows, &outcome, now_unix_ns);
         }
         match outcome.result {
             Ok((answer, durations)) => {
                 let budget_us = serving.runtime.version.limits.latency_budget_us;
                 let is_slow = budget_us != 0 && durations.total() > budget_us.saturating_mul(1000);
-                tally.count(&durations, rows, is_slow, u64::try_from(unix_ns()).unwrap_or(0));
+                tally.count(&durations, rows, is_slow, u64::try_from(now_unix_ns).unwrap_or(0));
                 Ok(answer)
             }
             Err(refusal) => {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 /// The format of these values. The adapter in Python holds the same number, and refuses a wheel that differs.
-pub const PLAN_FORMAT: u32 = 1;
+pub const PLAN_FORMAT: u32 = 2;
 
 /// Datatypes of the Open Inference Protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -165,6 +165,17 @@ pub struct Halt {
     pub actor: String,
 }
 
+/// What the tap calls the versions of a model; empty where there is no tap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TapPlan {
+    /// Of the split, as the catalog has it.
+    pub split_generation: u64,
+    /// The frozen edge of a rollout, that latencies are held against; 0 is none.
+    pub latency_edge_ns: u64,
+    /// By version: its number in the catalog, and its block of counters where it found one.
+    pub versions: BTreeMap<String, (u32, Option<u32>)>,
+}
+
 /// One model. `described` holds the encoded answers that are the same for the life of a plan, by call and version
 /// ("" is the version that is described when none is named); the control plane encodes them.
 #[derive(Clone, Debug, PartialEq)]
@@ -179,6 +190,7 @@ pub struct ModelPlan {
     pub halt: Option<Halt>,
     pub position_scale: f64,
     pub described: BTreeMap<(Describing, String), Bytes>,
+    pub tap: TapPlan,
 }
 
 /// A call that describes, and whose answer depends on the plan alone.

@@ -156,6 +156,11 @@ impl NativeEngine {
         })
     }
 
+    /// Gives each worker a ring, and all of them the counters page. Before `start`.
+    fn open_tap(&self, rings: Vec<PathBuf>, page: PathBuf) -> PyResult<()> {
+        self.engine.open_tap(&rings, &page).map_err(runtime_error)
+    }
+
     /// Serves on sockets that are bound and listen: (descriptor, whether it is a Unix socket). It owns them from now on.
     #[pyo3(signature = (sockets, tls))]
     fn start(&self, py: Python<'_>, sockets: Vec<(RawFd, bool)>, tls: Option<GivenTls>) -> PyResult<()> {

@@ -111,6 +111,16 @@ struct ModelPlan {
     position_scale: f64,
     /// (call, version or "", encoded answer)
     described: Vec<(String, String, Vec<u8>)>,
+    tap: TapPlan,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct TapPlan {
+    split_generation: u64,
+    latency_edge_ns: u64,
+    /// (version, number in the catalog, block of counters)
+    versions: Vec<(String, u32, Option<u32>)>,
 }
 
 /// Everything to serve.
@@ -206,7 +216,21 @@ fn model_plan(name: String, model: ModelPlan) -> PyResult<plan::ModelPlan> {
             .into_iter()
             .map(|(call, version, answer)| Ok(((describing(&call)?, version), answer.into())))
             .collect::<PyResult<_>>()?,
+        tap: model.tap.into(),
     })
+}
+
+impl From<TapPlan> for plan::TapPlan {
+    fn from(tap: TapPlan) -> Self {
+        let versions = tap.versions.into_iter();
+        Self {
+            split_generation: tap.split_generation,
+            latency_edge_ns: tap.latency_edge_ns,
+            versions: versions
+                .map(|(version, number, block)| (version, (number, block)))
+                .collect(),
+        }
+    }
 }
 
 impl From<ColumnMapping> for plan::ColumnMapping {

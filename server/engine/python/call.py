@@ -29,3 +29,14 @@ class Call:
     timeout_us: int
     outputs: Sequence[int] | None = None
     findings: Findings = field(default_factory=Findings)
+    #: The first input as it came, where a rule replaced it.
+    received: Array | None = None
+
+
+class Asked(NamedTuple):
+    """What a request says of itself, for the tap; `request_id` is empty where the server drew one."""
+
+    request_id: str
+    routing_key: str
+    is_pinned: bool
+    entities: Sequence[str]

@@ -12,11 +12,13 @@ from server.engine.base import Counters, Prepared
 from server.engine.listeners import Listeners, Tls
 from server.engine.python.pipeline import Pipeline
 from server.engine.python.reaper import Reaper
+from server.engine.python.recorder import Recorder
 from server.engine.python.runtime import Runtime, prepare
 from server.engine.python.serving import Installed, build
 from server.engine.python.tallies import Identity, Tallies
 from server.engine.python.transport import Transport
 from server.plan import Plan, VersionPlan
+from server.tap import Tap
 from server.tls import Certificates
 
 _T = TypeVar("_T")
@@ -67,6 +69,13 @@ class PythonEngine:
         self._prepared: dict[_Key, Runtime] = {}
         self._installed: dict[_Key, Runtime] = {}
         self._tallies = Tallies()
+        self._tap: Tap | None = None
+        self.producers = 1
+
+    def open_tap(self, tap: Tap) -> None:
+        """Records requests there."""
+        self._tap = tap
+        self._pipeline.recorder = Recorder(tap)
 
     def start(self) -> Sequence[str]:
         """Opens the listeners and returns their addresses. Raises ConfigurationError where one cannot be bound."""
@@ -88,7 +97,8 @@ class PythonEngine:
         with self._lock:
             keys = {_key(version) for model in plan.models.values() for version in model.versions.values()}
             runtimes = {key: self._prepared.get(key) or self._installed[key] for key in keys}
-            installed = build(plan, lambda version: runtimes[_key(version)], self._tallies.of)
+            placed = {} if self._tap is None else self._tap.place(plan)
+            installed = build(plan, lambda version: runtimes[_key(version)], self._tallies.of, placed)
             self._on_loop(lambda: self._swap(installed))
             self._tallies.keep(
                 {
@@ -97,6 +107,8 @@ class PythonEngine:
                     for version, serving in model.versions.items()
                 }
             )
+            if self._tap is not None:
+                self._tap.keep(plan, placed)
             retired = [runtime for key, runtime in self._installed.items() if runtimes.get(key) is not runtime]
             self._prepared = {key: runtime for key, runtime in self._prepared.items() if key not in keys}
             self._installed = runtimes

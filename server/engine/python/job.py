@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from server.engine import texts
-from server.engine.python.call import Call, Shape
+from server.engine.python.call import Asked, Call, Shape
 from server.engine.python.rules import Array
 from server.engine.python.serving import Installed, Serving
 
@@ -20,8 +20,9 @@ class Codec(Generic[_Request, _Pending]):
 
     `parse` makes a message of bytes; `model` is the name it asks for; `identify` gives the id that answers and errors
     carry, the drawn one where the protocol wants one and the client sent none; `route` finds the version; `shape`
-    holds the request's shapes against it, in a time that no client can stretch; `read` makes a call of it, in a time
-    that grows with the message; `encode` writes the outputs, with the time spent so far in nanoseconds.
+    holds the request's shapes against it, in a time that no client can stretch; `ask` says what the tap keeps of it;
+    `read` makes a call of it, in a time that grows with the message; `encode` writes the outputs, with the time spent
+    so far in nanoseconds.
     """
 
     parse: Callable[[bytes], _Request]
@@ -29,6 +30,7 @@ class Codec(Generic[_Request, _Pending]):
     identify: Callable[[_Request, str], str]
     route: Callable[[_Request, Installed, str], tuple[Serving, _Pending]]
     shape: Callable[[Serving, _Pending], Shape]
+    ask: Callable[[_Request, _Pending], Asked]
     read: Callable[[Serving, _Pending, Shape], Call]
     encode: Callable[[Serving, Call, Sequence[Array], int], bytes]
 
@@ -36,7 +38,18 @@ class Codec(Generic[_Request, _Pending]):
 class Job(Generic[_Request, _Pending]):
     """A request that is routed and whose shapes are in order. Runs once; counts nothing until told to, on the loop."""
 
-    __slots__ = ("_arrived", "_codec", "_deadline", "_durations", "_pending", "_shape", "call", "serving")
+    __slots__ = (
+        "_arrived",
+        "_broken_inputs",
+        "_codec",
+        "_deadline",
+        "_pending",
+        "call",
+        "durations",
+        "outputs",
+        "serving",
+        "shape",
+    )
 
     def __init__(
         self,
@@ -50,12 +63,16 @@ class Job(Generic[_Request, _Pending]):
         self.serving = serving
         #: The request as read, as soon as it is; its findings hold what was broken.
         self.call: Call | None = None
+        #: What the model gave, as soon as it has.
+        self.outputs: Sequence[Array] | None = None
+        #: Of the stages from decode to encode, in nanoseconds, once it is answered.
+        self.durations: tuple[int, ...] = ()
+        self.shape = shape
+        self._broken_inputs = 0
         self._codec = codec
         self._pending = pending
-        self._shape = shape
         self._arrived = arrived
         self._deadline = deadline
-        self._durations: tuple[int, ...] = ()
 
     def run(self) -> bytes:
         """The encoded answer, on the engine's own thread. Raises PredictionError."""
@@ -71,8 +88,8 @@ class Job(Generic[_Request, _Pending]):
     def count(self, wait: int) -> None:
         """Counts the answer. On the engine's thread, after a run that raised nothing."""
         tally, limits = self.serving.tally, self.serving.version.limits
-        decode, validate_input, run, validate_output, encode = self._durations
-        total = sum(self._durations)
+        decode, validate_input, run, validate_output, encode = self.durations
+        total = sum(self.durations)
         stages = tally.stages
         stages["wait"].record(wait)
         stages["decode"].record(decode)
@@ -82,14 +99,20 @@ class Job(Generic[_Request, _Pending]):
         stages["encode"].record(encode)
         stages["total"].record(total)
         tally.answered += 1
-        tally.rows += self._shape.rows
+        tally.rows += self.shape.rows
         tally.last_answer_unix_ns = time.time_ns()
         if limits.latency_budget_us and total > limits.latency_budget_us * 1000:
             tally.slow += 1
 
+    @property
+    def has_broken_output(self) -> bool:
+        """Whether an output rule was broken, whatever its policy."""
+        call = self.call
+        return call is not None and self.outputs is not None and call.findings.times_broken > self._broken_inputs
+
     def _run_inline(self, arrays: Sequence[Array]) -> Sequence[Array]:
         session = self.serving.runtime.session
-        return session.run_one(arrays) if self._shape.rows == 1 else session.run(arrays)
+        return session.run_one(arrays) if self.shape.rows == 1 else session.run(arrays)
 
     def _run_long(self, arrays: Sequence[Array]) -> Sequence[Array]:
         outputs = self.serving.runtime.session.run(arrays)
@@ -100,7 +123,7 @@ class Job(Generic[_Request, _Pending]):
     def _answer(self, run: Callable[[Sequence[Array]], Sequence[Array]], *, queued: int) -> bytes:
         serving, codec, arrived = self.serving, self._codec, self._arrived
         runtime = serving.runtime
-        call = self.call = codec.read(serving, self._pending, self._shape)
+        call = self.call = codec.read(serving, self._pending, self.shape)
         decoded = time.perf_counter_ns()
         timeout_us = call.timeout_us or serving.version.limits.default_deadline_us
         if timeout_us:
@@ -109,14 +132,15 @@ class Job(Generic[_Request, _Pending]):
         checked = time.perf_counter_ns()
         if checked > self._deadline:
             raise texts.DEADLINE.error()
-        outputs = run(call.arrays)
+        self._broken_inputs = call.findings.times_broken
+        outputs = self.outputs = run(call.arrays)
         ran = time.perf_counter_ns()
         runtime.check_outputs(call, outputs)
         validated = time.perf_counter_ns()
         answer = codec.encode(serving, call, outputs, validated - arrived)
         done = time.perf_counter_ns()
         # Time in the queue of the pool counts as running, which it waits for.
-        self._durations = (
+        self.durations = (
             decoded - arrived - queued,
             checked - decoded,
             ran - checked + queued,

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from mlops.package import TensorSpec
 from server.engine import texts
-from server.engine.python.call import Call, Shape
+from server.engine.python.call import Asked, Call, Shape
 from server.engine.python.job import Codec
 from server.engine.python.parameters import NO_OPTIONS, Options, check_length, read_options, refuse_unsupported
 from server.engine.python.rules import Array
@@ -42,6 +42,13 @@ def route(request: Any, installed: Installed, drawn_id: str) -> tuple[Serving, P
     options = read_options(request.parameters) if request.parameters else NO_OPTIONS
     key = options.routing_key or request.id or drawn_id
     return installed.route(request.model_name, request.model_version, key), (request, options)
+
+
+def ask(request: Any, pending: Pending) -> Asked:
+    """What the tap keeps of a request."""
+    options = pending[1]
+    entities = options.entity_text.split(",") if options.entity_text else ()
+    return Asked(request.id, options.routing_key, bool(request.model_version), entities)
 
 
 def shape(serving: Serving, pending: Pending) -> Shape:
@@ -157,6 +164,7 @@ CODEC: Codec[Any, Pending] = Codec(
     identify=lambda request, _drawn_id: str(request.id),
     route=route,
     shape=shape,
+    ask=ask,
     read=read,
     encode=encode,
 )

@@ -20,13 +20,14 @@ _INTEGERS = ("int64_param", "uint64_param")
 class Options:
     """What a request's parameters ask for."""
 
-    __slots__ = ("entities", "event_time_unix_ns", "feature_digest", "routing_key", "timeout_us")
+    __slots__ = ("entities", "entity_text", "event_time_unix_ns", "feature_digest", "routing_key", "timeout_us")
 
     def __init__(self) -> None:
         self.routing_key = ""
         self.event_time_unix_ns = 0
         self.timeout_us = 0
         self.entities = 0
+        self.entity_text = ""
         self.feature_digest = b""
 
 
@@ -95,6 +96,7 @@ def _read_own(options: Options, name: str, parameter: Any, kind: str | None) -> 
         check_length(name, text)
         options.routing_key = text
     elif name == "tickserve_entities":
+        options.entity_text = text
         options.entities = text.count(",") + 1 if text else 0
     else:
         try:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from server.engine import texts
 from server.engine.python.job import Codec, Job
+from server.engine.python.recorder import Recorder
 from server.engine.python.serving import NOTHING_INSTALLED, Installed, Serving
 from tickserve.errors import PredictionError, TickserveError
 
@@ -43,6 +44,7 @@ class Pipeline:
         self._drawn = itertools.count(1)
         self._clients: dict[str, int] = {}
         self.installed: Installed = NOTHING_INSTALLED
+        self.recorder: Recorder | None = None
         self.is_draining = False
         self._idle = asyncio.Event()
         self.in_flight = 0
@@ -82,6 +84,8 @@ class Pipeline:
             With the request's id; it is counted already.
         """
         serving: Serving | None = None
+        pending: _Pending | None = None
+        wait = 0
         job: Job[_Request, _Pending] | None = None
         drawn_id = f"{self._boot}-{next(self._drawn):x}"
         refusal: TickserveError
@@ -104,6 +108,7 @@ class Pipeline:
                 # The client would get grpc's own refusal, which does not say that the model ran.
                 raise texts.ANSWER_TOO_LONG.error(size=len(answer), bound=self.max_answer_bytes)
             job.count(wait)
+            self._record(codec, serving, request, pending, drawn_id, job, wait)
         except asyncio.CancelledError:
             # The thread may be at it still.
             job = None
@@ -126,6 +131,7 @@ class Pipeline:
         refusal.request_id = texts.bounded(codec.identify(request, drawn_id), _MAX_ID_BYTES)
         if serving is not None:
             serving.tally.count_error(refusal.reason or "")
+            self._record(codec, serving, request, pending, drawn_id, job, wait, refusal)
         else:
             self.count_refusal(refusal, codec.model(request))
         raise refusal
@@ -145,6 +151,24 @@ class Pipeline:
         """Keeps the traceback of the exception that is being handled, for the log."""
         self.fault_count += 1
         self.faults.append(traceback.format_exc())
+
+    def _record(
+        self,
+        codec: Codec[_Request, _Pending],
+        serving: Serving,
+        request: _Request,
+        pending: _Pending | None,
+        drawn_id: str,
+        job: Job[_Request, _Pending] | None,
+        wait: int,
+        refusal: TickserveError | None = None,
+    ) -> None:
+        if self.recorder is None or pending is None:
+            return
+        try:
+            self.recorder.record(serving, codec.ask(request, pending), drawn_id, job, wait, refusal)
+        except Exception:  # noqa: BLE001 - a record that cannot be written costs no answer, and is in the log
+            self.keep_fault()
 
     def _admit(self, client: str) -> None:
         if client:

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from mlops.package import TensorSpec
 from server.engine import texts
-from server.engine.python.call import Call, Shape
+from server.engine.python.call import Asked, Call, Shape
 from server.engine.python.job import Codec
 from server.engine.python.oip import check_feature_digest
 from server.engine.python.parameters import check_length
@@ -57,6 +57,11 @@ def route(request: pb.PredictRequest, installed: Installed, drawn_id: str) -> tu
     check_length("routing_key", request.routing_key)
     key = request.routing_key or request_id
     return installed.route(request.model, request.version, key), (request, request_id)
+
+
+def ask(request: pb.PredictRequest, _pending: Pending) -> Asked:
+    """What the tap keeps of a request."""
+    return Asked(request.request_id, request.routing_key, bool(request.version), request.entities)
 
 
 def shape(serving: Serving, pending: Pending) -> Shape:
@@ -286,6 +291,7 @@ CODEC: Codec[pb.PredictRequest, Pending] = Codec(
     identify=identify,
     route=route,
     shape=shape,
+    ask=ask,
     read=read,
     encode=encode,
 )

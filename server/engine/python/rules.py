@@ -51,6 +51,11 @@ class Findings:
         """Counts broken rules, also of a request that is then refused."""
         self.violations[rule, policy] = self.violations.get((rule, policy), 0) + times
 
+    @property
+    def times_broken(self) -> int:
+        """How often rules were broken, all of them."""
+        return sum(self.violations.values())
+
     def add(self, kind: str, row: int, column: int, rule: str) -> None:
         """Takes one place."""
         if len(self.kept) < MAX_FINDINGS:

@@ -12,6 +12,7 @@ from mlops.histogram import Histogram
 from mlops.package import MODEL_FILE, ColumnMapping, TensorSpec
 from mlops.package.datatypes import numpy_dtype
 from mlops.package.runtime import golden_error, run_failure
+from mlops.tap.layout import DATATYPE_NUMBER
 from server.engine import texts
 from server.engine.base import STAGES, Prepared, StageCounts, VersionCounters
 from server.engine.python.call import Call
@@ -76,6 +77,9 @@ class Runtime:
     def __init__(self, version: VersionPlan, model: bytes) -> None:
         self.version = version
         self.session = Session(model, version.inputs, version.outputs)
+        #: As the tap numbers datatypes.
+        self.input_datatypes = [DATATYPE_NUMBER[spec.datatype] for spec in version.inputs]
+        self.output_datatypes = [DATATYPE_NUMBER[spec.datatype] for spec in version.outputs]
         self.readers = [InputReader(spec) for spec in version.inputs]
         #: Estimated cost of a request, by each value that goes in; infinite until measured.
         self.ns_per_value = math.inf
@@ -109,7 +113,10 @@ class Runtime:
                     call.findings.count(f"finite:{self.version.inputs[index].name}", "reject")
                     raise
         if self._bounds is not None:
-            call.arrays[0] = self._bounds(call.arrays[0], call.findings)
+            received = call.arrays[0]
+            call.arrays[0] = self._bounds(received, call.findings)
+            if call.arrays[0] is not received:
+                call.received = received
 
     def check_outputs(self, call: Call, outputs: Sequence[Array]) -> None:
         """Holds the outputs against the schema and the rules; raises where one of policy reject is broken."""

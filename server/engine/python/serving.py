@@ -2,25 +2,42 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from mlops.routing import routing_hash
 from server.engine import texts
 from server.engine.python.runtime import Runtime, Tally
 from server.plan import EMPTY_PLAN, ModelPlan, Plan, Role, VersionPlan
+from server.tap import UNTAPPED, TappedModel
+
+
+class Tapped(NamedTuple):
+    """What the tap writes of a version under one plan."""
+
+    version: int
+    block: int | None
+    split_generation: int
+    latency_edge_ns: int
 
 
 class Serving:
     """One version in one role under one plan."""
 
-    __slots__ = ("generation", "heads", "position_scale", "role", "runtime", "tally", "version")
+    __slots__ = ("generation", "heads", "model", "position_scale", "role", "runtime", "tally", "tapped", "version")
 
-    def __init__(self, runtime: Runtime, role: Role, tally: Tally, generation: int, position_scale: float) -> None:
+    def __init__(
+        self, runtime: Runtime, role: Role, tally: Tally, generation: int, model: ModelPlan, tapped: Tapped | None
+    ) -> None:
         self.runtime = runtime
         self.version = runtime.version
         self.role = role
         self.tally = tally
         self.generation = generation
-        self.position_scale = position_scale
+        self.model = model
+        self.position_scale = model.position_scale
+        #: What the tap calls it; None where there is no tap, or no name.
+        self.tapped = tapped
         #: Encoded beginnings of OIP responses, by rows; filled and bounded by the codec.
         self.heads: dict[int, bytes] = {}
 
@@ -91,22 +108,32 @@ NOTHING_INSTALLED = Installed(EMPTY_PLAN, {})
 
 
 def build(
-    plan: Plan, runtimes: Callable[[VersionPlan], Runtime], tally: Callable[[str, str, Role], Tally]
+    plan: Plan,
+    runtimes: Callable[[VersionPlan], Runtime],
+    tally: Callable[[str, str, Role], Tally],
+    placed: Mapping[str, TappedModel] = MappingProxyType({}),
 ) -> Installed:
     """Resolves a plan against the loaded runtimes and the counts that outlive it."""
     models = {}
     for name, model in plan.models.items():
         roles = {segment.version: segment.role for segment in model.split.segments}
+        tapped = placed.get(name, UNTAPPED)
         versions = {
             number: Serving(
                 runtimes(version),
                 role := roles.get(number, Role.PREVIOUS),
                 tally(name, number, role),
                 plan.generation,
-                model.position_scale,
+                model,
+                _tapped(tapped, number),
             )
             for number, version in model.versions.items()
         }
         segments = tuple((segment.upper_bound, versions[segment.version]) for segment in model.split.segments)
         models[name] = ServingModel(model, versions, segments)
     return Installed(plan, models)
+
+
+def _tapped(model: TappedModel, version: str) -> Tapped | None:
+    placed = model.versions.get(version)
+    return None if placed is None else Tapped(*placed, model.split_generation, model.latency_edge_ns)

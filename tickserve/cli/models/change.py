@@ -277,7 +277,8 @@ def label(
 def alias(
     model: ModelName,
     name: Annotated[str | None, typer.Argument(metavar="ALIAS", help="Without it: list.")] = None,
-    version: Annotated[int | None, typer.Argument(min=1, help="Where it points; without it: remove.")] = None,
+    version: Annotated[int | None, typer.Argument(min=1, help="Where it points.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the alias.")] = False,
     reason: Reason = "",
     actor: Actor = "",
     registry: RegistryUrl = "",
@@ -285,6 +286,10 @@ def alias(
     as_json: Json = False,
 ) -> None:
     """List a model's aliases, point one at a version, or remove one."""
+    if remove and (name is None or version is not None):
+        raise typer.BadParameter("--remove takes the alias and no version")
+    if name is not None and version is None and not remove:
+        raise typer.BadParameter(f"say which version {name!r} points at, or --remove")
     with opened(registry, artifacts) as found:
         if name is not None and version is not None:
             found.set_alias(model, name, version, author(actor, reason))
@@ -342,7 +347,7 @@ def _read_bytes(file: Path) -> bytes:
 def _parse_object(text: str) -> dict[str, object]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"metadata is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise typer.BadParameter("metadata must be a JSON object")

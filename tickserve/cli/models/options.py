@@ -101,7 +101,10 @@ def parse_moment(text: str) -> datetime:
         raise typer.BadParameter(f"{text!r} is no time such as 2026-01-31T09:30:00Z") from None
     if moment.tzinfo is None:
         raise typer.BadParameter(f"{text} has no time zone; add Z for UTC, or an offset such as -05:00")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise typer.BadParameter(f"{text} lies outside of the years 1 to 9999 in UTC") from None
 
 
 def parse_pairs(pairs: Sequence[str], what: str) -> dict[str, str]:
@@ -161,4 +164,5 @@ def cell(value: object) -> str:
         case float():
             return f"{value:.4g}"
         case _:
-            return str(value)
+            # A reason may hold what moves a terminal's cursor; the history of others is not written over by it.
+            return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(value))

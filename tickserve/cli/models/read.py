@@ -33,7 +33,9 @@ def list_versions(
     status: Annotated[str | None, typer.Option(help="Only versions of this status.", show_default=False)] = None,
     by_label: Annotated[bool, typer.Option("--by-label", help="Labelled ones, by semantic version.")] = False,
     before: Annotated[int | None, typer.Option(help="The next page: versions below this.", show_default=False)] = None,
-    after: Annotated[str, typer.Option(help="The next page: models behind this name.", show_default=False)] = "",
+    after: Annotated[
+        str, typer.Option(help="The next page: models behind this name, or labels behind this one.", show_default=False)
+    ] = "",
     limit: Limit = 100,
     registry: RegistryUrl = "",
     artifacts: Artifacts = "",
@@ -41,17 +43,25 @@ def list_versions(
 ) -> None:
     """List models, or the versions of one model, newest first."""
     if model is None:
+        if status or by_label or before is not None:
+            raise typer.BadParameter("--status, --by-label and --before are about the versions of one model: name it")
         search(after=after, limit=limit, registry=registry, artifacts=artifacts, as_json=as_json)
         return
     from mlops.registry import Status
 
+    if by_label and (status or before is not None):
+        raise typer.BadParameter(
+            "--by-label lists labelled versions of any status; it takes neither --status nor --before"
+        )
     try:
         wanted = Status(status) if status else None
     except ValueError:
         raise typer.BadParameter(f"status is one of {', '.join(Status)}") from None
     with opened(registry, artifacts) as found:
         versions = (
-            found.labelled(model) if by_label else found.versions(model, before=before, status=wanted, limit=limit)
+            found.labelled(model, after=after, limit=limit)
+            if by_label
+            else found.versions(model, before=before, status=wanted, limit=limit)
         )
         desired = found.desired(model)
     roles = {share.version: share.role for share in desired.state.split} if desired else {}

@@ -20,11 +20,13 @@ use self::parameters::{ENTITIES, FEATURE_DIGEST, Options, check_length, text};
 use self::predict::PredictRequest;
 pub use self::schema::Schema;
 use self::tensors::Found;
-pub(crate) use self::wire::{Fields, Malformed, Span, Value};
+pub use self::wire::Span;
+pub(crate) use self::wire::{Fields, Malformed, Value};
 use crate::call::{Call, Findings};
 use crate::plan::TensorSpec;
 use crate::refusal::Refusal;
 use crate::service::Protocol;
+use crate::tap::Entities;
 use crate::texts::{Name, Texts};
 
 /// A message that is well formed; not held against any model yet.
@@ -132,6 +134,34 @@ impl Parsed {
         }
     }
 
+    /// The routing key as sent, of a request whose `target` was taken.
+    pub fn routing_key(&self) -> &str {
+        let key = match &self.request {
+            Request::Infer(_, options) => options
+                .as_ref()
+                .map(|options| options.routing_key)
+                .unwrap_or_default(),
+            Request::Predict(request) => request.routing_key,
+            Request::Nothing => Span::default(),
+        };
+        text(&self.message, key)
+    }
+
+    /// The entities, of a request whose `target` was taken.
+    pub fn entities(&self) -> Entities<'_> {
+        match &self.request {
+            Request::Infer(_, Some(options)) if options.entities > 0 => {
+                Entities::Commas(text(&self.message, options.entity_text))
+            }
+            Request::Predict(request) if request.entities > 0 => Entities::Parts {
+                message: &self.message,
+                first: request.first_entity,
+                rest: &request.more_entities,
+            },
+            _ => Entities::None,
+        }
+    }
+
     /// What the request asks for; `drawn` is the key where it has neither a routing key nor an id.
     pub fn target<'a>(&'a mut self, drawn: &'a str, texts: &Texts) -> Result<Target<'a>, Refusal> {
         let message = &self.message;
@@ -194,6 +224,7 @@ impl Parsed {
             timeout_us: 0,
             outputs: None,
             findings: Findings::default(),
+            received: None,
         };
         match &mut self.request {
             Request::Infer(request, options) => {

@@ -33,6 +33,7 @@ pub(super) struct Options {
     pub(super) event_time_unix_ns: i128,
     pub(super) timeout_us: u64,
     pub(super) entities: u64,
+    pub(super) entity_text: Span,
     pub(super) feature_digest: Vec<u8>,
 }
 
@@ -122,6 +123,7 @@ impl Options {
             (ENTITIES, Choice::Text(span)) => {
                 let commas = text(message, span).bytes().filter(|byte| *byte == b',').count();
                 self.entities = if span.is_empty() { 0 } else { commas as u64 + 1 };
+                self.entity_text = span;
             }
             (FEATURE_DIGEST, Choice::Text(digest)) => match from_hexadecimal(text(message, digest)) {
                 Some(digest) => self.feature_digest = digest,

@@ -16,6 +16,9 @@ pub(super) struct PredictRequest {
     pub(super) steps: u32,
     /// How many there are; what they are matters to the log alone.
     pub(super) entities: u64,
+    /// One is usual, and costs no allocation.
+    pub(super) first_entity: Span,
+    pub(super) more_entities: Vec<Span>,
     pub(super) event_time_unix_ns: i64,
     pub(super) timeout_us: u64,
 }
@@ -66,7 +69,12 @@ impl PredictRequest {
                 (8, Value::Varint(number)) => self.rows = number as u32,
                 (9, Value::Varint(number)) => self.steps = number as u32,
                 (10, Value::Delimited(span)) => {
-                    fields.text(span)?;
+                    let entity = fields.text(span)?;
+                    if self.entities == 0 {
+                        self.first_entity = entity;
+                    } else {
+                        self.more_entities.push(entity);
+                    }
                     self.entities += 1;
                 }
                 (11, Value::Fixed64(span)) => {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{numbers, row_width};
 use crate::call::{Call, Elements, FindingKind, Findings, Tensor};
+use crate::features;
 use crate::numbers::{number_at, put_number, with_numbers};
 use crate::plan::{Bound, Policy, VersionPlan};
 use crate::refusal::Refusal;
@@ -33,6 +34,9 @@ impl InputChecks {
     /// Applies the rules; may replace inputs by clipped copies. What was broken is in the call's findings, also where
     /// the call is refused.
     pub fn check(&self, call: &mut Call, now_unix_ns: i64, texts: &Texts) -> Result<(), Refusal> {
+        if !features::ON {
+            return Ok(());
+        }
         if call.event_time_unix_ns != 0 || self.version.input_rules.event_time.required {
             self.check_event_time(call, now_unix_ns, texts)?;
         }
@@ -50,7 +54,7 @@ impl InputChecks {
             let is_inside =
                 |row: &[u8]| with_numbers!(tensor.datatype, row, values => are_inside(values, bounds));
             if !numbers(tensor).chunks(row_size).all(is_inside) {
-                return self.out_of_bounds(tensor, &mut call.findings, texts);
+                return self.out_of_bounds(tensor, &mut call.received, &mut call.findings, texts);
             }
         }
         Ok(())
@@ -107,6 +111,7 @@ impl InputChecks {
     fn out_of_bounds(
         &self,
         tensor: &mut Tensor,
+        received: &mut Option<Elements>,
         findings: &mut Findings,
         texts: &Texts,
     ) -> Result<(), Refusal> {
@@ -159,7 +164,10 @@ impl InputChecks {
             }
         }
         if let Some(clipped) = clipped {
-            tensor.elements = Elements::Numbers(clipped.into());
+            *received = Some(std::mem::replace(
+                &mut tensor.elements,
+                Elements::Numbers(clipped.into()),
+            ));
         }
         Ok(())
     }

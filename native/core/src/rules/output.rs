@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{numbers, row_width, withheld};
 use crate::call::{FindingKind, Findings, Tensor};
+use crate::features;
 use crate::numbers::with_numbers;
 use crate::plan::{OutputRule, OutputRuleKind, Policy, TensorSpec, VersionPlan};
 use crate::refusal::Refusal;
@@ -58,6 +59,9 @@ impl OutputChecks {
         findings: &mut Findings,
         texts: &Texts,
     ) -> Result<(), Refusal> {
+        if !features::ON {
+            return Ok(());
+        }
         for (spec, output) in self.version.outputs.iter().zip(outputs) {
             if !fits(&spec.shape, &output.shape, rows) {
                 let rule = format!("shape:{}", spec.name);

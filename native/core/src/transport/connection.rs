@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -42,9 +42,10 @@ pub(super) async fn serve(worker: Rc<Worker>, socket: Socket, number: u64) {
     let born = Instant::now();
     let retire = Rc::clone(&worker.retire);
     let mut listening = Listening::new(&retire);
-    let mut opening = pin!(timeout(
+    // Several times as large as what it makes, and gone when that is made.
+    let mut opening = Box::pin(timeout(
         bounds.handshake_timeout,
-        Connection::open(worker, socket, born, number)
+        Connection::open(worker, socket, born, number),
     ));
     let opened = poll_fn(|cx| match listening.poll_begun(cx) {
         true => Poll::Ready(None),
@@ -52,6 +53,7 @@ pub(super) async fn serve(worker: Rc<Worker>, socket: Socket, number: u64) {
     });
     // Who does not complete the handshake is closed without a word, as there is no protocol to say it in.
     if let Some(connection) = opened.await {
+        drop(opening);
         drop(listening);
         connection.run().await;
     }

@@ -185,7 +185,8 @@ async fn obey(worker: Rc<Worker>, mut inbox: UnboundedReceiver<Command>) {
 }
 
 async fn serve(worker: Rc<Worker>, socket: Socket, admission: Admission) {
-    let connection = connection::serve(Rc::clone(&worker), socket, admission.number);
+    // On its own: whoever holds a future by value is as large, and this one is kept as long as a connection is silent.
+    let connection = Box::pin(connection::serve(Rc::clone(&worker), socket, admission.number));
     let _ = worker.shared.faults.catch_in(connection).await;
     drop(admission);
     worker.connection_ended.notify_one();

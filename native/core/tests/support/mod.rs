@@ -14,7 +14,7 @@ use tickserve_core::call::{Elements, Tensor};
 use tickserve_core::engine::{Engine, Settings};
 use tickserve_core::pipeline::Pipeline;
 use tickserve_core::plan::{
-    Datatype, EventTimeRule, InputRules, Limits, ModelPlan, Plan, Policy, Role, Segment, TensorSpec,
+    Datatype, EventTimeRule, InputRules, Limits, ModelPlan, Plan, Policy, Role, Segment, TapPlan, TensorSpec,
     VersionPlan,
 };
 use tickserve_core::reflection::Reflection;
@@ -112,6 +112,7 @@ pub fn plan_of(generation: u64, version: &VersionPlan) -> Plan {
         halt: None,
         position_scale: 1.0,
         described: BTreeMap::new(),
+        tap: TapPlan::default(),
     };
     Plan {
         generation,
@@ -264,4 +265,15 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(begun.elapsed() < BOUND, "{what}");
         std::thread::yield_now();
     }
+}
+
+/// Processor time of this thread alone: what others do on the machine counts only by what it does to the caches.
+pub fn cpu_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the time lives through the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap()
 }

@@ -85,7 +85,7 @@ fn halves() -> [Segment; 2] {
 
 /// How many cases of each test; `make studies` asks for millions.
 fn config() -> ProptestConfig {
-    let asked = std::env::var("TICKSERVE_FUZZ_CASES").ok();
+    let asked = std::env::var("TICKSERVE_CASES").ok();
     ProptestConfig::with_cases(asked.and_then(|cases| cases.parse().ok()).unwrap_or(2000))
 }
 

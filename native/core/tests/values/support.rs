@@ -128,6 +128,7 @@ pub fn call(inputs: Vec<Tensor>, rows: u64) -> Call {
         timeout_us: 0,
         outputs: None,
         findings: Default::default(),
+        received: None,
     }
 }
 

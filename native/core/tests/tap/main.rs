@@ -1,0 +1,13 @@
+//! The tap: the bytes of the shared vectors, random records there and back, and what the engine records.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod engine;
+mod files;
+mod owned;
+mod random;
+mod reader;
+mod vectors;
