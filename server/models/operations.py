@@ -66,6 +66,8 @@ class Operations:
     def follow(self, model: str, *, is_following: bool, actor: str, reason: str) -> list[str]:
         """Holds one model, or all, at what it serves; or lets it follow desired state again, taken-out versions too.
 
+        What failed is tried again at once where it follows.
+
         Returns the models that this changed.
         """
         names = self._reconciler.named(model)
@@ -83,7 +85,7 @@ class Operations:
 
         unwritten = self._reconciler.change_overrides(change)
         if is_following:
-            for name in changed:
+            for name in names:
                 self._reconciler.retry(name)
         self._tell("following" if is_following else "held", changed, actor, reason)
         self._wake()
