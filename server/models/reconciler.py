@@ -304,6 +304,7 @@ class Reconciler:
             version = record.previous
             loaded = {number: each for number, each in record.loaded.items() if number != version}
             self._install({**self._records, model: replace(record, previous="", loaded=loaded)})
+            self._account()
         _log.warning("previous_released", model=model, version=version, why="memory_budget_mb")
         self.events.add("previous_released", model=model, version=version, message="to make room for the next version")
         return True
