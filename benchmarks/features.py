@@ -4,12 +4,14 @@ Both run at once and take turns under our own load generator, which is lighter t
 request, so that the difference is not lost in its noise.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
 from benchmarks import generator, models
 from benchmarks.figures import Paired, difference_of_rounds
@@ -62,6 +64,16 @@ def measure(without: str, model: str, folder: Path, rounds: int) -> list[Cost]:
         medians = [sorted(values)[len(values) // 2] for values in (on, off)]
         costs.append(Cost(without, model, f"c={in_flight}", *medians, difference_of_rounds(on, off), steal_pct))
     return costs
+
+
+def show(console: Console, costs: Sequence[Cost]) -> None:
+    """Prints what was measured."""
+    table = Table("without", "model", "load", "with us", "without us", "difference us", "95% interval", title="CPU")
+    for cost in costs:
+        more = cost.difference_us
+        figures = (f"{figure:.2f}" for figure in (cost.on_us, cost.off_us, more.median))
+        table.add_row(cost.without, cost.model, cost.load, *figures, f"{more.low:.2f} to {more.high:.2f}")
+    console.print(table)
 
 
 def _cpu_us(server: ServerProcess, message: bytes, in_flight: int) -> float:

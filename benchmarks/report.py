@@ -164,4 +164,4 @@ def _text(value: Any) -> str:
         return f"{value:,.3f}"
     if isinstance(value, dict):
         return "; ".join(f"{key} {_text(element)}" for key, element in value.items())
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

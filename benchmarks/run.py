@@ -70,8 +70,7 @@ def measure_features(arguments: argparse.Namespace, folder: Path, console: Conso
         for model in ("forest-100", "logistic")
         for cost in features.measure(without, model, folder, arguments.rounds)
     ]
-    if costs:
-        show_record(console, "CPU of the features", costs)
+    features.show(console, costs)
     return {"features": [asdict(cost) for cost in costs]}
 
 
@@ -114,7 +113,8 @@ def main() -> int:
         print(
             f"The load average was {facts.load_average:.1f} at the start: others are at work here, mind the intervals."
         )
-    write(arguments.out, {"machine": asdict(facts), **{k: v for k, v in result.items() if k != "machine"}})
+    result = {"machine": asdict(facts), **{name: part for name, part in result.items() if name != "machine"}}
+    write(arguments.out, result)
     print(f"written: {arguments.out}")
     if arguments.chart is not None and "runs" in result:
         chart.draw(result, arguments.chart)
