@@ -1,7 +1,6 @@
 """The reconciler: what the directory holds is served; whatever goes wrong leaves what was served."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,6 @@ def models(tmp_path: Path) -> Path:
     folder = tmp_path / "models"
     folder.mkdir()
     return folder
-
-
-@pytest.fixture
-def engine() -> Iterator[PythonEngine]:
-    made = PythonEngine(
-        ["127.0.0.1:0"], pool_threads=1, max_in_flight=8, max_in_flight_per_client=8, max_message_bytes=1 << 20
-    )
-    made.start()
-    yield made
-    made.stop(0.0)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A server that requires signatures serves what a trusted key signed, and goes on with it when something else comes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,16 +30,6 @@ def keys(tmp_path: Path) -> Path:
 @pytest.fixture
 def source(models: Path, keys: Path) -> DirectorySource:
     return DirectorySource(models, keys)
-
-
-@pytest.fixture
-def engine() -> Iterator[PythonEngine]:
-    made = PythonEngine(
-        ["127.0.0.1:0"], pool_threads=1, max_in_flight=8, max_in_flight_per_client=8, max_message_bytes=1 << 20
-    )
-    made.start()
-    yield made
-    made.stop(0.0)
 
 
 def test_package_of_a_trusted_key_is_read(source: DirectorySource, models: Path, keys: Path) -> None:

@@ -29,16 +29,6 @@ from tickserve.errors import Code, ConfigurationError, ControlError, UnknownErro
 
 
 @pytest.fixture
-def engine() -> Iterator[PythonEngine]:
-    made = PythonEngine(
-        ["127.0.0.1:0"], pool_threads=1, max_in_flight=8, max_in_flight_per_client=8, max_message_bytes=1 << 20
-    )
-    made.start()
-    yield made
-    made.stop(0.0)
-
-
-@pytest.fixture
 def models(tmp_path: Path) -> Path:
     folder = tmp_path / "models"
     folder.mkdir()
