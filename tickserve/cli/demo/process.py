@@ -34,7 +34,8 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 # The demo has a registry of its own, whatever the environment says.
-                env={name: value for name, value in os.environ.items() if name not in _OTHER_REGISTRY},
+                env={name: value for name, value in os.environ.items() if name not in _OTHER_REGISTRY}
+                | {"TICKSERVE_SERVER_NAME": "demo-host"},
             )
         status = self.control.wait(lambda status: status.is_serving or self._has_ended(), _START_S)
         self.address, self.http = status.listen[0], status.http
