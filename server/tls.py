@@ -60,23 +60,28 @@ class Certificates:
         self._listeners: list[Callable[[TlsIdentity], None]] = []
 
     def on_change(self, listener: Callable[[TlsIdentity], None]) -> None:
-        """Has `listener` called with each new identity, on the thread that refreshes."""
+        """Has `listener` called with each new identity, on the thread that refreshes, before it becomes `current`.
+
+        One that cannot serve it raises ConfigurationError; then the identity is refused like any that is no good.
+        """
         self._listeners.append(listener)
 
     def refresh(self) -> None:
         """Takes up what the files hold now; where that is no good, says so once and keeps what there is."""
         try:
             identity = _load(self._files)
+            is_new = identity != self.current
+            if is_new:
+                for listener in self._listeners:
+                    listener(identity)
         except ConfigurationError as error:
             if error.message != self.refused:
                 _log.error("tls_reload_refused", reason=error.message)
             self.refused = error.message
             return
         self.refused = ""
-        if identity != self.current:
+        if is_new:
             self.current = identity
-            for listener in self._listeners:
-                listener(identity)
             expires = datetime.fromtimestamp(identity.expires_unix["tls_cert"], UTC)
             _log.info("tls_reloaded", certificate_expires=expires.isoformat())
 

@@ -105,7 +105,12 @@ class NativeEngine:
         self._tap = tap
 
     def start(self) -> Sequence[str]:
-        """Opens the listeners and returns their addresses. Raises ConfigurationError where one cannot be bound."""
+        """Opens the listeners and returns their addresses.
+
+        Raises ConfigurationError where one cannot be bound, or where the certificates cannot be served.
+        """
+        if self._certificates is not None:
+            self._set_tls(self._certificates.current)
         opened: list[tuple[socket.socket, str]] = []
         try:
             # One by one, so that those before one that fails are closed.
@@ -118,7 +123,7 @@ class NativeEngine:
         sockets = [(listener.detach(), is_unix(address)) for listener, address in opened]
         self._native.start(sockets, tls)
         if self._certificates is not None:
-            self._certificates.on_change(lambda identity: self._native.set_tls(_pem(identity)))
+            self._certificates.on_change(self._set_tls)
         return [address for _, address in opened]
 
     def prepare(self, version: VersionPlan) -> Prepared:
@@ -198,6 +203,13 @@ class NativeEngine:
     def stop(self, grace_s: float) -> None:
         """Refuses new requests, answers those in flight for up to `grace_s` seconds, and ends."""
         self._native.stop(grace_s)
+
+    def _set_tls(self, identity: TlsIdentity) -> None:
+        """Checks an identity, and gives it to new connections where the listeners are open."""
+        try:
+            self._native.set_tls(_pem(identity))
+        except ValueError as error:
+            raise ConfigurationError(f"setting tls_cert: {error}", field="tls_cert") from None
 
     def _check_golden(self, version: VersionPlan, prepared: Any) -> float | None:
         golden = version.golden

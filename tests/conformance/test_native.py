@@ -13,9 +13,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from server.tls import Certificates, TlsFiles
 from tests.conformance.conftest import ENGINES, Bench, outcome
 from tests.conformance.requests import PREDICT, predict
+from tests.support.certificates import Authority
 from tests.support.models import echo_model, version_plan
+from tickserve.errors import ConfigurationError
 
 pytestmark = pytest.mark.skipif("native" not in ENGINES, reason="the native engine is not built here")
 
@@ -106,6 +109,30 @@ def test_a_worker_count_and_cpus_are_taken(make_bench: Callable[..., Bench]) -> 
     while pinned_workers(cpu) != 3 and time.monotonic() < end:
         threading.Event().wait(0.01)
     assert pinned_workers(cpu) == 3
+
+
+def test_a_certificate_that_it_cannot_serve_is_refused_like_any_other(tmp_path: Path) -> None:
+    files, authority = TlsFiles(tmp_path / "cert.pem", tmp_path / "key.pem"), Authority(tmp_path)
+    authority.sign("first").move_to(files.certificate, files.key)
+    certificates = Certificates(files)
+    engine = ENGINES["native"](certificates=certificates)
+    (address,) = engine.start()
+    before = certificates.current
+    # OpenSSL signs with keys this short; the library of this engine does not.
+    make = f"openssl req -x509 -nodes -subj /CN=x -newkey rsa:1024 -keyout {files.key} -out {files.certificate}"
+    subprocess.run(make.split(), check=True, capture_output=True)
+    certificates.refresh()
+    assert certificates.refused.startswith("setting tls_cert: the certificate and the key cannot be used together")
+    assert certificates.current is before
+    trusted = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
+    with grpc.secure_channel(address, trusted) as channel:
+        grpc.channel_ready_future(channel).result(20)
+    engine.stop(0)
+    with pytest.raises(ConfigurationError, match="setting tls_cert"):
+        ENGINES["native"](certificates=Certificates(files)).start()
+    authority.sign("second").move_to(files.certificate, files.key)
+    certificates.refresh()
+    assert (certificates.refused, certificates.current) == ("", Certificates(files).current)
 
 
 def pinned_workers(cpu: int) -> int:

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -42,6 +42,10 @@ struct Worker {
     // Borrowed while a record is written.
     tap: Option<RefCell<Tap>>,
 }
+
+/// A request until a thread of the pool takes it, or its worker gives it up: what a client took back is not kept until
+/// its turn comes, since nothing bounds how much of that there is.
+struct Queued(Arc<Mutex<Option<Parsed>>>);
 
 /// Where and how a routed request runs.
 struct Decided {
@@ -190,7 +194,10 @@ impl Worker {
             serving.place,
         );
         let kept = way.map(|way| Asked::new(&request, drawn, way).keep());
-        let queued = self.submit(request, &installed, serving, decided, id.clone());
+        request.shed(&serving.runtime.schema);
+        let queued = Queued(Arc::new(Mutex::new(Some(request))));
+        let given_up = Queued(Arc::clone(&queued.0));
+        let queued = self.submit(queued, framing, &installed, serving, decided, id.clone());
         let (worker, installed) = (Rc::clone(self), Arc::clone(&installed));
         Answering::Later(Box::pin(async move {
             let mut outcome = match queued {
@@ -203,7 +210,7 @@ impl Worker {
             let request = outcome.request.take();
             let asked = kept.as_ref().map(|kept| kept.asked(request.as_deref()));
             let answer = worker.finish(installed.at(place), rows, &id, asked, outcome);
-            drop(in_flight);
+            drop((given_up, in_flight));
             within(framing, answer)
         }))
     }
@@ -287,7 +294,8 @@ impl Worker {
     /// Queues a request for the pool.
     fn submit(
         &self,
-        mut request: Parsed,
+        queued: Queued,
+        framing: Framing,
         installed: &Arc<Installed>,
         serving: &Serving,
         decided: Decided,
@@ -295,22 +303,17 @@ impl Worker {
     ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
         let (sender, receiver) = oneshot::channel();
         let (shared, installed, place) = (Arc::clone(&self.shared), Arc::clone(installed), serving.place);
-        let (
-            framing,
-            Decided {
-                shape,
-                timing,
-                cost_ns,
-                ..
-            },
-        ) = (self.framing(&request), decided);
+        let Decided {
+            shape,
+            timing,
+            cost_ns,
+            ..
+        } = decided;
         let paced = serving.runtime.loaded.paced(cost_ns);
         let submitted = Instant::now();
         let job = move |seat: &mut Seat| {
-            if sender.is_closed() {
-                // Nobody waits for it any more.
-                return;
-            }
+            // Where it is gone nobody waits for it any more.
+            let Some(mut request) = queued.take() else { return };
             let serving = installed.at(place);
             let (texts, shape) = (&shared.texts, &shape);
             let job = Job {
@@ -383,6 +386,23 @@ impl Worker {
     fn count_unrouted(&self, installed: &Installed, model: &str, refusal: &Refusal) {
         let label = if installed.knows(model) { model } else { "" };
         self.shared.refusals[self.index].count(label, refusal.reason);
+    }
+}
+
+impl Queued {
+    /// Neither side waits for the other: a lock that is held means that the other one takes it.
+    fn take(&self) -> Option<Parsed> {
+        match self.0.try_lock() {
+            Ok(mut request) => request.take(),
+            Err(TryLockError::Poisoned(held)) => held.into_inner().take(),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        drop(self.take());
     }
 }
 

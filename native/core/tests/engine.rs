@@ -5,9 +5,10 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use prost::Message;
 use support::*;
 use tickserve_core::engine::Engine;
@@ -190,6 +191,34 @@ fn a_request_that_was_given_up_is_not_run() {
     drop(send(&pipeline, row("slow").encode_to_vec()));
     assert_eq!(engine.counters().in_flight, 0);
     eventually("the queue empties", || engine.counters().queued == 0);
+}
+
+#[test]
+fn a_request_that_was_given_up_is_freed_before_its_turn() {
+    struct Message(Vec<u8>, Arc<AtomicUsize>);
+    impl AsRef<[u8]> for Message {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    impl Drop for Message {
+        fn drop(&mut self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let engine = engine(BOUNDS);
+    let pipeline = several(&engine, &[slow(), echo()]);
+    // The pool has one thread, which is at the first of these for long.
+    let before = [(); 8].map(|()| send(&pipeline, row("slow").encode_to_vec()));
+    let freed = Arc::new(AtomicUsize::new(0));
+    let message = Bytes::from_owner(Message(large(&row("echo")), Arc::clone(&freed)));
+    let given_up = pipeline.answer(Protocol::Infer, message, arrival());
+    assert!(matches!(given_up, Answering::Later(_)));
+    assert_eq!(freed.load(Ordering::Relaxed), 0);
+    drop(given_up);
+    assert_eq!(freed.load(Ordering::Relaxed), 1);
+    assert!(engine.counters().queued > 1, "its turn has not come");
+    before.into_iter().for_each(|each| drop(finish(each).unwrap()));
 }
 
 #[test]

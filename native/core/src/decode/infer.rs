@@ -15,6 +15,11 @@ pub(super) const CONTENTS: [&str; 8] = [
     "bytes_contents",
 ];
 
+/// More inputs, outputs or raw contents than any model has are counted and not kept, since an empty one takes forty times
+/// as much memory as in its message. Of more names than a model has one is unknown or given twice, so that the first of
+/// them suffice to refuse it for what it would be refused for anyway.
+const MAX_KEPT: usize = 1 << 14;
+
 #[derive(Debug, Default)]
 pub(super) struct InferRequest {
     pub(super) model: Span,
@@ -24,6 +29,9 @@ pub(super) struct InferRequest {
     pub(super) inputs: Vec<InferInput>,
     pub(super) outputs: Vec<WantedOutput>,
     pub(super) raw: Vec<Span>,
+    /// All of them, kept or not.
+    pub(super) input_count: usize,
+    pub(super) raw_count: usize,
 }
 
 #[derive(Debug, Default)]
@@ -59,18 +67,30 @@ impl InferRequest {
                 (2, Value::Delimited(span)) => request.version = fields.text(span)?,
                 (3, Value::Delimited(span)) => request.id = fields.text(span)?,
                 (4, Value::Delimited(span)) => request.parameters.add(&fields, span)?,
-                (5, Value::Delimited(span)) => request
-                    .inputs
-                    .push(InferInput::parse(message, fields.within(span))?),
-                (6, Value::Delimited(span)) => request
-                    .outputs
-                    .push(WantedOutput::parse(message, fields.within(span))?),
-                (7, Value::Delimited(span)) => request.raw.push(span),
+                (5, Value::Delimited(span)) => {
+                    let input = InferInput::parse(message, fields.within(span))?;
+                    keep(&mut request.inputs, input);
+                    request.input_count += 1;
+                }
+                (6, Value::Delimited(span)) => {
+                    let output = WantedOutput::parse(message, fields.within(span))?;
+                    keep(&mut request.outputs, output);
+                }
+                (7, Value::Delimited(span)) => {
+                    keep(&mut request.raw, span);
+                    request.raw_count += 1;
+                }
                 _ => {}
             }
         }
         request.parameters.settle(message);
         Ok(request)
+    }
+}
+
+fn keep<T>(kept: &mut Vec<T>, part: T) {
+    if kept.len() < MAX_KEPT {
+        kept.push(part);
     }
 }
 
@@ -126,8 +146,16 @@ impl Contents {
             };
             self.counts[number as usize - 1] += count;
         }
-        self.parts.push(part);
+        if !part.is_empty() {
+            self.parts.push(part);
+        }
         Ok(())
+    }
+
+    /// Parts that there is memory for.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.parts.capacity()
     }
 
     /// Gives the elements of one of the fields 1 to 5, in order.

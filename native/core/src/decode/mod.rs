@@ -207,6 +207,22 @@ impl Parsed {
         }
     }
 
+    /// Lets go of what its answer cannot depend on, of a request that waits after its shape was found in order: of more
+    /// names than there are, all different, one is wrong, and the first wrong one is what it is refused for.
+    pub fn shed(&mut self, schema: &Schema) {
+        match &mut self.request {
+            Request::Infer(request, _) => {
+                request.outputs.truncate(schema.version.outputs.len() + 1);
+                request.outputs.shrink_to_fit();
+            }
+            Request::Predict(request) => {
+                request.named.truncate(schema.version.feature_names.len() + 1);
+                request.named.shrink_to_fit();
+            }
+            Request::Nothing => {}
+        }
+    }
+
     /// Reads the contents of a request whose shape was found in order, once.
     pub fn read(
         &mut self,
@@ -285,3 +301,6 @@ fn message_name(protocol: Protocol) -> &'static str {
         Protocol::PredictStream => "PredictStreamRequest",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,9 +21,13 @@ enum Choice {
     Text(Span),
 }
 
-/// The parameters of a request or of one of its tensors. As they came until `settle`, then by name.
+/// The parameters of a request or of one of its tensors. As they came until `settle`, then by name; of too many
+/// only the number is left.
 #[derive(Debug, Default)]
-pub(super) struct Parameters(Vec<(Span, Choice)>);
+pub(super) struct Parameters {
+    entries: Vec<(Span, Choice)>,
+    number: usize,
+}
 
 /// What a request's parameters ask for.
 #[derive(Debug, Default)]
@@ -51,25 +55,31 @@ impl Parameters {
         }
         // The reference's parser keeps an entry with unknown fields out of the map.
         if is_known {
-            self.0.push((name, choice));
+            self.entries.push((name, choice));
         }
         Ok(())
     }
 
     /// Brings the entries into the order of their names; of one name the last one stays.
     pub(super) fn settle(&mut self, message: &[u8]) {
-        if self.0.len() > 1 {
+        if self.entries.len() > 1 {
             let name = |entry: &(Span, Choice)| &message[entry.0.range()];
-            self.0.reverse();
-            self.0.sort_by(|one, other| name(one).cmp(name(other)));
-            self.0.dedup_by(|later, kept| name(later) == name(kept));
+            self.entries.reverse();
+            self.entries.sort_by(|one, other| name(one).cmp(name(other)));
+            self.entries.dedup_by(|later, kept| name(later) == name(kept));
         }
+        self.number = self.entries.len();
+        if self.number > MAX_PARAMETERS {
+            self.entries.clear();
+        }
+        // A client may have sent millions of one name.
+        self.entries.shrink_to(MAX_PARAMETERS);
     }
 
     /// Refuses parameters of a tensor that ask for what there is not; every other one is accepted.
     pub(super) fn refuse_unsupported(&self, message: &[u8], texts: &Texts) -> Result<(), Refusal> {
         self.check_number(texts)?;
-        self.0
+        self.entries
             .iter()
             .try_for_each(|(name, _)| check_offered(text(message, *name), texts))
     }
@@ -78,7 +88,7 @@ impl Parameters {
     pub(super) fn options(&self, message: &[u8], texts: &Texts) -> Result<Option<Options>, Refusal> {
         self.check_number(texts)?;
         let mut options = None;
-        for (span, choice) in &self.0 {
+        for (span, choice) in &self.entries {
             let name = text(message, *span);
             if name != "timeout" && !name.starts_with("tickserve_") {
                 check_offered(name, texts)?;
@@ -92,8 +102,8 @@ impl Parameters {
     }
 
     fn check_number(&self, texts: &Texts) -> Result<(), Refusal> {
-        if self.0.len() > MAX_PARAMETERS {
-            let facts = [("got", self.0.len().into()), ("bound", MAX_PARAMETERS.into())];
+        if self.number > MAX_PARAMETERS {
+            let facts = [("got", self.number.into()), ("bound", MAX_PARAMETERS.into())];
             return Err(texts.refuse(Name::TooManyParameters, "parameters", &facts));
         }
         Ok(())
@@ -211,14 +221,30 @@ mod tests {
             let Some((1, Value::Delimited(name))) = fields.next().unwrap() else {
                 break;
             };
-            parameters.0.push((name, Choice::Int(number)));
+            parameters.entries.push((name, Choice::Int(number)));
         }
         parameters.settle(all);
         let kept: Vec<_> = parameters
-            .0
+            .entries
             .iter()
             .map(|(name, choice)| (text(all, *name), *choice))
             .collect();
         assert_eq!(kept, [("a", Choice::Int(2)), ("b", Choice::Int(3))]);
+    }
+
+    #[test]
+    fn a_name_given_often_is_kept_once() {
+        let same = vec![(Span::default(), Choice::Nothing); 100_000];
+        let mut one = Parameters {
+            entries: same,
+            ..Parameters::default()
+        };
+        one.settle(b"");
+        assert_eq!(one.number, 1);
+        assert!(
+            one.entries.capacity() <= MAX_PARAMETERS,
+            "{}",
+            one.entries.capacity()
+        );
     }
 }

@@ -62,6 +62,7 @@ impl PredictRequest {
                 (4, Value::Delimited(span)) => self.routing_key = fields.text(span)?,
                 (5, Value::Fixed32(span)) => self.features.push(span),
                 (5, Value::Delimited(span)) if !span.size().is_multiple_of(4) => return Err(Malformed),
+                (5, Value::Delimited(span)) if span.is_empty() => {}
                 (5, Value::Delimited(span)) => self.features.push(span),
                 (6, Value::Delimited(span)) => self.feature_digest = span,
                 (7, Value::Delimited(span)) => self.named.push(named_value(fields.within(span))?),

@@ -29,7 +29,7 @@ pub(super) fn shapes(
     schema: &Schema,
     texts: &Texts,
 ) -> Result<Shape, Refusal> {
-    let (given, raw) = (request.inputs.len(), request.raw.len());
+    let (given, raw) = (request.input_count, request.raw_count);
     if raw != 0 && raw != given {
         let facts = [("got", raw.into()), ("expected", given.into())];
         return Err(texts.refuse(Name::RawCount, "raw_input_contents", &facts));

@@ -1,7 +1,7 @@
 //! Swaps while requests run: every one is answered, and no thread that answers frees a session.
 
 #[path = "../../tests/support/mod.rs"]
-mod support;
+pub(crate) mod support;
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
