@@ -347,7 +347,8 @@ class Reconciler:
         refused = refused_versions(record, self._overrides)
         kept = before if before not in {target.stable, *refused} else record.previous
         previous = kept if kept in record.loaded and kept not in target.required and kept not in refused else ""
-        went_back = record.target is None and target not in record.desired.targets
+        last = record.last.target.shares if record.last is not None else None
+        went_back = record.target is None and target.shares == last
         changed = replace(record, target=target, previous=previous, last=None, went_back=went_back)
         self._install({**self._records, record.name: changed})
         for version in target.required:

@@ -29,7 +29,7 @@ class ModelRecord:
     """One model: what is meant, what is installed (if anything) since when, what is loaded, and what failed.
 
     `last` is what an earlier process served; it counts until something is installed. `went_back` says that this is
-    what was installed, because nothing that is wanted could be.
+    what was installed first.
     """
 
     name: str
