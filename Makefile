@@ -7,7 +7,7 @@ SOURCES := tickserve server mlops benchmarks tests protos examples native
 CARGO := $(shell command -v cargo 2>/dev/null)
 IN_NATIVE := cd native && cargo
 
-.PHONY: setup native native-if-cargo proto format lint type test integration studies bench run serve examples check clean
+.PHONY: setup native native-if-cargo proto format lint type test integration soak studies bench run serve examples check clean
 
 setup: $(STAMP)
 
@@ -63,6 +63,9 @@ integration: native-if-cargo
 bench: native-if-cargo
 	$(BIN)/python -m benchmarks.run --chart docs/benchmarks.svg
 	$(BIN)/python -m benchmarks.registry
+
+soak: native-if-cargo
+	$(BIN)/python -m benchmarks.soak $(SCENARIO)
 
 studies: native-if-cargo
 ifdef CARGO

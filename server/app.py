@@ -8,10 +8,10 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn, Protocol, TextIO
 
 import prometheus_client
 import structlog
@@ -19,6 +19,7 @@ import structlog
 from mlops.tap import slot_bytes_for
 from server.api.admin import AdminServer
 from server.api.control import ControlService, ProcessFacts
+from server.api.repository import RepositoryService
 from server.config import Settings
 from server.descriptors import provide_descriptors
 from server.engine import Engine
@@ -27,22 +28,45 @@ from server.engine.python import PythonEngine
 from server.http import HttpServer
 from server.log import configure_log
 from server.metrics import ServerCollector
-from server.models import DesiredFile, DirectorySource, Reconciler, Settling, Snapshot
+from server.models import (
+    BreakerLimits,
+    DesiredRows,
+    DirectorySource,
+    EventLog,
+    Guard,
+    LocalState,
+    Memory,
+    Operations,
+    PackageCache,
+    Reconciler,
+    ServedFile,
+    Settling,
+    Snapshot,
+    Source,
+    ThreadLoader,
+    parse_policy,
+)
 from server.notify import Notifier
+from server.starting import is_loaded
 from server.tap import Tap, widest_record
 from server.tls import Certificates
-from tickserve.errors import Code, ConfigurationError, PackageError, StatusError
+from tickserve.errors import Code, ConfigurationError, StatusError
 
 _log = structlog.get_logger()
 #: Threads of the control plane give the interpreter back to the data plane after this long.
 _SWITCH_INTERVAL_S = 0.0005
+#: The plan is looked at this often at least.
+_PASS_S = 0.25
+#: And the counts of every version.
+_WATCH_S = 0.25
 
 
 class Server:
     """Owns every part of the process. `run` blocks until SIGTERM, SIGINT or Drain.
 
-    Models are followed on a thread of its own: a load may take minutes and cannot be interrupted, and neither
-    certificates nor the end wait for it.
+    Desired state is read on one thread, the plan is changed on another, and versions are loaded on further ones: a
+    load may take minutes and cannot be interrupted, a registry may not answer, and neither certificates, nor changes
+    of other models, nor the end wait for it.
     """
 
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
@@ -51,6 +75,7 @@ class Server:
         #: Wakes `run`; its `put` may interrupt itself, as a signal's handler does.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._ending = threading.Event()
+        self._first_read = threading.Event()
         self._first_pass = threading.Event()
         self._fault: Exception | None = None
         self._state = "starting"
@@ -60,15 +85,42 @@ class Server:
         self._certificates = Certificates(files) if files is not None else None
         self._engine = choose_engine(settings, self._certificates)
         self._notifier = Notifier(environment, self._engine.is_alive)
+        state = settings.home / "server"
+        self._memory = Memory(settings.memory_budget_mb << 20)
+        #: Set when there is something to do for the thread that changes the plan.
+        self._work = threading.Event()
+        source = make_source(settings, lambda: self._reconciler.digests())
         self._reconciler = Reconciler(
-            DirectorySource(settings.models, settings.trusted_keys if settings.require_signature else None),
+            source,
             self._engine,
-            DesiredFile(settings.home / "server" / "halts.json"),
-            Settling(settings.settle_s),
+            LocalState(state),
+            served=ServedFile(state / "served.json"),
+            loader=ThreadLoader(
+                settings.loading_threads, settings.load_timeout_s, wake=self._work.set, drop=self._engine.discard
+            ),
+            memory=self._memory,
+            events=EventLog(state / "events.jsonl"),
+        )
+        self._reporter = make_reporter(source, self._reconciler, settings.server_name, self._engine.name, self._facts)
+        operations = Operations(self._reconciler, self._work.set)
+        self._guard = Guard(
+            self._reconciler,
+            operations,
+            self._engine.counters,
+            BreakerLimits(
+                settings.breaker_bad_share,
+                settings.breaker_run_factor,
+                settings.breaker_requests,
+                settings.breaker_window_s,
+            ),
+            halts=settings.breaker_action == "halt",
         )
         self._admin = AdminServer(
             settings.admin,
-            ControlService(self._reconciler, self._engine, process=self._facts, drain=self._stop),
+            ControlService(
+                self._reconciler, operations, self._engine, self._memory, process=self._facts, drain=self._stop
+            ),
+            RepositoryService(self._reconciler, operations),
             connections=settings.connection_bounds(),
             certificates=self._certificates,
         )
@@ -105,9 +157,19 @@ class Server:
         except BaseException:
             self._close_tap()
             raise
-        follower = threading.Thread(target=self._follow_models, name="models", daemon=True)
+        followers = [
+            threading.Thread(target=self._guarded, args=(step,), name=name, daemon=True)
+            for name, step in (
+                ("desired", self._follow_desired),
+                ("models", self._follow_models),
+                ("breaker", self._watch_versions),
+            )
+        ]
         try:
-            follower.start()
+            for follower in followers:
+                follower.start()
+            if self._reporter is not None:
+                self._reporter.start()
             while not self._is_told_to_stop:
                 self._supervise()
                 with contextlib.suppress(queue.Empty):
@@ -148,40 +210,43 @@ class Server:
             self._become_ready()
         self._log_faults()
 
-    def _follow_models(self) -> None:
+    def _guarded(self, follow: Callable[[], None]) -> None:
         try:
-            while not self._ending.is_set():
-                self._reconciler.reconcile()
-                self._first_pass.set()
-                if self._state == "starting":
-                    self._wake.put(None)
-                self._ending.wait(self._settings.poll_s)
+            follow()
         except Exception as error:  # noqa: BLE001 - raised again by `run`, which ends the process
             self._fault = error
             self._wake.put(None)
 
+    def _follow_desired(self) -> None:
+        while not self._ending.is_set():
+            self._reconciler.refresh()
+            self._first_read.set()
+            self._work.set()
+            self._ending.wait(self._settings.poll_s)
+
+    def _follow_models(self) -> None:
+        self._first_read.wait()
+        while not self._ending.is_set():
+            # Back-off and time-outs have no event.
+            self._work.wait(min(self._settings.poll_s, _PASS_S))
+            self._work.clear()
+            self._reconciler.converge()
+            self._first_pass.set()
+            if self._state == "starting":
+                self._wake.put(None)
+
+    def _watch_versions(self) -> None:
+        while not self._ending.wait(_WATCH_S):
+            self._guard.check()
+
     def _is_loaded(self) -> bool:
-        """Whether every model is loaded or has failed. Unless told to serve the rest, none may fail."""
-        snapshot = self._reconciler.snapshot()
-        if snapshot.source_error:
-            raise PackageError(f"models cannot be read: {snapshot.source_error}", field="models")
-        failures = [
-            f"model {record.name!r}, version {change.version}: {change.error.message}"
-            for record in snapshot.models
-            for change in record.failed.values()
-        ]
-        if not snapshot.models:
-            raise PackageError(
-                f"no models in {self._settings.models}; expected <model>/<version>/ with a package or a model.onnx",
-                field="models",
-            )
-        if failures and not self._settings.serve_rest:
-            raise PackageError(f"{'; '.join(failures)}. Use --serve-rest to serve the others", field="models")
-        if any(record.plan is None and not record.failed for record in snapshot.models):
-            return False
-        if not snapshot.plan.models:
-            raise PackageError(f"no model can be served: {'; '.join(failures)}", field="models")
-        return True
+        """Whether every model that must be there is. Raises where one cannot be, unless told to serve the rest."""
+        return is_loaded(
+            self._reconciler.snapshot(),
+            where=str(self._settings.models) if self._settings.source == "directory" else "the registry",
+            required=self._settings.required_models,
+            serve_rest=self._settings.serve_rest,
+        )
 
     def _become_ready(self) -> None:
         gc.collect()
@@ -201,6 +266,7 @@ class Server:
         self._state = "draining"
         self._ending.set()
         self._reconciler.stop()
+        self._reconciler.events.add("draining")
         self._engine.set_ready(is_ready=False)
         self._notifier.stopping()
         self._notifier.status("draining")
@@ -213,6 +279,8 @@ class Server:
         self._engine.stop(self._settings.grace_s)
         self._log_faults()
         self._notifier.stop()
+        if self._reporter is not None:
+            self._reporter.stop()
         self._http.stop()
         self._close_tap()
         _log.info("stopped")
@@ -222,10 +290,73 @@ class Server:
         self._wake.put(None)
 
     def _facts(self) -> ProcessFacts:
-        return ProcessFacts(self._state, self._listen, self._http.address)
+        return ProcessFacts(self._state, self._listen, self._http.address, self._settings.server_name)
 
     def _is_ready(self) -> bool:
         return self._state == "serving"
+
+
+def make_source(settings: Settings, in_use: Callable[[], Collection[str]]) -> Source:
+    """Where desired state and versions come from; `in_use` gives the digests that a cache must keep.
+
+    Raises
+    ------
+    ConfigurationError
+        Where the registry's libraries are not installed.
+    """
+    state = settings.home / "server"
+    if settings.source == "directory":
+        return DirectorySource(
+            settings.models,
+            settings.trusted_keys if settings.require_signature else None,
+            {name: parse_policy(text) for name, text in settings.version_policy.items()},
+            Settling(settings.settle_s),
+            DesiredRows(state / "desired.json"),
+        )
+    try:
+        from server.models.registry import RegistrySource, connect
+    except ImportError as error:
+        raise ConfigurationError(
+            f"source: {error.name} is not installed; `pip install 'tickserve[registry]'` brings it", field="source"
+        ) from None
+    cache = PackageCache(state / "cache", settings.cache_mb << 20, in_use)
+    cache.remove_unfinished()
+    return RegistrySource(
+        partial(connect, settings.home, settings.registry, settings.artifacts, cache.folder, settings.trusted_keys),
+        cache,
+        state / "registry.json",
+        keys=settings.trusted_keys,
+        requires_signature=settings.require_signature,
+    )
+
+
+class Reporter(Protocol):
+    """Tells others what this server serves."""
+
+    def start(self) -> None:
+        """Begins to tell."""
+
+    def stop(self) -> None:
+        """Says that it ends."""
+
+
+def make_reporter(
+    source: Source, reconciler: Reconciler, name: str, engine_name: str, facts: Callable[[], ProcessFacts]
+) -> Reporter | None:
+    """Who tells the registry what this server serves; None where there is no registry."""
+    if source.name != "registry":
+        return None
+    from server.fleet import FleetReporter
+    from server.models.registry import RegistrySource
+
+    if not isinstance(source, RegistrySource):
+        raise TypeError("a source named registry is one")
+
+    def told() -> tuple[str, Sequence[str]]:
+        found = facts()
+        return found.state, found.listen
+
+    return FleetReporter(name, engine_name, reconciler, source.registry, told)
 
 
 def lock_home(home: Path) -> TextIO:

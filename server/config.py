@@ -1,6 +1,9 @@
 """Settings of the server: flags before environment (`TICKSERVE_*`) before file; every error names its setting."""
 
+import contextlib
+import hashlib
 import os
+import socket
 import tomllib
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from mlops.tap import default_folder
 from server.connections import DEFAULT_BOUNDS, ConnectionBounds
+from server.models.policy import parse_policy
 from server.tls import TlsFiles
 from tickserve.address import check_listener, is_unix, split_host
 from tickserve.errors import ConfigurationError
@@ -30,6 +34,15 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=home)
     models: Path = Field(default_factory=lambda data: data["home"] / "models")
+    registry: str = ""
+    artifacts: str = ""
+    source: Literal["directory", "registry"] = Field(
+        default_factory=lambda data: "registry" if data["registry"] else "directory"
+    )
+    server_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")] = Field(
+        default_factory=lambda data: default_name(data["home"])
+    )
+    version_policy: dict[str, str] = {"*": "latest 1"}
     listen: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = ("127.0.0.1:8500",)
     socket_mode: Annotated[str, Field(pattern="^0?[0-7]{3}$")] = "0660"
     tls_cert: Path | None = None
@@ -56,7 +69,9 @@ class Settings(BaseSettings):
     client_ping_interval_s: Annotated[float, Field(ge=0.1, le=3600)] = DEFAULT_BOUNDS.client_ping_interval_s
     connection_idle_s: Annotated[float, Field(ge=0, le=86_400)] = DEFAULT_BOUNDS.connection_idle_s
     connection_age_s: Annotated[float, Field(ge=0, le=864_000)] = DEFAULT_BOUNDS.connection_age_s
-    poll_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    poll_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        default_factory=lambda data: 0.2 if data["source"] == "registry" else 1.0
+    )
     settle_s: Annotated[float, Field(ge=0, le=600)] = 5.0
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
@@ -65,12 +80,31 @@ class Settings(BaseSettings):
     require_signature: bool = False
     trusted_keys: Path = Field(default_factory=lambda data: data["home"] / "keys")
     serve_rest: bool = False
+    required_models: Annotated[tuple[str, ...], NoDecode] = ()
+    loading_threads: Annotated[int, Field(ge=1, le=16)] = 2
+    load_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    memory_budget_mb: Annotated[int, Field(ge=0)] = Field(default_factory=lambda: default_memory_mb())
+    cache_mb: Annotated[int, Field(ge=1)] = 4096
+    breaker_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    breaker_run_factor: Annotated[float, Field(ge=0)] = 8.0
+    breaker_requests: Annotated[int, Field(ge=1)] = 100
+    breaker_window_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    breaker_action: Literal["previous", "halt"] = "previous"
     log_format: Literal["json", "console"] = "console"
 
-    @field_validator("listen", mode="before")
+    @field_validator("version_policy")
+    @classmethod
+    def _check_policies(cls, value: dict[str, str]) -> dict[str, str]:
+        for policy in value.values():
+            parse_policy(policy)
+        return value
+
+    @field_validator("listen", "required_models", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return tuple(part for each in value.split(",") if (part := each.strip()))
 
     @field_validator("cpus", mode="before")
     @classmethod
@@ -232,6 +266,20 @@ def _read_file(file: Path) -> dict[str, Any]:
         known = ", ".join(Settings.model_fields)
         raise ConfigurationError(f"setting {unknown[0]} ({file}) is unknown; known are: {known}", field=unknown[0])
     return content
+
+
+def default_name(home: Path) -> str:
+    """The same for every process over this folder of state on this machine."""
+    return f"{socket.gethostname()}-{hashlib.sha256(str(home.absolute()).encode()).hexdigest()[:6]}"
+
+
+def default_memory_mb() -> int:
+    """Three quarters of what this process may use: the machine's memory, or its control group's bound."""
+    bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError, ValueError):
+        # "max" where there is no bound.
+        bounds.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(bounds) * 3 // 4 >> 20
 
 
 def _is_loopback(address: str) -> bool:

@@ -13,6 +13,8 @@ from server.engine import Counters
 from server.engine.base import ModelCounters, StageCounts
 from server.engine.totals import model_totals
 from server.models import Snapshot
+from server.models.records import refused_versions
+from server.plan import Role
 from server.tap import TapTotals
 from tickserve import __version__
 
@@ -75,6 +77,15 @@ class ServerCollector(Collector):
             "tickserve_loop_lag_seconds", "How long a request that comes now should wait.", counters.loop_lag_seconds
         )
         yield _gauge("tickserve_source_age_seconds", "Time since desired state was last read.", snapshot.source_age_s)
+        yield _gauge("tickserve_source_revision", "Revision of desired state read last.", snapshot.source_revision)
+        yield _gauge(
+            "tickserve_source_stale",
+            "1 while desired state cannot be read, and the last that could is obeyed.",
+            float(bool(snapshot.source_error)),
+        )
+        yield _gauge(
+            "tickserve_loading_versions", "Versions that are being loaded or wait for that.", len(snapshot.loading)
+        )
         yield from self._workers(counters)
         tap = self._tap()
         if tap is not None:
@@ -212,7 +223,22 @@ def _models(snapshot: Snapshot) -> Iterator[Metric]:
     resident = GaugeMetricFamily(
         "tickserve_model_resident_bytes", "Memory that loading took.", labels=("model", "version")
     )
+    behind = GaugeMetricFamily(
+        "tickserve_model_behind", "1 while the model serves anything but what is desired.", labels=("model",)
+    )
+    held = GaugeMetricFamily(
+        "tickserve_model_held", "1 while the model does not follow desired state.", labels=("model",)
+    )
+    taken_out = GaugeMetricFamily(
+        "tickserve_version_taken_out",
+        "1 for each version that the breaker or an operator took out at this server.",
+        labels=("model", "version"),
+    )
     for record in snapshot.models:
+        behind.add_metric([record.name], float(snapshot.is_behind(record)))
+        held.add_metric([record.name], float(record.name in snapshot.overrides.held))
+        for version in refused_versions(record, snapshot.overrides):
+            taken_out.add_metric([record.name, version], 1)
         for version in record.failed:
             failed.add_metric([record.name, version], 1)
         installed = snapshot.plan.models.get(record.name)
@@ -221,10 +247,10 @@ def _models(snapshot: Snapshot) -> Iterator[Metric]:
         halted.add_metric([record.name], float(installed.halt is not None))
         roles = {segment.version: segment.role for segment in installed.split.segments}
         for number, version_plan in installed.versions.items():
-            info.add_metric([record.name, number, roles[number].label, version_plan.digest.hex()], 1)
+            info.add_metric([record.name, number, roles.get(number, Role.PREVIOUS).label, version_plan.digest.hex()], 1)
             load.add_metric([record.name, number], record.prepared[number].load_seconds)
             resident.add_metric([record.name, number], record.prepared[number].resident_bytes)
-    yield from (info, halted, failed, load, resident)
+    yield from (info, halted, failed, load, resident, behind, held, taken_out)
 
 
 def _classic(counts: StageCounts) -> list[tuple[str, float]]:

@@ -76,7 +76,10 @@ class Halt:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """One model: its versions that are loaded, which of them answers what, and which any client may pin."""
+    """One model: its versions that are loaded, which of them answers what, and which any client may pin.
+
+    `previous` is the version kept warm to go back to; it answers nobody. Empty where there is none.
+    """
 
     name: str
     versions: Mapping[str, VersionPlan]
@@ -84,6 +87,7 @@ class ModelPlan:
     pins: frozenset[str] = frozenset()
     halt: Halt | None = None
     position_scale: float = 1.0
+    previous: str = ""
     #: What a rollout holds latencies against, in nanoseconds; 0 is nothing.
     latency_edge_ns: int = 0
 

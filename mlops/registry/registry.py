@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from mlops.registry import (
     compare,
     desired,
     figures,
+    fleet,
     gc,
     lifecycle,
     lookup,
@@ -24,6 +26,7 @@ from mlops.registry import (
     servers,
     transfer,
     verify,
+    wanted,
 )
 from mlops.registry.database import Database
 from mlops.registry.evaluation import KIND as EVALUATION
@@ -219,6 +222,16 @@ class Registry:
             lookup.require_model(connection, model)
             return aliases.aliases_at(connection, model, at)
 
+    def wanted(self) -> wanted.Wanted:
+        """All that servers are meant to serve now."""
+        with self._database.read() as connection:
+            return wanted.read_wanted(connection)
+
+    def names_schema_since(self, model: str, stable: int) -> bool:
+        """Whether another schema was accepted by name since this version was stable."""
+        with self._database.read() as connection:
+            return wanted.names_schema_since(connection, model, stable)
+
     def served(self, model: str | None = None, at: datetime | None = None) -> list[Served]:
         """What each server had installed at a time, by its own reports and its own clock; now where none is given."""
         with self._database.read() as connection:
@@ -384,6 +397,20 @@ class Registry:
     def report(self, server: str, events: Sequence[servers.ServerEvent], author: Author) -> None:
         """Keeps what a server did; this does not move the revision."""
         self._change("report", author, lambda write: servers.report(write, server, events))
+
+    def say(self, report: fleet.ServerReport) -> None:
+        """Replaces what a server said of itself before; the time is this registry's."""
+        at = self._clock()
+        self._database.write(lambda connection: fleet.write_report(connection, replace(report, at=at)))
+
+    def reports(self) -> list[fleet.ServerReport]:
+        """What every server said of itself last."""
+        with self._database.read() as connection:
+            return fleet.read_reports(connection)
+
+    def lags(self, desired: Desired) -> list[fleet.Lag]:
+        """Which servers do not serve yet what is desired of a model, and why."""
+        return list(fleet.lags(self.reports(), desired, self._clock()))
 
     # Caring
 

@@ -336,6 +336,15 @@ server_events = Table(
     Index("server_events_by_model", "model", "at"),
 )
 
+#: What each server said of itself last. Replaced every few seconds, so neither audited nor replayed.
+server_status = Table(
+    "server_status",
+    metadata,
+    Column("server", Code, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("status", CanonicalJson, nullable=False),
+)
+
 #: Every evaluation of gates, whole, whatever it led to.
 gate_results = Table(
     "gate_results",

@@ -2,36 +2,49 @@
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from server.api import wire
 from server.engine import Engine, texts
 from server.engine.base import ModelCounters, VersionCounters
-from server.models import ModelRecord, Reconciler, Snapshot
-from server.plan import Halt
+from server.models import Memory, Operations, Reconciler
 from tickserve import __version__
 from tickserve.errors import ControlError
 from tickserve.v1 import control_pb2 as pb
 from tickserve.v1 import prediction_pb2
 
+#: A caller that went away is noticed after this long at the latest.
+_EVENT_WAIT_S = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
-    """What the server process knows of itself: starting, serving or draining, and where it listens."""
+    """What the server process knows of itself: starting, serving or draining, where it listens, and its name."""
 
     state: str
     listen: Sequence[str]
     http: str
+    name: str = ""
 
 
 class ControlService:
     """Answers Control calls from the reconciler's state and changes it."""
 
     def __init__(
-        self, reconciler: Reconciler, engine: Engine, *, process: Callable[[], ProcessFacts], drain: Callable[[], None]
+        self,
+        reconciler: Reconciler,
+        operations: Operations,
+        engine: Engine,
+        memory: Memory,
+        *,
+        process: Callable[[], ProcessFacts],
+        drain: Callable[[], None],
     ) -> None:
         self._reconciler = reconciler
+        self._operations = operations
         self._engine = engine
+        self._memory = memory
         self._process = process
         self._drain = drain
         self._started_at = time.time_ns()
@@ -49,28 +62,72 @@ class ControlService:
             http=process.http,
             started_at_unix_ns=self._started_at,
             plan_generation=snapshot.plan.generation,
-            models=[_model_status(record, snapshot) for record in snapshot.models],
+            models=[wire.model_status(record, snapshot) for record in snapshot.models],
             source=snapshot.source_name,
             source_age_ns=round(snapshot.source_age_s * 1e9),
             source_error=snapshot.source_error,
             server_id=self._server_id,
+            server_name=process.name,
+            source_revision=snapshot.source_revision,
+            memory_bytes=self._memory.taken_bytes,
+            memory_budget_bytes=self._memory.budget_bytes,
         )
+
+    def set_desired(self, request: pb.SetDesiredRequest) -> pb.SetDesiredResponse:
+        """Writes what one model should serve. Raises TickserveError."""
+        _require_signed(request.actor, request.reason)
+        _require("reason", request.reason)
+        desired = request.desired
+        _require("desired.model", desired.model)
+        if request.schema_override:
+            desired.schema_override = request.schema_override
+        revision = self._operations.set_desired(
+            desired.model,
+            wire.read_target(desired),
+            wire.read_halt(desired),
+            request.expected_revision,
+            actor=request.actor,
+            reason=request.reason,
+        )
+        return pb.SetDesiredResponse(revision=revision)
+
+    def rollback(self, request: pb.RollbackRequest) -> pb.RollbackResponse:
+        """Makes the version that is kept warm the stable one. Raises ControlError."""
+        _require_signed(request.actor, request.reason)
+        _require("model", request.model)
+        version, plan = self._operations.rollback(request.model, actor=request.actor, reason=request.reason)
+        return pb.RollbackResponse(version=version, plan_generation=plan.generation)
+
+    def follow(self, request: pb.FollowRequest) -> pb.FollowResponse:
+        """Holds the server at what it has, or lets it follow again. Raises ControlError."""
+        _require_signed(request.actor, request.reason)
+        models = self._operations.follow(
+            request.model, is_following=request.is_following, actor=request.actor, reason=request.reason
+        )
+        return pb.FollowResponse(models=models)
 
     def halt(self, request: pb.HaltRequest) -> pb.HaltResponse:
         """Stops one model or all. Raises ControlError; InvalidInputError where a text is too long."""
-        _require("actor", request.actor)
+        _require_signed(request.actor, request.reason)
         _require("reason", request.reason)
-        # Both are part of every refusal, which gRPC bounds.
-        _bound("actor", request.actor, 100)
-        _bound("reason", request.reason, 500)
-        models = self._reconciler.halt(request.model, actor=request.actor, reason=request.reason)
+        models = self._operations.halt(request.model, actor=request.actor, reason=request.reason)
         return pb.HaltResponse(models=models, plan_generation=self._reconciler.snapshot().plan.generation)
 
     def resume(self, request: pb.ResumeRequest) -> pb.ResumeResponse:
         """Ends a halt. Raises ControlError."""
-        _require("actor", request.actor)
-        models = self._reconciler.resume(request.model, actor=request.actor, reason=request.reason)
+        _require_signed(request.actor, request.reason)
+        models = self._operations.resume(request.model, actor=request.actor, reason=request.reason)
         return pb.ResumeResponse(models=models, plan_generation=self._reconciler.snapshot().plan.generation)
+
+    def events(self, request: pb.EventsRequest, is_open: Callable[[], bool]) -> Iterator[pb.Event]:
+        """Changes as they happen, oldest first, until the caller goes or the server ends."""
+        events, sequence = self._reconciler.events, request.after_sequence
+        while is_open():
+            for item in events.after(sequence, _EVENT_WAIT_S):
+                sequence = item.sequence
+                yield wire.event(item)
+            if events.is_closed:
+                return
 
     def counters(self, _request: pb.CountersRequest) -> pb.CountersResponse:
         """Latency histograms and counters as they stand."""
@@ -84,7 +141,8 @@ class ControlService:
 
     def drain(self, request: pb.DrainRequest) -> pb.DrainResponse:
         """Starts the end of the server. Raises ControlError."""
-        _require("actor", request.actor)
+        _require_signed(request.actor, request.reason)
+        self._reconciler.events.add("drain", actor=request.actor, message=request.reason)
         self._drain()
         return pb.DrainResponse()
 
@@ -104,6 +162,13 @@ def _add_counts(
         response.counters.add(name="rule_violations", label=f"{rule} {policy}", value=value, **identity)
 
 
+def _require_signed(actor: str, reason: str) -> None:
+    _require("actor", actor)
+    # Both are part of every refusal of a halted model, which gRPC bounds.
+    _bound("actor", actor, 100)
+    _bound("reason", reason, 500)
+
+
 def _require(field: str, text: str) -> None:
     if not text.strip():
         raise ControlError(texts.CHANGE_UNSIGNED.fill(name=field), code=texts.CHANGE_UNSIGNED.code, field=field)
@@ -113,56 +178,3 @@ def _bound(field: str, text: str, size_bytes: int) -> None:
     size = len(text.encode())
     if size > size_bytes:
         raise texts.TOO_LONG.error(at=field, name=field, size=size, bound=size_bytes)
-
-
-def _model_status(record: ModelRecord, snapshot: Snapshot) -> pb.ModelStatus:
-    installed = snapshot.plan.models.get(record.name)
-    halt = installed.halt if installed else None
-    status = pb.ModelStatus(
-        name=record.name,
-        state=f"MODEL_STATE_{_state(record, halt)}",
-        halt=_halt_info(halt),
-        desired=pb.DesiredState(
-            model=record.name,
-            split=[pb.Share(version=record.wanted, role="ROLE_STABLE", weight_bp=10_000)],
-            position_scale=installed.position_scale if installed else 1.0,
-            halt=_halt_info(halt),
-        ),
-        failed=[
-            pb.FailedChange(
-                version=change.version,
-                code=change.error.code,
-                message=change.error.message,
-                at_unix_ns=change.at_unix_ns,
-                attempts=change.attempts,
-            )
-            for change in record.failed.values()
-        ],
-        is_following=True,
-    )
-    if installed is None:
-        return status
-    roles = {segment.version: segment.role for segment in installed.split.segments}
-    for number, version in installed.versions.items():
-        prepared = record.prepared[number]
-        status.versions.add(
-            version=number,
-            digest=version.digest,
-            role=prediction_pb2.Role.Name(roles[number]),
-            weight_bp=10_000,
-            since_unix_ns=record.since_unix_ns[number],
-            resident_bytes=prepared.resident_bytes,
-            run_time_ns=prepared.run_time_ns,
-            golden_max_error=prepared.golden_max_error or 0.0,
-        )
-    return status
-
-
-def _state(record: ModelRecord, halt: Halt | None) -> str:
-    if record.plan is None:
-        return "FAILED" if record.failed else "LOADING"
-    return "HALTED" if halt is not None else "SERVING"
-
-
-def _halt_info(halt: Halt | None) -> pb.HaltInfo | None:
-    return None if halt is None else pb.HaltInfo(reason=halt.reason, actor=halt.actor, since_unix_ns=halt.since_unix_ns)

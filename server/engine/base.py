@@ -97,7 +97,13 @@ class Engine(Protocol):
         """Loads, warms and checks a version, on the calling thread; slow. Raises PackageError; never half-loads."""
 
     def install(self, plan: Plan) -> None:
-        """Makes `plan` the one that requests read, at once. Each of its versions must be prepared."""
+        """Makes `plan` the one that requests read, at once. Each of its versions must be prepared.
+
+        A version that was prepared again since it was installed is served as it was prepared last.
+        """
+
+    def discard(self, version: VersionPlan) -> None:
+        """Forgets a version that was prepared and that no plan has named; anything else stays."""
 
     def counters(self) -> Counters:
         """A copy of all counters; never blocks a request."""

@@ -71,6 +71,8 @@ class NativeEngine:
         self._socket_mode = socket_mode
         self._certificates = certificates
         self._lock = threading.Lock()
+        #: Prepared, and named by no plan yet.
+        self._waiting: dict[tuple[str, str, bytes], Any] = {}
         self._tap: Tap | None = None
         self.producers = workers
         bounds = {
@@ -136,7 +138,8 @@ class NativeEngine:
         except RuntimeError as error:
             raise PackageError(str(error), field=MODEL_FILE) from None
         run_time_ns, resident_bytes, load_seconds = prepared.figures
-        self._native.keep(prepared)
+        with self._lock:
+            self._waiting[_key(version)] = prepared
         return Prepared(
             version=version,
             run_time_ns=run_time_ns,
@@ -148,10 +151,20 @@ class NativeEngine:
     def install(self, plan: Plan) -> None:
         """Makes `plan` the installed one. Raises RuntimeError where it names what is not prepared."""
         with self._lock:
+            for model in plan.models.values():
+                for version in model.versions.values():
+                    prepared = self._waiting.pop(_key(version), None)
+                    if prepared is not None:
+                        self._native.keep(prepared)
             placed = {} if self._tap is None else self._tap.place(plan)
             self._native.install(_plan(plan, placed))
             if self._tap is not None:
                 self._tap.keep(plan, placed)
+
+    def discard(self, version: VersionPlan) -> None:
+        """Forgets a prepared version that is not installed."""
+        with self._lock:
+            self._waiting.pop(_key(version), None)
 
     def counters(self) -> Counters:
         """A copy of all counters."""
@@ -306,6 +319,10 @@ def _descriptions(model: str, version: str, described: Installed) -> Iterator[tu
     yield "ModelMetadata", version, metadata.model_metadata(asked, described)
     yield "ModelConfig", version, metadata.model_config(asked, described)
     yield "GetModel", version, prediction.describe(asked, described)
+
+
+def _key(version: VersionPlan) -> tuple[str, str, bytes]:
+    return version.model, version.version, version.digest
 
 
 def _version(version: VersionPlan) -> dict[str, Any]:

@@ -1,20 +1,35 @@
-"""Brings the installed plan to what the source holds: read, verify, prepare, install; a failure changes nothing."""
+"""Brings the installed plan to what is desired: load, verify, prepare, install; a failure changes nothing."""
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 import structlog
 
-from mlops.routing import MAX_HASH
-from server.engine import Engine, Prepared
-from server.models.desired import DesiredFile
-from server.models.directory import DirectorySource, Fingerprint, fingerprint
-from server.models.settling import Settling
-from server.plan import EMPTY_PLAN, Halt, ModelPlan, Plan, Role, Segment, Split, VersionPlan
+from server.engine import Engine
+from server.models.events import EventLog
+from server.models.loading import InlineLoader, Loaded, Loader, Memory, Result
+from server.models.local import LocalState, Overrides
+from server.models.planning import model_plan, schema_differences
+from server.models.preparing import Preparer
+from server.models.records import (
+    FailedChange,
+    ModelRecord,
+    Snapshot,
+    choices,
+    find_ref,
+    following,
+    known_versions,
+    last_served,
+    refused_versions,
+)
+from server.models.served import LastServed, ServedFile
+from server.models.source import Source
+from server.models.values import Desired, Target, VersionRef
+from server.plan import EMPTY_PLAN, Halt, Plan
 from tickserve.errors import Code, ControlError, PackageError, TickserveError
 
 _log = structlog.get_logger()
@@ -22,93 +37,91 @@ _FIRST_RETRY_S = 5.0
 _LAST_RETRY_S = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class FailedChange:
-    """A version that could not be served, and why; the plan before it stayed."""
-
-    version: str
-    error: TickserveError
-    at_unix_ns: int
-    attempts: int
-    fingerprint: Fingerprint
-    retry_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRecord:
-    """One model as the reconciler knows it: what is installed (if anything), since when, and what failed."""
-
-    name: str
-    wanted: str
-    plan: ModelPlan | None = None
-    prepared: Mapping[str, Prepared] = field(default_factory=dict)
-    since_unix_ns: Mapping[str, int] = field(default_factory=dict)
-    failed: Mapping[str, FailedChange] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything that status tells, at one moment."""
-
-    plan: Plan
-    models: Sequence[ModelRecord]
-    source_name: str
-    source_age_s: float
-    source_error: str
-
-
 class Reconciler:
-    """Owns the desired and the installed state.
+    """Owns what is desired and what is installed.
 
-    `reconcile` runs on one control thread; `halt` and `resume` on any. The lock covers the records and the install,
-    never the loading of a model, so that a halt is obeyed at once while another model loads. Without `settling` every
-    folder is taken as it is found.
+    `refresh` runs on the thread that reads the source, `converge` on the one that changes the plan (`reconcile` does
+    both); everything else on any. The lock covers the records and the install, never a load or the source, so that a
+    halt is obeyed at once whatever loads.
     """
 
     def __init__(
-        self, source: DirectorySource, engine: Engine, desired: DesiredFile, settling: Settling | None = None
+        self,
+        source: Source,
+        engine: Engine,
+        local: LocalState,
+        *,
+        served: ServedFile | None = None,
+        loader: Loader | None = None,
+        memory: Memory | None = None,
+        events: EventLog | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source = source
+        self.source = source
+        self.events = events or EventLog()
         self._engine = engine
-        self._desired = desired
-        self._settling = settling or Settling(0.0)
-        self._lock = threading.Lock()
+        self._local = local
+        self._served = served
+        self._is_served_kept = True
+        self._last: Mapping[str, LastServed] = {} if served is None else served.read()
+        self._loader = loader or InlineLoader()
+        self._memory = memory or Memory()
+        self._preparer = Preparer(source, engine, self._memory, self._release_previous)
+        self._clock = clock
+        self._lock = threading.RLock()
         self._records: dict[str, ModelRecord] = {}
-        self._halts = desired.read_halts()
+        self._halts = local.read_halts()
+        self._overrides = local.read_overrides()
         self._plan = EMPTY_PLAN
-        self._read_at = time.monotonic()
+        self._desired: Desired | None = None
+        self._read_at = clock()
         self._source_error = ""
         self._stopping = threading.Event()
         self._is_closed = False
 
+    # What the two threads do
+
     def reconcile(self) -> None:
-        """One pass: lists the source, loads what is new, installs it, drops what is gone."""
+        """Reads the source and goes as far as it can without waiting."""
+        self.refresh()
+        self.converge()
+
+    def refresh(self) -> None:
+        """Reads the source. Where that fails, what was read last stands; at first, what an earlier process read."""
         try:
-            wanted = self._source.list_versions()
-            if not wanted and self._plan.models:
+            desired = self.source.read()
+            if not desired.models and self._desired is not None and self._desired.models:
                 # More likely a volume that went away than a wish to serve nothing.
-                raise PackageError(f"every model is gone from {self._source.root}; the served ones go on")
-        except PackageError as error:
-            if error.message != self._source_error:
-                _log.error("source_failed", source=self._source.name, error=error.message)
-            self._source_error = error.message
+                raise PackageError(f"every model is gone from the {self.source.name}; the served ones go on")
+        except TickserveError as error:
+            self._miss(error)
             return
-        self._read_at, self._source_error = time.monotonic(), ""
+        except Exception as error:  # noqa: BLE001 - whatever a source does, what is served goes on
+            _log.exception("source_fault", source=self.source.name)
+            self._miss(PackageError(f"{type(error).__name__}: {error}"))
+            return
         with self._lock:
-            gone = [name for name in self._records if name not in wanted]
-            for name in gone:
-                del self._records[name]
-                _log.warning("model_removed", model=name)
-            new = [name for name in wanted if name not in self._records]
-            for name in new:
-                self._records[name] = ModelRecord(name, wanted=str(max(wanted[name])))
-            if gone or new:
-                self._install()
-        self._settling.forget_others({path for versions in wanted.values() for path in versions.values()})
-        for name, versions in wanted.items():
-            if self._stopping.is_set():
-                return
-            self._reconcile_model(name, versions)
+            self._desired = desired
+            self._read_at = self._clock()
+            before, self._source_error = self._source_error, ""
+        if before:
+            _log.info("source_back", source=self.source.name)
+            self.events.add("source_back", message=f"desired state is read from the {self.source.name} again")
+
+    def converge(self) -> None:
+        """Goes towards what is desired as far as it can without waiting: starts loads, installs what is loaded."""
+        self._adopt()
+        while not (self._stopping.is_set() or self._is_closed):
+            for name in list(self._records):
+                if self._stopping.is_set():
+                    break
+                self._step(name)
+            results = self._loader.take()
+            for result in results:
+                self._finish(result)
+            if not results:
+                break
+        self._keep_served()
 
     def stop(self) -> None:
         """Lets a pass that is under way load no further model."""
@@ -118,27 +131,7 @@ class Reconciler:
         """From here on nothing is installed: a load that is under way may end after the engine, or never."""
         with self._lock:
             self._is_closed = True
-
-    def halt(self, model: str, *, actor: str, reason: str) -> list[str]:
-        """Stops the answers of one model, or of all where `model` is empty; durable before it returns."""
-        halt = Halt(reason, actor, time.time_ns())
-        with self._lock:
-            names = self._named(model)
-            unwritten = self._change_halts({**self._halts, **dict.fromkeys(names, halt)})
-        _log.warning("halted", models=names, actor=actor, reason=reason)
-        _require_written(unwritten)
-        return names
-
-    def resume(self, model: str, *, actor: str, reason: str) -> list[str]:
-        """Ends the halt of one model, or of all where `model` is empty; returns those that were halted."""
-        with self._lock:
-            # A halt can also be lifted while the model's folder is away.
-            asked = [model] if model in self._halts else self._named(model) if model else sorted(self._halts)
-            names = [name for name in asked if name in self._halts]
-            unwritten = self._change_halts({name: halt for name, halt in self._halts.items() if name not in names})
-        _log.warning("resumed", models=names, actor=actor, reason=reason)
-        _require_written(unwritten)
-        return names
+        self.events.close()
 
     def snapshot(self) -> Snapshot:
         """What is meant and what is served."""
@@ -146,164 +139,328 @@ class Reconciler:
             return Snapshot(
                 plan=self._plan,
                 models=[self._records[name] for name in sorted(self._records)],
-                source_name=self._source.name,
-                source_age_s=time.monotonic() - self._read_at,
+                overrides=self._overrides,
+                loading=self._loader.loading,
+                source_name=self.source.name,
+                source_revision=self._desired.revision if self._desired else 0,
+                source_age_s=self._clock() - self._read_at,
                 source_error=self._source_error,
             )
 
-    def _named(self, model: str) -> list[str]:
-        if not model:
-            return sorted(self._records)
-        if model not in self._records:
-            known = ", ".join(sorted(self._records)) or "none"
-            raise ControlError(f"unknown model {model!r}; models here: {known}", code=Code.NOT_FOUND, field="model")
-        return [model]
+    def digests(self) -> frozenset[str]:
+        """Those of every package that is served, kept warm or wanted, in hex."""
+        with self._lock:
+            records = list(self._records.values())
+        loaded = {each.plan.digest.hex() for record in records for each in record.loaded.values()}
+        refs = [ref for record in records for ref in record.desired.versions.values()]
+        refs += [ref for record in records if record.last for ref in record.last.versions.values()]
+        return frozenset(loaded | {ref.digest for ref in refs if ref.digest})
 
-    def _change_halts(self, halts: dict[str, Halt]) -> OSError | None:
+    # What operators and the breaker do; see server/models/operations.py
+
+    def named(self, model: str) -> list[str]:
+        """The model, or all of them where it is empty. Raises ControlError where it is not known."""
+        with self._lock:
+            if not model:
+                return sorted(self._records)
+            if model not in self._records:
+                known = ", ".join(sorted(self._records)) or "none"
+                raise ControlError(f"unknown model {model!r}; models here: {known}", code=Code.NOT_FOUND, field="model")
+            return [model]
+
+    def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> OSError | None:
         """Obeys first and then writes: a full disk must not keep a model answering that someone wants stopped.
 
         Returns what kept it from being written.
         """
-        self._halts = halts
-        self._install()
-        try:
-            self._desired.write_halts(halts)
-        except OSError as error:
-            return error
-        return None
+        with self._lock:
+            self._halts = change(self._halts)
+            self._install(self._records)
+            return _written(lambda: self._local.write_halts(self._halts))
 
-    def _reconcile_model(self, name: str, versions: Mapping[int, Path]) -> None:
-        """Serves the highest version that can be; one that failed waits until it changes or its time comes."""
-        record = self._records[name]
-        self._update(replace(record, wanted=str(max(versions)), failed=_only(record.failed, versions)))
-        for number in sorted(versions, reverse=True):
-            version, path = str(number), versions[number]
-            record = self._records[name]
-            if record.plan is not None and version in record.plan.versions:
-                return
-            looks = fingerprint(path)
-            failed = record.failed.get(version)
-            is_due = failed is None or failed.fingerprint != looks or time.monotonic() >= failed.retry_at
-            if is_due and self._settling.is_settled(path, looks):
-                try:
-                    self._load(name, version, path, wanted=str(max(versions)))
-                except TickserveError as error:
-                    self._fail(name, version, error, looks)
-                except Exception as error:  # noqa: BLE001 - one bad model must not end the others
-                    _log.exception("load_fault", model=name, version=version)
-                    text = f"version {version} of model {name!r} cannot be loaded: {type(error).__name__}: {error}"
-                    self._fail(name, version, PackageError(text), looks)
-                else:
-                    return
-            if record.plan is not None and any(int(served) in versions for served in record.plan.versions):
-                # What is installed stays, whatever lies below the version that failed.
-                return
+    def change_overrides(self, change: Callable[[Overrides], Overrides]) -> OSError | None:
+        """Changes what is held and refused; the next pass obeys. Returns what kept it from being written."""
+        with self._lock:
+            self._overrides = change(self._overrides)
+            return _written(lambda: self._local.write_overrides(self._overrides))
 
-    def _load(self, name: str, version: str, path: Path, *, wanted: str) -> None:
-        plan = self._source.read(name, int(version), path)
-        record = self._records[name]
-        if record.plan is not None:
-            _require_same_schema(next(iter(record.plan.versions.values())), plan)
-        prepared = self._engine.prepare(plan)
-        if self._stopping.is_set():
-            return
-        failed = {number: change for number, change in record.failed.items() if number != version}
-        self._update(
-            replace(
-                record,
-                wanted=wanted,
-                plan=_only_version(plan),
-                prepared={version: prepared},
-                since_unix_ns={version: time.time_ns()},
-                failed=failed,
+    def switch_now(
+        self, model: str, choose: Callable[[ModelRecord], Target], refuse: Callable[[Overrides], Overrides]
+    ) -> ModelRecord:
+        """Refuses a version and installs a target of which everything is loaded already, as one change.
+
+        `choose` may raise to change nothing. What is refused is written after it is obeyed.
+        """
+        with self._lock:
+            record = self._records[model]
+            target = choose(record)
+            self._overrides = refuse(self._overrides)
+            self._switch(record, target)
+            # In this order: a process that is killed between the two must find a way back that is not refused.
+            self._keep_served()
+            _written(lambda: self._local.write_overrides(self._overrides))
+            return self._records[model]
+
+    def retry(self, model: str) -> None:
+        """Lets what failed be tried again in the next pass."""
+        with self._lock:
+            self._records[model] = replace(self._records[model], failed={})
+
+    # One pass
+
+    def _miss(self, error: TickserveError) -> None:
+        with self._lock:
+            is_new = error.message != self._source_error
+            self._source_error = error.message
+            is_first = self._desired is None
+        if is_new:
+            _log.error("source_failed", source=self.source.name, error=error.message)
+            self.events.add("source_failed", message=error.message)
+        kept = self.source.last_good() if is_first else None
+        if kept is not None:
+            with self._lock:
+                self._desired = kept
+            _log.warning("last_good_state", source=self.source.name, revision=kept.revision)
+            self.events.add("last_good_state", message=f"revision {kept.revision} of desired state, as kept on disk")
+
+    def _adopt(self) -> None:
+        """Takes over what was read last: new models, those that are gone, and halts."""
+        with self._lock:
+            if self._desired is None:
+                return
+            records = {}
+            for name, desired in self._desired.models.items():
+                record = self._records.get(name) or ModelRecord(name, desired, last=self._last.get(name))
+                record = replace(record, desired=desired)
+                known = known_versions(record)
+                failed = {version: change for version, change in record.failed.items() if version in known}
+                records[name] = replace(record, failed=failed)
+            gone = self._records.keys() - records.keys()
+            for name in sorted(gone):
+                _log.warning("model_removed", model=name)
+                self.events.add("removed", model=name, message=f"the {self.source.name} no longer has it")
+                for loaded in self._records[name].loaded.values():
+                    self._engine.discard(loaded.plan)
+            is_changed = records.keys() != self._records.keys() or any(
+                record.desired.halt != self._records[name].desired.halt for name, record in records.items()
             )
-        )
-        _log.info(
-            "installed",
-            model=name,
-            version=version,
-            digest=plan.digest.hex(),
-            load_ms=round(prepared.load_seconds * 1e3, 1),
-            run_us=round(prepared.run_time_ns / 1e3, 1),
-        )
+            if is_changed:
+                self._install(records)
+            else:
+                self._records = records
 
-    def _fail(self, name: str, version: str, error: TickserveError, looks: Fingerprint) -> None:
+    def _step(self, name: str) -> None:
+        with self._lock:
+            options: Sequence[Target] = choices(self._records[name], self._overrides)
+            if not options:
+                self._fail_refused(self._records[name])
+            while options:
+                target = options[0]
+                approach = self._approach(name, target, target.required)
+                if approach == "loading":
+                    return
+                record = self._records[name]
+                if approach == "ready":
+                    if target != record.target:
+                        self._switch(record, target)
+                    self._approach(name, target, target.optional)
+                    self._tidy(name)
+                    return
+                options = following(options, record.target)
+
+    def _approach(self, name: str, target: Target, versions: tuple[str, ...]) -> str:
+        """Starts what is missing of `versions`: `ready` where nothing is, `loading`, or `failed` until a later pass."""
+        record, loading = self._records[name], self._loader.loading
+        missing, is_loading = [], False
+        for version in versions:
+            ref, loaded = find_ref(record, version), record.loaded.get(version)
+            if loaded is not None and loaded.rules == target.rules and _is_same(loaded, ref):
+                continue
+            if (name, version) in loading:
+                is_loading = True
+                continue
+            failed = record.failed.get(version)
+            looks = None if ref is None else ref.looks
+            if failed is not None and failed.looks == looks and self._clock() < failed.retry_at:
+                return "failed"
+            if ref is None:
+                text = f"version {version} of model {name!r} is not in the {self.source.name}"
+                self._fail(name, version, PackageError(text, field="version"), looks)
+                return "failed"
+            if not ref.is_settled:
+                return "failed"
+            missing.append(ref)
+        for ref in missing:
+            if not self._loader.start((name, ref.version), partial(self._preparer.load, record, target, ref)):
+                return "failed"
+        return "loading" if missing or is_loading else "ready"
+
+    def _release_previous(self, model: str) -> bool:
+        """Gives up the version that is kept warm, to make room for the next one."""
+        with self._lock:
+            record = self._records.get(model)
+            if record is None or not record.previous:
+                return False
+            version = record.previous
+            loaded = {number: each for number, each in record.loaded.items() if number != version}
+            self._install({**self._records, model: replace(record, previous="", loaded=loaded)})
+            self._account()
+        _log.warning("previous_released", model=model, version=version, why="memory_budget_mb")
+        self.events.add("previous_released", model=model, version=version, message="to make room for the next version")
+        return True
+
+    def _finish(self, result: Result) -> None:
+        name, version = result.key
+        with self._lock:
+            record = self._records.get(name)
+            if record is None or self._is_closed or self._stopping.is_set():
+                if result.loaded is not None:
+                    self._engine.discard(result.loaded.plan)
+                return
+            if result.loaded is None:
+                ref = find_ref(record, version)
+                error = result.error or PackageError(f"version {version} of model {name!r} was not loaded")
+                self._fail(name, version, error, None if ref is None else ref.looks)
+                return
+            base = record.plan.versions[record.target.stable] if record.plan and record.target else None
+            if (
+                base is not None
+                and base.digest.hex() != result.loaded.held_against
+                and schema_differences(base, result.loaded.plan)
+            ):
+                # Held against what was stable when its load began; the next pass holds it against what is now.
+                self._engine.discard(result.loaded.plan)
+                return
+            failed = {number: change for number, change in record.failed.items() if number != version}
+            changed = replace(record, loaded={**record.loaded, version: result.loaded}, failed=failed)
+            if record.target is not None and version in record.target.optional:
+                self._install({**self._records, name: changed})
+            else:
+                self._records[name] = changed
+            self._account()
+
+    def _switch(self, record: ModelRecord, target: Target) -> None:
+        """Installs a target whose versions are loaded. Call with the lock held."""
+        if self._is_closed or self._stopping.is_set():
+            return
+        before = record.target.stable if record.target else ""
+        refused = refused_versions(record, self._overrides)
+        kept = before if before not in {target.stable, *refused} else record.previous
+        previous = kept if kept in record.loaded and kept not in target.required and kept not in refused else ""
+        last = record.last.target.shares if record.last is not None else None
+        went_back = record.target is None and target.shares == last
+        changed = replace(record, target=target, previous=previous, last=None, went_back=went_back)
+        self._install({**self._records, record.name: changed})
+        for version in target.required:
+            loaded = record.loaded[version]
+            _log.info(
+                "installed",
+                model=record.name,
+                version=version,
+                digest=loaded.plan.digest.hex(),
+                load_ms=round(loaded.prepared.load_seconds * 1e3, 1),
+                run_us=round(loaded.prepared.run_time_ns / 1e3, 1),
+            )
+        text = f"digest {record.loaded[target.stable].plan.digest.hex()[:12]}" + (f", after {before}" if before else "")
+        self.events.add("installed", model=record.name, version=target.stable, message=text)
+        self._account()
+
+    def _tidy(self, name: str) -> None:
+        """Drops what is loaded and no longer needed. Call with the lock held, once the model is where it should be."""
+        record = self._records[name]
+        if record.target is None:
+            return
+        needed = {*record.target.required, *record.target.optional, record.previous}
+        unneeded = record.loaded.keys() - needed
+        if unneeded:
+            for version in unneeded:
+                self._engine.discard(record.loaded[version].plan)
+            loaded = {version: each for version, each in record.loaded.items() if version in needed}
+            self._records[name] = replace(record, loaded=loaded)
+            self._account()
+
+    def _fail(self, name: str, version: str, error: TickserveError, looks: object) -> None:
         record = self._records[name]
         before = record.failed.get(version)
-        attempts = 1 if before is None or before.fingerprint != looks else before.attempts + 1
-        delay_s = min(_FIRST_RETRY_S * 2 ** (attempts - 1), _LAST_RETRY_S)
-        change = FailedChange(version, error, time.time_ns(), attempts, looks, time.monotonic() + delay_s)
-        self._update(replace(record, failed={**record.failed, version: change}))
-        serving = ", ".join(record.plan.versions) if record.plan else "nothing"
+        attempts = 1 if before is None or before.looks != looks else before.attempts + 1
+        delay_s = min(_FIRST_RETRY_S * 2 ** min(attempts - 1, 16), _LAST_RETRY_S)
+        change = FailedChange(version, error, time.time_ns(), attempts, looks, self._clock() + delay_s)
+        records = {**self._records, name: replace(record, failed={**record.failed, version: change})}
+        if record.plan is None and record.why != records[name].why:
+            self._install(records)
+        else:
+            self._records = records
+        serving = ", ".join(record.target.required) if record.target else "nothing"
         _log.error("change_failed", model=name, version=version, still_serving=serving, error=error.message)
+        if attempts == 1:
+            self.events.add("failed", model=name, version=version, message=error.message)
 
-    def _update(self, record: ModelRecord) -> None:
-        with self._lock:
-            before = self._records[record.name]
-            is_same = before.plan is record.plan and (record.plan is not None or _why(before) == _why(record))
-            self._records[record.name] = record
-            if not is_same:
-                self._install()
+    def _fail_refused(self, record: ModelRecord) -> None:
+        version = record.wanted
+        if version in record.failed or record.target is not None:
+            return
+        text = (
+            f"every version that should be served was taken out here; `tickserve follow on {record.name}` releases them"
+        )
+        self._fail(record.name, version, ControlError(text, code=Code.FAILED_PRECONDITION), None)
 
-    def _install(self) -> None:
-        """Builds the whole plan from the records and installs it. Call with the lock held."""
+    def _install(self, records: Mapping[str, ModelRecord]) -> None:
+        """Builds the whole plan from the records and installs it; the records count from then on. Lock held."""
         if self._is_closed:
             return
-        models = {
-            name: replace(record.plan, halt=self._halts.get(name))
-            for name, record in self._records.items()
-            if record.plan is not None
-        }
-        not_loaded = {name: _why(record) for name, record in self._records.items() if record.plan is None}
+        records = {name: _planned(record, self._halt(record)) for name, record in records.items()}
+        models = {name: record.plan for name, record in records.items() if record.plan is not None}
+        not_loaded = {name: record.why for name, record in records.items() if record.plan is None}
         plan = Plan(self._plan.generation + 1, MappingProxyType(models), MappingProxyType(not_loaded))
         self._engine.install(plan)
         self._plan = plan
+        self._records = {name: _dated(record) for name, record in records.items()}
+        self._is_served_kept = False
 
+    def _keep_served(self) -> None:
+        """Writes what is served where that changed; not under the lock, for a disk may take its time."""
+        with self._lock:
+            if self._served is None or self._is_served_kept or self._is_closed:
+                return
+            self._is_served_kept = True
+            # A model that serves nothing yet keeps what it served last.
+            served = {name: last for name, record in self._records.items() if (last := last_served(record))}
+        self._served.write(served)
 
-def _require_written(unwritten: OSError | None) -> None:
-    if unwritten is not None:
-        _log.error("halts_not_written", error=unwritten.strerror)
-        raise ControlError(
-            f"obeyed, but not written: it will not survive a restart ({unwritten.strerror})", code=Code.INTERNAL
+    def _account(self) -> None:
+        self._memory.keep(
+            {
+                (name, version): loaded.prepared.resident_bytes
+                for name, record in self._records.items()
+                for version, loaded in record.loaded.items()
+            }
         )
 
-
-def _why(record: ModelRecord) -> str:
-    """Why a model has no version: its newest failure, or nothing while it is loading."""
-    failed = record.failed.get(record.wanted)
-    return "" if failed is None else failed.error.message
+    def _halt(self, record: ModelRecord) -> Halt | None:
+        return self._halts.get(record.name) or record.desired.halt
 
 
-def _only_version(version: VersionPlan) -> ModelPlan:
-    """A split of one version, which any client may also pin."""
-    return ModelPlan(
-        name=version.model,
-        versions=MappingProxyType({version.version: version}),
-        split=Split(salt=b"", segments=(Segment(MAX_HASH, version.version, Role.STABLE),)),
-        pins=frozenset({version.version}),
-    )
+def _is_same(loaded: Loaded, ref: VersionRef | None) -> bool:
+    return ref is None or not ref.digest or loaded.plan.digest.hex() == ref.digest
 
 
-def _only(failed: Mapping[str, FailedChange], versions: Iterable[int]) -> Mapping[str, FailedChange]:
-    """The failures of versions that still exist."""
-    numbers = {str(number) for number in versions}
-    return {version: change for version, change in failed.items() if version in numbers}
+def _planned(record: ModelRecord, halt: Halt | None) -> ModelRecord:
+    if record.target is None:
+        return replace(record, plan=None)
+    return replace(record, plan=model_plan(record.name, record.target, record.previous, record.loaded, halt))
 
 
-def _require_same_schema(old: VersionPlan, new: VersionPlan) -> None:
-    """Refuses a version that a running client would misread: other features, another order, other tensors."""
-    differences = [
-        what
-        for what, before, after in (
-            ("feature names or their order", old.feature_names, new.feature_names),
-            ("inputs", old.inputs, new.inputs),
-            ("outputs", old.outputs, new.outputs),
-        )
-        if before != after
-    ]
-    if differences:
-        raise PackageError(
-            f"version {new.version} of model {new.model!r} has other {' and '.join(differences)} than version "
-            f"{old.version}, which clients use now; serve it under another name, or restart the server",
-            field="schema",
-        )
+def _dated(record: ModelRecord) -> ModelRecord:
+    """With the time at which each version came into the plan."""
+    versions = record.plan.versions if record.plan is not None else {}
+    now = time.time_ns()
+    return replace(record, since_unix_ns={version: record.since_unix_ns.get(version, now) for version in versions})
+
+
+def _written(write: Callable[[], None]) -> OSError | None:
+    try:
+        write()
+    except OSError as error:
+        _log.error("decision_not_written", error=error.strerror)
+        return error
+    return None

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from mlops.package import MANIFEST_FILE
-from server.models.directory import Fingerprint
+from server.models.looks import Fingerprint
 
 _log = structlog.get_logger()
 

@@ -42,6 +42,7 @@ class Launcher:
 
     home: Path
     settings: dict[str, str] = field(default_factory=dict)
+    program: list[str | Path] = field(default_factory=lambda: [PROGRAM])
 
     @property
     def models(self) -> Path:
@@ -70,7 +71,7 @@ class Launcher:
         log = log or self.home / "server.log"
         with open(log, "w") as stderr:
             process = subprocess.Popen(
-                [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *options],
+                [*self.program, "serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *options],
                 env=self.environment,
                 stderr=stderr,
                 text=True,

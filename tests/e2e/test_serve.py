@@ -214,7 +214,8 @@ def test_load_under_way_does_not_hold_up_the_end(launcher: Launcher, client_of: 
         log = running.log.read_text()
         assert "stopped" in log
         assert "model=endless" not in log
-    assert sorted(path.name for path in (launcher.home / "server").iterdir()) == ["halts.json", "lock"]
+    written = sorted(path.name for path in (launcher.home / "server").iterdir())
+    assert written == ["events.jsonl", "halts.json", "lock", "served.json"]
     shutil.rmtree(launcher.models / "endless")
     with launcher.serve() as running, pytest.raises(HaltedError):
         client_of(running).predict(ROW, model="demo")

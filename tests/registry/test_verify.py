@@ -83,7 +83,12 @@ def is_row(table: Table, row: dict[str, Any]) -> Any:
     return condition
 
 
-@pytest.mark.parametrize("table", metadata.sorted_tables, ids=lambda table: table.name)
+@pytest.mark.parametrize(
+    "table",
+    # What servers say of themselves every few seconds is outside of the log.
+    [table for table in metadata.sorted_tables if table.name != "server_status"],
+    ids=lambda table: table.name,
+)
 def test_every_edited_column_deleted_row_and_inserted_row_is_named(
     filled: Registry, backend: Backend, table: Table
 ) -> None:

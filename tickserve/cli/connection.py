@@ -41,7 +41,7 @@ def operates(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        with _connect(**{name: given.pop(name) for name in _SERVER}) as control:
+        with connect(**{name: given.pop(name) for name in _SERVER}) as control:
             command(control, **given)
 
     own = list(inspect.signature(command).parameters.values())[1:]
@@ -52,13 +52,14 @@ def operates(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _connect(
+def connect(
     admin: Admin = None, tls_ca: TlsCa = None, tls_cert: TlsCert = None, tls_key: TlsKey = None
 ) -> "ControlClient":
+    """A client of the server that the options name."""
     from tickserve.client import ControlClient
 
     return ControlClient(admin or f"unix:{home() / 'admin.sock'}", tls=make_tls(tls_ca, tls_cert, tls_key))
 
 
-#: The options themselves are the parameters of `_connect`.
-_SERVER = inspect.signature(_connect).parameters
+#: The options themselves are the parameters of `connect`.
+_SERVER = inspect.signature(connect).parameters

@@ -1,10 +1,11 @@
-"""`tickserve status`, `halt`, `resume` and `drain`: one server, over its admin listener."""
+"""What operates one server over its admin listener: status, halt, resume, follow, rollback, events, drain."""
 
 import getpass
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tickserve.cli.connection import operates
+from tickserve.cli.connection import Admin, TlsCa, TlsCert, TlsKey, connect, operates
+from tickserve.cli.models.options import Artifacts, RegistryUrl
 from tickserve.errors import Code
 
 if TYPE_CHECKING:
@@ -25,13 +27,25 @@ _Actor = Annotated[str | None, typer.Option(help="Who asks; by default the login
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@operates
 def status(
-    control: "ControlClient",
+    everything: Annotated[bool, typer.Option("--all", help="Every server that reports to the registry.")] = False,
+    registry: RegistryUrl = "",
+    artifacts: Artifacts = "",
+    admin: Admin = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     as_json: _Json = False,
 ) -> None:
-    """Show what a server serves, since when, and what failed."""
-    answer = control.status()
+    """Show what a server serves, since when, and what failed; or all servers of a registry. Exit 1 where one lags."""
+    if everything:
+        from tickserve.cli.fleet import show_fleet
+
+        if not show_fleet(registry, artifacts, as_json):
+            raise typer.Exit(1)
+        return
+    with connect(admin, tls_ca, tls_cert, tls_key) as control:
+        answer = control.status()
     if as_json:
         typer.echo(json.dumps(asdict(answer, dict_factory=_plain), indent=2))
     else:
@@ -68,6 +82,59 @@ def resume(
     who = _who(actor)
     change = control.resume(model, reason=reason, actor=who) if model else control.resume_all(reason=reason, actor=who)
     _show_change("resumed", change, as_json)
+
+
+@operates
+def rollback(
+    control: "ControlClient",
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="One model.")],
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    actor: _Actor = None,
+    as_json: _Json = False,
+) -> None:
+    """Make the version that a server keeps warm answer everything, at once, and say so in desired state."""
+    version = control.rollback(model, actor=_who(actor), reason=reason)
+    typer.echo(json.dumps({"model": model, "version": version}) if as_json else f"{model}: version {version} answers")
+
+
+class _Switch(StrEnum):
+    ON = "on"
+    OFF = "off"
+
+
+@operates
+def follow(
+    control: "ControlClient",
+    switch: Annotated[_Switch, typer.Argument(help="off holds models at what they serve; on ends that.")],
+    model: _Model = None,
+    everything: _All = False,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    actor: _Actor = None,
+    as_json: _Json = False,
+) -> None:
+    """Hold a server at what it serves, or let it follow desired state again, versions that were taken out too."""
+    _require_one(model, everything)
+    act = control.follow if switch is _Switch.ON else control.hold
+    models = act(model or "", actor=_who(actor), reason=reason)
+    verb = "following" if switch is _Switch.ON else "held"
+    typer.echo(json.dumps({"models": models}) if as_json else f"{verb}: {', '.join(models) or 'nothing changed'}")
+
+
+@operates
+def events(
+    control: "ControlClient",
+    after: Annotated[int, typer.Option(min=0, help="Begin after this sequence.")] = 0,
+    as_json: _Json = False,
+) -> None:
+    """Show what changed at a server, and what changes, until Ctrl-C."""
+    for event in control.events(after):
+        if as_json:
+            typer.echo(json.dumps(asdict(event, dict_factory=_plain)))
+            continue
+        which = " ".join(filter(None, (event.model, event.version and f"version {event.version}")))
+        who = f" by {event.actor}" if event.actor else ""
+        what = f": {event.message}" if event.message else ""
+        typer.echo(f"{event.sequence} {_time(event.at)} {event.kind} {which}{who}{what}")
 
 
 @operates
@@ -112,6 +179,8 @@ def _show(answer: "ServerStatus", console: Console) -> None:
         ("desired state", f"from {answer.source}, read {answer.source_age_s:.1f} s ago"),
     ):
         facts.add_row(name, escape(fact))
+    if answer.source_revision:
+        facts.add_row("", f"revision {answer.source_revision}")
     if answer.source_error:
         facts.add_row("", f"[red]{escape(answer.source_error)}[/]")
     console.print(facts, highlight=False)
@@ -120,6 +189,25 @@ def _show(answer: "ServerStatus", console: Console) -> None:
         if model.halt is not None:
             console.print(
                 f"{model.name} was halted by {model.halt.actor} at {_time(model.halt.since)}: {model.halt.reason}",
+                style="yellow",
+                markup=False,
+                highlight=False,
+            )
+        desired = model.desired
+        if desired is not None and desired.stable and desired.stable != model.stable:
+            by = f", by {desired.actor}: {desired.reason}" if desired.actor else ""
+            console.print(
+                f"{model.name}: version {desired.stable} is desired{by}; "
+                + (f"version {', '.join(model.loading)} is loading" if model.loading else "see below"),
+                style="yellow",
+                markup=False,
+                highlight=False,
+            )
+        for override in model.overrides:
+            what = "is held at what it serves" if override.kind == "held" else f"version {override.version} is out"
+            console.print(
+                f"{model.name} {what} since {_time(override.since)}, by {override.actor}: "
+                f"{override.reason or 'no reason given'} (tickserve follow on {model.name})",
                 style="yellow",
                 markup=False,
                 highlight=False,

@@ -8,6 +8,16 @@ import typer
 
 def serve(
     models: Annotated[Path | None, typer.Option(help="Folder of <model>/<version>/.", show_default=False)] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where desired state comes from: directory or registry.", show_default=False)
+    ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(help="URL of the registry to serve from; by default TICKSERVE_HOME's.", show_default=False),
+    ] = None,
+    artifacts: Annotated[
+        str | None, typer.Option(help="Folder or URL of the registry's files.", show_default=False)
+    ] = None,
     listen: Annotated[
         list[str] | None,
         typer.Option(help="Data listener, host:port or unix:/path; may be repeated.", show_default=False),
@@ -40,7 +50,7 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings.", show_default=False)] = None,
     check_config: Annotated[bool, typer.Option("--check-config", help="Print the settings and exit.")] = False,
 ) -> None:
-    """Serve the models of a folder. Flags outrank TICKSERVE_* variables, which outrank the file."""
+    """Serve the models of a folder, or of a registry. Flags outrank TICKSERVE_* variables, which outrank the file."""
     from server.config import load_settings
 
     settings = load_settings(
@@ -48,6 +58,9 @@ def serve(
         {
             "home": home,
             "models": models,
+            "source": source,
+            "registry": registry,
+            "artifacts": artifacts,
             "listen": tuple(listen) if listen else None,
             "http": http,
             "tls_cert": tls_cert,

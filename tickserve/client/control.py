@@ -1,7 +1,7 @@
 """The client of the Control service: what a server serves, and to stop and start it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +11,7 @@ from tickserve.client.answer import decode
 from tickserve.client.counters import Counters, to_counters
 from tickserve.client.failure import control_error
 from tickserve.client.grpc_sync import GrpcTransport
-from tickserve.client.status import Change, ServerStatus, to_server_status
+from tickserve.client.status import Change, Event, ServerStatus, to_event, to_server_status
 from tickserve.client.transport import CallError, Connect, Tls, check_address
 from tickserve.errors import Code, ControlError, InvalidInputError, TickserveError, UnreachableError
 from tickserve.v1 import control_pb2 as pb
@@ -70,6 +70,61 @@ class ControlClient:
         """Ends the halts of every model."""
         return self._resume(pb.ResumeRequest(reason=reason, actor=actor))
 
+    def rollback(self, model: str, *, actor: str, reason: str = "") -> str:
+        """Makes the version that is kept warm answer everything; returns it once it does."""
+        request = pb.RollbackRequest(model=_named(model), actor=actor, reason=reason)
+        return decode(pb.RollbackResponse, self._call("Rollback", request, self._timeout_s)).version
+
+    def hold(self, model: str = "", *, actor: str, reason: str = "") -> tuple[str, ...]:
+        """Holds one model, or every one, at what it serves; returns those that this changed."""
+        return self._follow(pb.FollowRequest(model=model, is_following=False, actor=actor, reason=reason))
+
+    def follow(self, model: str = "", *, actor: str, reason: str = "") -> tuple[str, ...]:
+        """Lets one model, or every one, follow desired state again, versions that were taken out too."""
+        return self._follow(pb.FollowRequest(model=model, is_following=True, actor=actor, reason=reason))
+
+    def set_desired(
+        self,
+        model: str,
+        version: str,
+        *,
+        actor: str,
+        reason: str,
+        expected_revision: int,
+        position_scale: float = 1.0,
+        schema_override: bool = False,
+    ) -> int:
+        """Writes that one version should answer everything, and returns the revision; the server gets there afterwards.
+
+        An empty version gives the model back to the version policy of a models directory.
+        """
+        desired = pb.DesiredState(model=_named(model), position_scale=position_scale)
+        if version:
+            desired.split.add(version=version, role="ROLE_STABLE", weight_bp=10_000)
+            desired.allowed_pins.add(version=version)
+        request = pb.SetDesiredRequest(
+            desired=desired,
+            expected_revision=expected_revision,
+            actor=actor,
+            reason=reason,
+            schema_override=version if schema_override else "",
+        )
+        return decode(pb.SetDesiredResponse, self._call("SetDesired", request, self._timeout_s)).revision
+
+    def events(self, after: int = 0) -> Iterator[Event]:
+        """Changes as they happen, oldest first, for ever; begins with those that are kept and came after `after`."""
+        try:
+            stream = self._transport.stream(_SERVICE + "Events")
+            stream.send(pb.EventsRequest(after_sequence=after).SerializeToString())
+            stream.finish()
+            try:
+                for data in stream:
+                    yield to_event(decode(pb.Event, data))
+            finally:
+                stream.cancel()
+        except CallError as failed:
+            raise control_error(failed, address=self._address) from None
+
     def drain(self, *, actor: str, reason: str = "") -> None:
         """Makes the server refuse new requests, answer those in flight, and exit; returns when it has begun."""
         self._call("Drain", pb.DrainRequest(reason=reason, actor=actor), self._timeout_s)
@@ -124,6 +179,9 @@ class ControlClient:
     def _resume(self, request: pb.ResumeRequest) -> Change:
         answer = decode(pb.ResumeResponse, self._call("Resume", request, self._timeout_s))
         return Change(tuple(answer.models), answer.plan_generation)
+
+    def _follow(self, request: pb.FollowRequest) -> tuple[str, ...]:
+        return tuple(decode(pb.FollowResponse, self._call("Follow", request, self._timeout_s)).models)
 
     def _call(self, rpc: str, request: Message, timeout_s: float) -> bytes:
         try:

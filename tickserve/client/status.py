@@ -77,18 +77,43 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What is meant to be served for a model; `position_scale` is absent where none is set."""
+    """What is meant to be served for a model; `position_scale` is absent where none is set.
+
+    `actor`, `reason` and `at` say who wrote it, why and when; empty and None where a version policy says it.
+    """
 
     revision: int
     split: tuple[Share, ...]
     fallback_version: str
     position_scale: float | None
     halt: Halt | None
+    actor: str = ""
+    reason: str = ""
+    at: datetime | None = None
+
+    @property
+    def stable(self) -> str:
+        """The version that should be stable; empty where there is none."""
+        return next((share.version for share in self.split if share.role is Role.STABLE), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A decision at this server that outranks desired state: `held`, or `taken_out` of one version."""
+
+    kind: str
+    version: str
+    actor: str
+    reason: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One model: what is served, what is meant to be, and what failed on the way."""
+    """One model: what is served, what is meant to be, what failed on the way, and what was decided at the server.
+
+    `previous` is the version that is kept warm to go back to; `loading` are those on their way.
+    """
 
     name: str
     state: ModelState
@@ -97,13 +122,22 @@ class ModelStatus:
     desired: DesiredState | None
     failed: tuple[FailedChange, ...]
     is_following: bool
+    previous: str = ""
+    loading: tuple[str, ...] = ()
+    overrides: tuple[Override, ...] = ()
+
+    @property
+    def stable(self) -> str:
+        """The version that answers as stable; empty where there is none."""
+        return next((version.version for version in self.versions if version.role is Role.STABLE), "")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
     """One server; `source_error` is empty where desired state could be read the last time.
 
-    `listen` and `http` are addresses with the ports that were chosen.
+    `listen` and `http` are addresses with the ports that were chosen. `server_id` is another one after a restart,
+    `server_name` the same. A memory budget of 0 means no bound.
     """
 
     server_id: str
@@ -118,6 +152,14 @@ class ServerStatus:
     source_error: str
     listen: tuple[str, ...]
     http: str
+    server_name: str = ""
+    source_revision: int = 0
+    memory_bytes: int = 0
+    memory_budget_bytes: int = 0
+
+    def model(self, name: str) -> ModelStatus | None:
+        """One model by name."""
+        return next((model for model in self.models if model.name == name), None)
 
     @property
     def is_serving(self) -> bool:
@@ -125,6 +167,19 @@ class ServerStatus:
         return self.state is ServerState.SERVING and all(
             model.state in (ModelState.SERVING, ModelState.HALTED) for model in self.models
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that changed at a server; `actor` is empty where it did so by itself."""
+
+    sequence: int
+    at: datetime
+    kind: str
+    model: str
+    version: str
+    actor: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +205,17 @@ def to_server_status(status: pb.StatusResponse) -> ServerStatus:
         source_error=status.source_error,
         listen=tuple(status.listen),
         http=status.http,
+        server_name=status.server_name,
+        source_revision=status.source_revision,
+        memory_bytes=status.memory_bytes,
+        memory_budget_bytes=status.memory_budget_bytes,
+    )
+
+
+def to_event(event: pb.Event) -> Event:
+    """The typed value of an Event."""
+    return Event(
+        event.sequence, _time(event.at_unix_ns), event.kind, event.model, event.version, event.actor, event.message
     )
 
 
@@ -192,6 +258,12 @@ def _model(model: pb.ModelStatus) -> ModelStatus:
             for change in model.failed
         ),
         is_following=model.is_following,
+        previous=model.previous,
+        loading=tuple(model.loading),
+        overrides=tuple(
+            Override(each.kind, each.version, each.actor, each.reason, _time(each.since_unix_ns))
+            for each in model.overrides
+        ),
     )
 
 
@@ -204,6 +276,9 @@ def _desired(desired: pb.DesiredState) -> DesiredState:
         fallback_version=desired.fallback_version,
         position_scale=desired.position_scale if desired.HasField("position_scale") else None,
         halt=_halt(desired.halt) if desired.HasField("halt") else None,
+        actor=desired.actor,
+        reason=desired.reason,
+        at=_time(desired.at_unix_ns) if desired.at_unix_ns else None,
     )
 
 

@@ -83,7 +83,7 @@ class FailedChange(_message.Message):
     def __init__(self, version: _Optional[str] = ..., digest: _Optional[bytes] = ..., code: _Optional[int] = ..., message: _Optional[str] = ..., at_unix_ns: _Optional[int] = ..., attempts: _Optional[int] = ...) -> None: ...
 
 class ModelStatus(_message.Message):
-    __slots__ = ("name", "state", "halt", "versions", "desired", "failed", "is_following")
+    __slots__ = ("name", "state", "halt", "versions", "desired", "failed", "is_following", "previous", "loading", "overrides")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     HALT_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,9 @@ class ModelStatus(_message.Message):
     DESIRED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     IS_FOLLOWING_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    LOADING_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDES_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: ModelState
     halt: HaltInfo
@@ -98,10 +101,27 @@ class ModelStatus(_message.Message):
     desired: DesiredState
     failed: _containers.RepeatedCompositeFieldContainer[FailedChange]
     is_following: bool
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., halt: _Optional[_Union[HaltInfo, _Mapping]] = ..., versions: _Optional[_Iterable[_Union[VersionStatus, _Mapping]]] = ..., desired: _Optional[_Union[DesiredState, _Mapping]] = ..., failed: _Optional[_Iterable[_Union[FailedChange, _Mapping]]] = ..., is_following: bool = ...) -> None: ...
+    previous: str
+    loading: _containers.RepeatedScalarFieldContainer[str]
+    overrides: _containers.RepeatedCompositeFieldContainer[Override]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., halt: _Optional[_Union[HaltInfo, _Mapping]] = ..., versions: _Optional[_Iterable[_Union[VersionStatus, _Mapping]]] = ..., desired: _Optional[_Union[DesiredState, _Mapping]] = ..., failed: _Optional[_Iterable[_Union[FailedChange, _Mapping]]] = ..., is_following: bool = ..., previous: _Optional[str] = ..., loading: _Optional[_Iterable[str]] = ..., overrides: _Optional[_Iterable[_Union[Override, _Mapping]]] = ...) -> None: ...
+
+class Override(_message.Message):
+    __slots__ = ("kind", "version", "actor", "reason", "since_unix_ns")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    version: str
+    actor: str
+    reason: str
+    since_unix_ns: int
+    def __init__(self, kind: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., since_unix_ns: _Optional[int] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("server_version", "engine", "state", "started_at_unix_ns", "plan_generation", "models", "source", "source_age_ns", "source_error", "server_id", "listen", "http")
+    __slots__ = ("server_version", "engine", "state", "started_at_unix_ns", "plan_generation", "models", "source", "source_age_ns", "source_error", "server_id", "listen", "http", "server_name", "source_revision", "memory_bytes", "memory_budget_bytes")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +134,10 @@ class StatusResponse(_message.Message):
     SERVER_ID_FIELD_NUMBER: _ClassVar[int]
     LISTEN_FIELD_NUMBER: _ClassVar[int]
     HTTP_FIELD_NUMBER: _ClassVar[int]
+    SERVER_NAME_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     engine: str
     state: ServerState
@@ -126,7 +150,11 @@ class StatusResponse(_message.Message):
     server_id: str
     listen: _containers.RepeatedScalarFieldContainer[str]
     http: str
-    def __init__(self, server_version: _Optional[str] = ..., engine: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., started_at_unix_ns: _Optional[int] = ..., plan_generation: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., source: _Optional[str] = ..., source_age_ns: _Optional[int] = ..., source_error: _Optional[str] = ..., server_id: _Optional[str] = ..., listen: _Optional[_Iterable[str]] = ..., http: _Optional[str] = ...) -> None: ...
+    server_name: str
+    source_revision: int
+    memory_bytes: int
+    memory_budget_bytes: int
+    def __init__(self, server_version: _Optional[str] = ..., engine: _Optional[str] = ..., state: _Optional[_Union[ServerState, str]] = ..., started_at_unix_ns: _Optional[int] = ..., plan_generation: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., source: _Optional[str] = ..., source_age_ns: _Optional[int] = ..., source_error: _Optional[str] = ..., server_id: _Optional[str] = ..., listen: _Optional[_Iterable[str]] = ..., http: _Optional[str] = ..., server_name: _Optional[str] = ..., source_revision: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_budget_bytes: _Optional[int] = ...) -> None: ...
 
 class Share(_message.Message):
     __slots__ = ("version", "role", "weight_bp")
@@ -169,7 +197,7 @@ class RuleOverride(_message.Message):
     def __init__(self, rule: _Optional[str] = ..., policy: _Optional[str] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ...) -> None: ...
 
 class DesiredState(_message.Message):
-    __slots__ = ("model", "revision", "split", "salt", "shadow", "fallback_version", "position_scale", "halt", "allowed_pins", "rule_overrides")
+    __slots__ = ("model", "revision", "split", "salt", "shadow", "fallback_version", "position_scale", "halt", "allowed_pins", "rule_overrides", "actor", "reason", "at_unix_ns", "schema_override")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +208,10 @@ class DesiredState(_message.Message):
     HALT_FIELD_NUMBER: _ClassVar[int]
     ALLOWED_PINS_FIELD_NUMBER: _ClassVar[int]
     RULE_OVERRIDES_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     model: str
     revision: int
     split: _containers.RepeatedCompositeFieldContainer[Share]
@@ -190,7 +222,11 @@ class DesiredState(_message.Message):
     halt: HaltInfo
     allowed_pins: _containers.RepeatedCompositeFieldContainer[AllowedPin]
     rule_overrides: _containers.RepeatedCompositeFieldContainer[RuleOverride]
-    def __init__(self, model: _Optional[str] = ..., revision: _Optional[int] = ..., split: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., salt: _Optional[str] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., fallback_version: _Optional[str] = ..., position_scale: _Optional[float] = ..., halt: _Optional[_Union[HaltInfo, _Mapping]] = ..., allowed_pins: _Optional[_Iterable[_Union[AllowedPin, _Mapping]]] = ..., rule_overrides: _Optional[_Iterable[_Union[RuleOverride, _Mapping]]] = ...) -> None: ...
+    actor: str
+    reason: str
+    at_unix_ns: int
+    schema_override: str
+    def __init__(self, model: _Optional[str] = ..., revision: _Optional[int] = ..., split: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., salt: _Optional[str] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., fallback_version: _Optional[str] = ..., position_scale: _Optional[float] = ..., halt: _Optional[_Union[HaltInfo, _Mapping]] = ..., allowed_pins: _Optional[_Iterable[_Union[AllowedPin, _Mapping]]] = ..., rule_overrides: _Optional[_Iterable[_Union[RuleOverride, _Mapping]]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., at_unix_ns: _Optional[int] = ..., schema_override: _Optional[str] = ...) -> None: ...
 
 class SetDesiredRequest(_message.Message):
     __slots__ = ("desired", "expected_revision", "actor", "reason", "schema_override")

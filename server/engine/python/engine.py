@@ -96,7 +96,7 @@ class PythonEngine:
         """Makes `plan` the installed one; returns when requests read it."""
         with self._lock:
             keys = {_key(version) for model in plan.models.values() for version in model.versions.values()}
-            runtimes = {key: self._installed.get(key) or self._prepared.pop(key) for key in keys}
+            runtimes = {key: self._prepared.get(key) or self._installed[key] for key in keys}
             placed = {} if self._tap is None else self._tap.place(plan)
             installed = build(plan, lambda version: runtimes[_key(version)], self._tallies.of, placed)
             self._on_loop(lambda: self._swap(installed))
@@ -109,9 +109,16 @@ class PythonEngine:
             )
             if self._tap is not None:
                 self._tap.keep(plan, placed)
-            retired = [runtime for key, runtime in self._installed.items() if key not in keys]
+            retired = [runtime for key, runtime in self._installed.items() if runtimes.get(key) is not runtime]
+            self._prepared = {key: runtime for key, runtime in self._prepared.items() if key not in keys}
             self._installed = runtimes
         self._reaper.retire(retired)
+
+    def discard(self, version: VersionPlan) -> None:
+        """Forgets a prepared version that is not installed."""
+        with self._lock:
+            runtime = self._prepared.pop(_key(version), None)
+        self._reaper.retire([] if runtime is None else [runtime])
 
     def counters(self) -> Counters:
         """A copy of all counters."""

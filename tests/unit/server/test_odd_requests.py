@@ -10,8 +10,9 @@ from onnx import TensorProto, helper
 from mlops.package import EventTimeRule, InputRules, TensorSpec
 from server.api.admin import AdminServer
 from server.api.control import ControlService, ProcessFacts
+from server.api.repository import RepositoryService
 from server.engine.python.runtime import prepare
-from server.models import DesiredFile, DirectorySource, Reconciler
+from server.models import DirectorySource, LocalState, Memory, Operations, Reconciler
 from tests.support.models import _model, echo_model, version_plan
 from tests.unit.server.engines import (
     BOUND_S,
@@ -88,14 +89,14 @@ def test_a_fault_in_a_description_is_internal_and_logged(tmp_path: Path, monkeyp
 def test_bytes_that_are_no_control_message_are_the_callers_fault(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     with running() as (engine, _):
-        reconciler = Reconciler(DirectorySource(tmp_path / "models"), engine, DesiredFile(tmp_path / "halts.json"))
+        reconciler = Reconciler(DirectorySource(tmp_path / "models"), engine, LocalState(tmp_path))
         facts = ProcessFacts("serving", (), "")
-        admin = AdminServer(
-            "127.0.0.1:0", ControlService(reconciler, engine, process=lambda: facts, drain=lambda: None)
-        )
+        operations = Operations(reconciler)
+        control = ControlService(reconciler, operations, engine, Memory(), process=lambda: facts, drain=lambda: None)
+        admin = AdminServer("127.0.0.1:0", control, RepositoryService(reconciler, operations))
         admin.start()
         with connection(admin.address) as channel:
-            for method in ("Status", "Halt", "Resume", "Counters", "Drain"):
+            for method in ("Status", "Halt", "Resume", "Counters", "Drain", "SetDesired", "Rollback", "Follow"):
                 status, _, _, text = refused(channel, f"/tickserve.v1.Control/{method}", b"\x0a\xff")
                 assert status == "INVALID_ARGUMENT"
                 assert text == f"the message is not a valid {method}Request: its bytes do not decode"

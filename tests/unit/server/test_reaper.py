@@ -10,7 +10,7 @@ import pytest
 from server.engine.python import PythonEngine
 from server.engine.python.reaper import Reaper
 from server.engine.python.runtime import Runtime, prepare
-from server.models import DesiredFile, DirectorySource, Reconciler
+from server.models import DirectorySource, LocalState, Reconciler
 from tests.support.models import echo_model, version_plan
 from tests.support.packages import add_constant
 
@@ -68,15 +68,18 @@ def test_engine_hands_what_a_new_plan_leaves_out_to_the_reaper(tmp_path: Path) -
     engine.start()
     models = tmp_path / "models"
     models.mkdir()
-    reconciler = Reconciler(DirectorySource(models), engine, DesiredFile(tmp_path / "halts.json"))
+    reconciler = Reconciler(DirectorySource(models), engine, LocalState(tmp_path))
     add_constant(models, 1.0)
     reconciler.reconcile()
     freed_on: list[str] = []
     (first,) = engine._installed.values()
     weakref.finalize(first.session, lambda: freed_on.append(threading.current_thread().name))
     del first
-    add_constant(models, 2.0)
-    reconciler.reconcile()
+    for value in (2.0, 3.0):
+        # The version before the one that answers stays warm.
+        assert freed_on == []
+        add_constant(models, value)
+        reconciler.reconcile()
     wait_until(lambda: freed_on)
     engine.stop(1.0)
     assert freed_on == ["reaper"]

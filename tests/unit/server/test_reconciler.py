@@ -1,8 +1,6 @@
 """The reconciler: what the directory holds is served; whatever goes wrong leaves what was served."""
 
 import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from structlog.testing import capture_logs
 from mlops.package import MANIFEST_FILE, MODEL_FILE
 from server.engine import Prepared
 from server.engine.python import PythonEngine
-from server.models import DesiredFile, DirectorySource, ModelRecord, Reconciler, Settling
+from server.models import DirectorySource, LocalState, ModelRecord, Operations, Reconciler, Settling
 from server.plan import Plan, VersionPlan
 from tests.support.models import echo_model, huge_model
 from tests.support.packages import add_constant, build_constant, flip_byte
@@ -26,18 +24,13 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine() -> Iterator[PythonEngine]:
-    made = PythonEngine(
-        ["127.0.0.1:0"], pool_threads=1, max_in_flight=8, max_in_flight_per_client=8, max_message_bytes=1 << 20
-    )
-    made.start()
-    yield made
-    made.stop(0.0)
+def reconciler(models: Path, engine: PythonEngine) -> Reconciler:
+    return Reconciler(DirectorySource(models), engine, LocalState(models.parent))
 
 
 @pytest.fixture
-def reconciler(models: Path, engine: PythonEngine) -> Reconciler:
-    return Reconciler(DirectorySource(models), engine, DesiredFile(models.parent / "halts.json"))
+def operations(reconciler: Reconciler) -> Operations:
+    return Operations(reconciler)
 
 
 def plan(reconciler: Reconciler) -> Plan:
@@ -49,7 +42,7 @@ def record(reconciler: Reconciler, name: str = "demo") -> ModelRecord:
 
 
 def served(reconciler: Reconciler, name: str = "demo") -> list[str]:
-    return list(plan(reconciler).models[name].versions)
+    return [segment.version for segment in plan(reconciler).models[name].split.segments]
 
 
 def test_highest_version_is_served_and_a_higher_one_replaces_it(reconciler: Reconciler, models: Path) -> None:
@@ -204,16 +197,16 @@ def test_directory_that_cannot_be_read_changes_nothing(reconciler: Reconciler, m
 
 
 def test_halt_is_obeyed_and_survives_a_restart_until_resumed(
-    reconciler: Reconciler, models: Path, engine: PythonEngine
+    reconciler: Reconciler, operations: Operations, models: Path, engine: PythonEngine
 ) -> None:
     add_constant(models, 1.0)
     reconciler.reconcile()
-    assert reconciler.halt("demo", actor="kim", reason="bad fills") == ["demo"]
+    assert operations.halt("demo", actor="kim", reason="bad fills") == ["demo"]
     halt = plan(reconciler).models["demo"].halt
     assert halt is not None
     assert (halt.actor, halt.reason) == ("kim", "bad fills")
 
-    again = Reconciler(DirectorySource(models), engine, DesiredFile(models.parent / "halts.json"))
+    again = Reconciler(DirectorySource(models), engine, LocalState(models.parent))
     again.reconcile()
     assert plan(again).models["demo"].halt == halt
     add_constant(models, 2.0)
@@ -221,29 +214,31 @@ def test_halt_is_obeyed_and_survives_a_restart_until_resumed(
     assert served(again) == ["2"]
     assert plan(again).models["demo"].halt == halt
 
-    assert again.resume("demo", actor="kim", reason="") == ["demo"]
+    assert Operations(again).resume("demo", actor="kim", reason="") == ["demo"]
     assert plan(again).models["demo"].halt is None
-    assert again.resume("demo", actor="kim", reason="") == []
-    assert DesiredFile(models.parent / "halts.json").read_halts() == {}
+    assert Operations(again).resume("demo", actor="kim", reason="") == []
+    assert LocalState(models.parent).read_halts() == {}
 
 
-def test_halt_of_all_and_of_an_unknown_model(reconciler: Reconciler, models: Path) -> None:
+def test_halt_of_all_and_of_an_unknown_model(reconciler: Reconciler, operations: Operations, models: Path) -> None:
     add_constant(models, 1.0, name="a")
     add_constant(models, 1.0, name="b")
     reconciler.reconcile()
-    assert reconciler.halt("", actor="kim", reason="exchange down") == ["a", "b"]
-    assert reconciler.resume("", actor="kim", reason="") == ["a", "b"]
+    assert operations.halt("", actor="kim", reason="exchange down") == ["a", "b"]
+    assert operations.resume("", actor="kim", reason="") == ["a", "b"]
     with pytest.raises(ControlError, match="unknown model 'c'; models here: a, b"):
-        reconciler.halt("c", actor="kim", reason="typo")
+        operations.halt("c", actor="kim", reason="typo")
 
 
-def test_halt_can_be_lifted_while_the_models_folder_is_away(reconciler: Reconciler, models: Path) -> None:
+def test_halt_can_be_lifted_while_the_models_folder_is_away(
+    reconciler: Reconciler, operations: Operations, models: Path
+) -> None:
     add_constant(models, 1.0)
     reconciler.reconcile()
-    reconciler.halt("demo", actor="kim", reason="bad fills")
+    operations.halt("demo", actor="kim", reason="bad fills")
     (models / "demo").rename(models.parent / "away")
     reconciler.reconcile()
-    assert reconciler.resume("demo", actor="kim", reason="") == ["demo"]
+    assert operations.resume("demo", actor="kim", reason="") == ["demo"]
     (models.parent / "away").rename(models / "demo")
     reconciler.reconcile()
     assert plan(reconciler).models["demo"].halt is None
@@ -256,31 +251,33 @@ def test_pass_that_is_stopped_loads_no_further_model(reconciler: Reconciler, mod
     assert list(plan(reconciler).models) == []
 
 
-def test_failed_version_is_tried_again_when_its_time_comes(
-    reconciler: Reconciler, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_version_is_tried_again_when_its_time_comes(models: Path, engine: PythonEngine) -> None:
+    now = 1000.0
+    reconciler = Reconciler(DirectorySource(models), engine, LocalState(models.parent), clock=lambda: now)
     flip_byte(add_constant(models, 1.0) / MODEL_FILE)
     reconciler.reconcile()
     reconciler.reconcile()
     assert record(reconciler).failed["1"].attempts == 1
-    later = time.monotonic() + 6
-    monkeypatch.setattr("server.models.reconciler.time.monotonic", lambda: later)
-    reconciler.reconcile()
-    assert record(reconciler).failed["1"].attempts == 2
+    for seconds, attempts in ((4.9, 1), (0.2, 2), (9.8, 2), (0.3, 3)):
+        now += seconds
+        reconciler.reconcile()
+        assert record(reconciler).failed["1"].attempts == attempts
 
 
-def test_halt_is_obeyed_even_where_it_cannot_be_written(reconciler: Reconciler, models: Path, tmp_path: Path) -> None:
+def test_halt_is_obeyed_even_where_it_cannot_be_written(
+    reconciler: Reconciler, operations: Operations, models: Path, tmp_path: Path
+) -> None:
     add_constant(models, 1.0)
     reconciler.reconcile()
     (tmp_path / "halts.json").mkdir()
     with capture_logs() as logs, pytest.raises(ControlError, match="it will not survive a restart"):
-        reconciler.halt("demo", actor="kim", reason="now")
+        operations.halt("demo", actor="kim", reason="now")
     assert plan(reconciler).models["demo"].halt is not None
-    assert [entry["event"] for entry in logs] == ["halted", "halts_not_written"]
+    assert [entry["event"] for entry in logs] == ["decision_not_written", "halted"]
     assert list(tmp_path.glob("*.tmp")) == []
     (tmp_path / "halts.json").rmdir()
-    reconciler.halt("demo", actor="kim", reason="now")
-    assert list(DesiredFile(tmp_path / "halts.json").read_halts()) == ["demo"]
+    operations.halt("demo", actor="kim", reason="now")
+    assert list(LocalState(tmp_path).read_halts()) == ["demo"]
 
 
 def test_load_that_ends_after_the_server_installs_nothing(
@@ -304,7 +301,7 @@ def test_folder_that_may_still_be_copied_is_left_alone_until_it_is_a_package(
     models: Path, engine: PythonEngine
 ) -> None:
     settling = Settling(600.0)
-    reconciler = Reconciler(DirectorySource(models), engine, DesiredFile(models.parent / "halts.json"), settling)
+    reconciler = Reconciler(DirectorySource(models, settling=settling), engine, LocalState(models.parent))
     add_constant(models, 1.0)
     reconciler.reconcile()
     package = build_constant(models.parent / "packages", 2.0)
@@ -326,4 +323,4 @@ def test_folder_that_may_still_be_copied_is_left_alone_until_it_is_a_package(
 def test_damaged_halt_file_keeps_the_server_from_starting(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
     (tmp_path / "halts.json").write_text('{"demo": {"reason": "x"')
     with pytest.raises(ConfigurationError, match="is damaged; it says which models are halted"):
-        Reconciler(DirectorySource(models), engine, DesiredFile(tmp_path / "halts.json"))
+        Reconciler(DirectorySource(models), engine, LocalState(tmp_path))

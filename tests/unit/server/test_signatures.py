@@ -1,13 +1,12 @@
 """A server that requires signatures serves what a trusted key signed, and goes on with it when something else comes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mlops.package import MODEL_FILE, SIGNATURE_FILE, load_private_key, new_key, sign_package
 from server.engine.python import PythonEngine
-from server.models import DesiredFile, DirectorySource, Reconciler
+from server.models import DirectorySource, LocalState, Reconciler, VersionRef
 from tests.support.models import echo_model
 from tests.support.packages import add_constant
 from tickserve.errors import ConfigurationError, DamagedPackageError, PackageError
@@ -33,31 +32,21 @@ def source(models: Path, keys: Path) -> DirectorySource:
     return DirectorySource(models, keys)
 
 
-@pytest.fixture
-def engine() -> Iterator[PythonEngine]:
-    made = PythonEngine(
-        ["127.0.0.1:0"], pool_threads=1, max_in_flight=8, max_in_flight_per_client=8, max_message_bytes=1 << 20
-    )
-    made.start()
-    yield made
-    made.stop(0.0)
-
-
 def test_package_of_a_trusted_key_is_read(source: DirectorySource, models: Path, keys: Path) -> None:
     path = add_constant(models, 1.0)
     sign_package(path, load_private_key(keys, "desk"))
-    assert source.read("demo", 1, path).version == "1"
+    assert source.open("demo", VersionRef("1", place=str(path))).version == "1"
 
 
 def test_unsigned_package_and_bare_model_are_refused(source: DirectorySource, models: Path) -> None:
     path = add_constant(models, 1.0)
     with pytest.raises(PackageError, match="is not signed"):
-        source.read("demo", 1, path)
+        source.open("demo", VersionRef("1", place=str(path)))
     bare = models / "bare" / "1"
     bare.mkdir(parents=True)
     (bare / MODEL_FILE).write_bytes(echo_model())
     with pytest.raises(PackageError, match="is not signed"):
-        source.read("bare", 1, bare)
+        source.open("bare", VersionRef("1", place=str(bare)))
 
 
 def test_foreign_and_altered_signatures_are_refused(source: DirectorySource, models: Path, tmp_path: Path) -> None:
@@ -65,27 +54,27 @@ def test_foreign_and_altered_signatures_are_refused(source: DirectorySource, mod
     path = add_constant(models, 1.0)
     sign_package(path, load_private_key(tmp_path / "others", "mallory"))
     with pytest.raises(PackageError, match="not trusted"):
-        source.read("demo", 1, path)
+        source.open("demo", VersionRef("1", place=str(path)))
     another = add_constant(models, 2.0)
     (another / SIGNATURE_FILE).write_bytes((path / SIGNATURE_FILE).read_bytes())
     with pytest.raises(DamagedPackageError, match="did not sign"):
-        source.read("demo", 2, another)
+        source.open("demo", VersionRef("2", place=str(another)))
     # Where no signature is required, a false one is damage all the same.
     with pytest.raises(DamagedPackageError, match="did not sign"):
-        DirectorySource(models).read("demo", 2, another)
+        DirectorySource(models).open("demo", VersionRef("2", place=str(another)))
 
 
 def test_key_that_is_taken_away_vouches_for_nothing_any_more(source: DirectorySource, models: Path, keys: Path) -> None:
     path = add_constant(models, 1.0)
     sign_package(path, load_private_key(keys, "desk"))
-    source.read("demo", 1, path)
+    source.open("demo", VersionRef("1", place=str(path)))
     (keys / "desk.pub").unlink()
     with pytest.raises(PackageError, match="not trusted"):
-        source.read("demo", 1, path)
+        source.open("demo", VersionRef("1", place=str(path)))
     (keys / "desk.key").unlink()
     keys.rmdir()
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        source.read("demo", 1, path)
+        source.open("demo", VersionRef("1", place=str(path)))
 
 
 def test_unsigned_version_leaves_the_signed_one_serving_until_it_is_signed(
@@ -93,7 +82,7 @@ def test_unsigned_version_leaves_the_signed_one_serving_until_it_is_signed(
 ) -> None:
     key = load_private_key(keys, "desk")
     sign_package(add_constant(models, 1.0), key)
-    reconciler = Reconciler(source, engine, DesiredFile(tmp_path / "halts.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
     reconciler.reconcile()
     later = add_constant(models, 2.0)
     reconciler.reconcile()
@@ -102,4 +91,4 @@ def test_unsigned_version_leaves_the_signed_one_serving_until_it_is_signed(
     assert "is not signed" in record.failed["2"].error.message
     sign_package(later, key)
     reconciler.reconcile()
-    assert list(reconciler.snapshot().plan.models["demo"].versions) == ["2"]
+    assert reconciler.snapshot().plan.models["demo"].split.segments[0].version == "2"

@@ -7,8 +7,9 @@ import pytest
 
 from server.api.admin import AdminServer
 from server.api.control import ControlService, ProcessFacts
+from server.api.repository import RepositoryService
 from server.engine.python import PythonEngine
-from server.models import DesiredFile, DirectorySource, Reconciler
+from server.models import DirectorySource, LocalState, Memory, Operations, Reconciler
 from server.tls import Certificates, TlsFiles
 from tests.support.certificates import Authority
 from tickserve.client import ControlClient, Tls
@@ -21,14 +22,22 @@ Serve = Callable[[Certificates | None], str]
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """Starts an admin listener on a free port."""
     engine = PythonEngine([], pool_threads=1, max_in_flight=1, max_in_flight_per_client=1, max_message_bytes=1024)
-    reconciler = Reconciler(DirectorySource(tmp_path), engine, DesiredFile(tmp_path / "halts.json"))
+    reconciler = Reconciler(DirectorySource(tmp_path), engine, LocalState(tmp_path))
+    operations = Operations(reconciler)
     control = ControlService(
-        reconciler, engine, process=lambda: ProcessFacts("serving", (), ""), drain=lambda: pytest.fail("drained")
+        reconciler,
+        operations,
+        engine,
+        Memory(),
+        process=lambda: ProcessFacts("serving", (), ""),
+        drain=lambda: pytest.fail("drained"),
     )
     started: list[AdminServer] = []
 
     def serve(certificates: Certificates | None) -> str:
-        started.append(AdminServer("127.0.0.1:0", control, certificates=certificates))
+        started.append(
+            AdminServer("127.0.0.1:0", control, RepositoryService(reconciler, operations), certificates=certificates)
+        )
         started[-1].start()
         return started[-1].address
 

@@ -13,6 +13,7 @@ from tickserve.errors import TickserveError, UnreachableError
 
 _START_S = 60.0
 _GRACE_S = 10.0
+_OTHER_REGISTRY = frozenset({"TICKSERVE_REGISTRY", "TICKSERVE_ARTIFACTS"})
 
 
 class ServerProcess:
@@ -32,7 +33,9 @@ class ServerProcess:
                 serve_command(self.home, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"),
                 stdin=subprocess.DEVNULL,
                 stderr=log,
-                env=os.environ | {"TICKSERVE_POLL_S": "0.2"},
+                # The demo has a registry of its own, whatever the environment says.
+                env={name: value for name, value in os.environ.items() if name not in _OTHER_REGISTRY}
+                | {"TICKSERVE_SERVER_NAME": "demo-host"},
             )
         status = self.control.wait(lambda status: status.is_serving or self._has_ended(), _START_S)
         self.address, self.http = status.listen[0], status.http
@@ -67,8 +70,9 @@ class ServerProcess:
 
 
 def serve_command(home: Path, *options: str) -> Sequence[str]:
-    """The command line of a server over the demo's folder, in this interpreter."""
-    return [sys.executable, "-m", "tickserve.cli", "serve", "--home", str(home), "--serve-rest", *options]
+    """The command line of a server over the demo's registry, in this interpreter."""
+    command = [sys.executable, "-m", "tickserve.cli", "serve", "--home", str(home), "--source", "registry"]
+    return [*command, "--serve-rest", *options]
 
 
 def check_free(control: ControlClient, home: Path) -> None:

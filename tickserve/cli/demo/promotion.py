@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mlops.package import add_version, read_package
+from mlops.package import read_package
 from mlops.registry import Author, GateError, ModelFacts, Registration, Registry, RunFacts, Version
 from mlops.registry.gates import GatePolicy, LatencyLevels, Minimum
 from mlops.training import TrainedModel, build, close_times, probabilities
@@ -21,18 +21,14 @@ _TO_BE_SHOWN = GatePolicy(latency=_LATENCY, minimums=(Minimum(metric="accuracy",
 
 @dataclass(frozen=True)
 class Published:
-    """One model on its way: its version in the registry, and in the folder that the server follows.
-
-    `refusal` is what the default gates said, where they kept it out.
-    """
+    """One model on its way: its version in the registry, and what the default gates said where they kept it out."""
 
     version: Version
-    served_as: int
     refusal: str
 
 
-def publish(registry: Registry, model: TrainedModel, models_dir: Path, started_at: datetime) -> Published:
-    """Registers a model, has it judged, approves and promotes it, and brings what is live to the followed folder.
+def publish(registry: Registry, model: TrainedModel, started_at: datetime) -> Published:
+    """Registers a model, has it judged, approves and promotes it: a server that follows the registry then serves it.
 
     Done again with the same model it only runs the gates again.
 
@@ -55,9 +51,7 @@ def publish(registry: Registry, model: TrainedModel, models_dir: Path, started_a
     except GateError as error:
         refusal = error.message
         registry.promote(version.model, version.version, Author(ACTOR, "to be shown, not traded"), _TO_BE_SHOWN)
-    live = registry.fetch(registry.resolve(version.model, "live"))
-    served_as, _ = add_version(models_dir, live.path)
-    return Published(version, served_as, refusal)
+    return Published(version, refusal)
 
 
 def _registration(model: TrainedModel, package: Path, started_at: datetime) -> Registration:

@@ -35,6 +35,7 @@ from mlops.training import (
 from tickserve.cli.demo.history import compare_bits, show_history
 from tickserve.cli.demo.process import ServerProcess, check_free, serve_command
 from tickserve.cli.demo.promotion import ACTOR, publish
+from tickserve.cli.demo.traffic import Traffic
 from tickserve.cli.train import metric_tables, plain_metrics
 from tickserve.client import Client, ControlClient, FailedChange, ServerStatus
 from tickserve.errors import ConfigurationError, HaltedError, TickserveError
@@ -58,7 +59,6 @@ class Show:
 
     def __init__(self, home: Path, console: Console, server: ServerProcess) -> None:
         self._home = home
-        self._models = home / "models"
         self._console = console
         self._server = server
         self._started = time.perf_counter()
@@ -67,9 +67,9 @@ class Show:
         """Runs everything and returns the facts for the report. Raises TickserveError where a step goes wrong."""
         check_free(self._server.control, self._home)
         try:
-            self._models.mkdir(parents=True, exist_ok=True)
+            self._home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigurationError(f"home: cannot make {self._models}: {error.strerror}", field="home") from None
+            raise ConfigurationError(f"home: cannot make {self._home}: {error.strerror}", field="home") from None
         with RegistryClient(home=self._home, actor=ACTOR) as registry:
             return self._run(registry)
 
@@ -93,7 +93,7 @@ class Show:
             stages = self._stages(trained)
             self._exposition()
             self._bad_requests(client)
-            self._flipped_byte(client)
+            swapped = self._swap(registry, bars, client)
             self._halt(client)
             digests = {model.name: client.get_model(model.name).digest for model in trained}
             self._title("What the registry remembers")
@@ -119,22 +119,23 @@ class Show:
             "digest": digests[trained[0].name],
             "metrics": plain_metrics(trained[0].metrics),
             "stages_us": stages,
+            "swap": swapped,
             "registry": remembered,
             "models": {m.name: {"digest": digests[m.name], "metrics": plain_metrics(m.metrics)} for m in trained},
         }
 
-    def _train(self, registry: RegistryClient, bars: Bars, kind: Kind) -> TrainedModel:
+    def _train(self, registry: RegistryClient, bars: Bars, kind: Kind, seed: int = 0) -> TrainedModel:
         started_at = datetime.now(UTC)
         with self._console.status(f"training {kind}"):
-            model = train_on(bars, kind)
-            published = publish(registry.registry, model, self._models, started_at)
+            model = train_on(bars, kind, seed=seed)
+            published = publish(registry.registry, model, started_at)
         version = published.version
         if published.refusal:
             self._print(f"refused by the default gates: {published.refusal}")
         self._print(
             f"{model.name} version {version.version} is registered, approved and promoted"
             f"{' by the levels of the demo, to be shown and not traded' if published.refusal else ''}, "
-            f"digest {version.digest[:12]}; the server sees it as version {published.served_as}"
+            f"digest {version.digest[:12]}"
         )
         return model
 
@@ -241,29 +242,48 @@ class Show:
             else:
                 raise TickserveError(f"the server answered {what}")
 
-    def _flipped_byte(self, client: Client) -> None:
-        self._title("A new version with one flipped byte")
-        model = f"{DATASET}-{FIRST}"
+    def _swap(self, registry: RegistryClient, bars: Bars, client: Client) -> dict[str, Any]:
+        """A second version is promoted under load: first with a flipped byte in its file, then whole."""
+        self._title("A new version under load: first with one flipped byte, then whole")
+        model, control = f"{DATASET}-{FIRST}", self._server.control
         row = test_rows(DATASET)[1][-1]
         served = client.predict(row, model=model).version
-        versions = self._models / model
-        # Above every version that is there: the demo's folder may hold models of earlier runs.
-        damaged = versions / str(max(int(path.name) for path in versions.iterdir() if path.name.isdecimal()) + 1)
-        staged = self._home / "damaged"
-        shutil.rmtree(staged, ignore_errors=True)
-        shutil.copytree(versions / served, staged)
-        flip_byte(staged / MODEL_FILE)
-        staged.rename(damaged)
-        try:
-            status = self._server.control.wait(lambda status: _failure(status, model, damaged.name) is not None, 30.0)
-            failed = _failure(status, model, damaged.name)
-            if failed is not None:
-                text = f"version {failed.version} refused: {failed.code.name}: {failed.message}"
-                self._console.print(text, markup=False, soft_wrap=True)
+        with Traffic(self._server.address, DATASET, model) as traffic:
+            # The gates read the file too, so it is damaged between them and the server.
+            control.hold(model, actor=ACTOR, reason="until the file is damaged")
+            self._train(registry, bars, FIRST, seed=1)
+            live = registry.registry.resolve(model, "live")
+            number = str(live.version)
+            sha256 = registry.registry.manifest(live).files[MODEL_FILE].sha256
+            artifact = self._home / "registry" / "artifacts" / "sha256" / sha256[:2] / sha256
+            # An earlier run of the demo may have left it there.
+            shutil.rmtree(self._home / "server" / "cache" / live.digest, ignore_errors=True)
+            flip_byte(artifact)
+            try:
+                control.follow(model, actor=ACTOR, reason="the file is damaged")
+                status = control.wait(lambda status: _failure(status, model, number) is not None, 30.0)
+                failed = _failure(status, model, number)
+                if failed is not None:
+                    text = f"version {failed.version} refused: {failed.code.name}: {failed.message}"
+                    self._console.print(text, markup=False, soft_wrap=True)
+                answer = client.predict(row, model=model)
+                self._print(f"version {answer.version} still answers, digest {answer.digest[:12]}")
+                if answer.version != served:
+                    raise TickserveError(f"version {answer.version} answers, version {served} was expected")
+            finally:
+                flip_byte(artifact)
+            control.follow(model, actor=ACTOR, reason="the file is whole again")
+            control.wait(lambda status: _stable(status, model) == number, 30.0)
             answer = client.predict(row, model=model)
-            self._print(f"version {answer.version} still answers, digest {answer.digest[:12]}")
-        finally:
-            shutil.rmtree(damaged)
+            self._print(f"version {answer.version} answers, digest {answer.digest[:12]}; version {served} is kept warm")
+            seen = traffic.end()
+        self._print(
+            f"{seen.requests} requests, {seen.failed} failed, {len(seen.versions)} versions seen"
+            + (f": {seen.failure}" if seen.failed else "")
+        )
+        if seen.failed:
+            raise TickserveError(f"{seen.failed} requests failed during the swap: {seen.failure}")
+        return {"requests": seen.requests, "failed": seen.failed, "versions": list(seen.versions)}
 
     def _halt(self, client: Client) -> None:
         self._title("Halt and resume")
@@ -305,15 +325,18 @@ def _failure(status: ServerStatus, model: str, version: str) -> FailedChange | N
     return next((change for change in changes if change.version == version), None)
 
 
+def _stable(status: ServerStatus, model: str) -> str:
+    found = status.model(model)
+    return "" if found is None else found.stable
+
+
 def serve_until_stopped(home: Path, console: Console) -> None:
     """Serves the demo's models on the usual ports, trains the first one where there is none, and says how to ask."""
-    models = home / "models"
     with contextlib.closing(ControlClient(f"unix:{home / 'admin.sock'}")) as control:
         check_free(control, home)
-        if not any(models.glob(f"{DATASET}-*/1")):
-            started_at = datetime.now(UTC)
-            with RegistryClient(home=home, actor=ACTOR) as registry:
-                publish(registry.registry, train_on(load_bars(DATASET), FIRST), models, started_at)
+        with RegistryClient(home=home, actor=ACTOR) as registry:
+            if not registry.registry.wanted().models:
+                publish(registry.registry, train_on(load_bars(DATASET), FIRST), datetime.now(UTC))
         server = subprocess.Popen(serve_command(home, "--listen", ADDRESS, "--http", HTTP))
         try:
             control.wait(lambda status: server.poll() is not None or status.is_serving, 60.0)

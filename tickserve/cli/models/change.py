@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tickserve.cli.fleet import wait_for_servers
 from tickserve.cli.models.options import (
     Actor,
     Artifacts,
@@ -166,12 +167,14 @@ def promote(
         Path | None,
         typer.Option(exists=True, dir_okay=False, show_default=False, help="TOML with the levels of the gates."),
     ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when every server serves it.")] = False,
+    wait_s: Annotated[float, typer.Option(min=0.1, help="How long --wait waits, in seconds.")] = 60.0,
     actor: Actor = "",
     registry: RegistryUrl = "",
     artifacts: Artifacts = "",
     as_json: Json = False,
 ) -> None:
-    """Make an approved version the live one, if its gates let it. Exit 1 where they do not."""
+    """Make an approved version the live one, if its gates let it. Exit 1 where they do not, or a server lags."""
     from mlops.registry import GateError
     from mlops.registry.gates import GatePolicy, read_policy
 
@@ -189,11 +192,19 @@ def promote(
         except GateError as error:
             _show_report(error.report, as_json)
             raise
+        lags = wait_for_servers(found, desired, wait_s) if wait else []
     if as_json:
-        print_json({"desired": desired, "gates": report.as_json()})
+        waited = {"lagging": plain(lags)} if wait else {}
+        print_json({"desired": desired, "gates": report.as_json(), **waited})
     else:
         _show_report(report, as_json)
         _show_desired(desired, f"version {version} is meant to be live")
+        for lag in lags:
+            typer.echo(f"{lag.server} lags: {lag.why}")
+        if wait and not lags:
+            typer.echo("every server that reports here serves it")
+    if lags:
+        raise typer.Exit(1)
 
 
 def rollback(

@@ -1,0 +1,1 @@
+"""Long runs that end with one JSON line a scenario."""

@@ -1,0 +1,223 @@
+"""Scenario `swap`: models change under open-loop load from other processes.
+
+Every answer is held against an offline run of the version that it names, and that version against what was desired.
+SWAPS swaps go through as many distinct versions, in rounds that alternate with rounds without any, over DURATION_S
+seconds. ENGINE says which engine serves, RATE how many requests a second each client process sends.
+"""
+
+import itertools
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.figures import ratio_of_rounds
+from benchmarks.soak.clients import Answers, run_client
+from benchmarks.soak.versions import FEATURES, MODEL, Expected, add_versions
+from mlops.registry import Author, Registry
+from mlops.registry.desired import make_state
+from mlops.registry.values import Share
+from tickserve.client import Client, ControlClient
+
+ROUNDS = 30
+AUTHOR = Author("soak", "measured")
+#: A version may answer this long after another one is desired: the poll, the load, and a request under way.
+_CONVERGE_NS = 10_000_000_000
+_START_S = 60.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """What a server process holds."""
+
+    rss_mb: float
+    descriptors: int
+    threads: int
+
+
+def main(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Runs the scenario and returns its figures."""
+    swaps = int(environment.get("SWAPS", "1000"))
+    duration_s = float(environment.get("DURATION_S", "1200"))
+    engine = environment.get("ENGINE", "auto")
+    rate = float(environment.get("RATE", "100"))
+    with tempfile.TemporaryDirectory(prefix="ts-") as folder:
+        return run(Path(folder), swaps=swaps, duration_s=duration_s, engine=engine, rate=rate)
+
+
+def run(home: Path, *, swaps: int, duration_s: float, engine: str, rate: float) -> dict[str, Any]:
+    """Runs it in this folder of state."""
+    (home / "registry").mkdir()
+    registry = Registry(
+        f"sqlite:///{home}/registry/registry.db", str(home / "registry" / "artifacts"), home / "cache", home / "keys"
+    )
+    print(f"making {swaps + 1} versions", flush=True)
+    expected = add_versions(registry, home / "packages", swaps + 1, AUTHOR)
+    rounds = min(ROUNDS, swaps)
+    swap_to(registry, 1)
+    with serving(home, engine) as (pid, control):
+        address = control.status().listen[0]
+        desired: list[tuple[int, int]] = [(1, time.monotonic_ns())]
+        marks: list[tuple[int, int, bool]] = []
+        after_50 = facts(pid)
+        with clients(address, rate, expected) as stop:
+            version, each_s = 1, duration_s / rounds / 2
+            for place in range(rounds):
+                count = swaps * (place + 1) // rounds - swaps * place // rounds
+                # The order alternates, so that drift favours neither.
+                for is_swapping in (place % 2 == 0, place % 2 == 1):
+                    begin = time.monotonic_ns()
+                    for step in range(count if is_swapping else 0):
+                        version += 1
+                        desired.append((version, time.monotonic_ns()))
+                        swap_to(registry, version)
+                        pause_until(begin + int((step + 1) * each_s * 1e9 / count))
+                        if version == 51:
+                            after_50 = facts(pid)
+                    pause_until(begin + int(each_s * 1e9))
+                    marks.append((begin, time.monotonic_ns(), is_swapping))
+                print(f"round {place + 1} of {rounds}, version {version}", flush=True)
+            control.wait(lambda status: status.models[0].stable == str(version), 60.0)
+            answers = stop()
+        end = facts(pid)
+        rollback_ms = time_rollback(address, control, version)
+        name = control.status().engine
+    registry.close()
+    return figures(answers, desired, marks) | {
+        "scenario": "swap",
+        "engine": name,
+        "swaps": version - 1,
+        "duration_s": duration_s,
+        "rate_per_client": rate,
+        "rss_after_50_mb": round(after_50.rss_mb, 1),
+        "rss_end_mb": round(end.rss_mb, 1),
+        "fds_growth": end.descriptors - after_50.descriptors,
+        "threads_growth": end.threads - after_50.threads,
+        "rollback_ms": round(rollback_ms, 2),
+    }
+
+
+def swap_to(registry: Registry, version: int) -> None:
+    """Makes a version the only one desired."""
+    state = make_state(split=(Share(version=version, role="stable", weight_bp=10_000),))
+    registry.set_desired(MODEL, state, AUTHOR, None)
+
+
+def figures(
+    answers: Answers, desired: Sequence[tuple[int, int]], marks: Sequence[tuple[int, int, bool]]
+) -> dict[str, Any]:
+    """What the clients saw: failures, wrong answers, and latencies of rounds with swaps against those without."""
+    starts = dict(desired)
+    ends = {version: later for (version, _), (_, later) in itertools.pairwise(desired)}
+    given = list(zip(answers.version.tolist(), answers.received_ns.tolist(), strict=True))
+    early = np.array([at < starts.get(version, 1 << 62) for version, at in given])
+    late = np.array([at - ends.get(version, at) > _CONVERGE_NS for version, at in given])
+    is_ok = answers.version > 0
+    wrong = int((~answers.is_right & is_ok).sum() + ((early | late) & answers.is_right & is_ok).sum())
+    with_us, without_us = [], []
+    for begin, end, is_swapping in marks:
+        inside = (answers.sent_ns >= begin) & (answers.sent_ns < end) & is_ok
+        latencies = answers.latency_us[inside]
+        if len(latencies):
+            (with_us if is_swapping else without_us).append(float(np.quantile(latencies, 0.999)))
+    pairs = min(len(with_us), len(without_us))
+    ratio = ratio_of_rounds(with_us[:pairs], without_us[:pairs])
+    return {
+        "requests": len(answers.version),
+        "failed": int((~is_ok).sum()),
+        "wrong": wrong,
+        "versions_seen": len(set(answers.version[is_ok].tolist())),
+        "rounds": pairs,
+        "p999_without_us": round(statistics.median(without_us), 1),
+        "p999_during_us": round(statistics.median(with_us), 1),
+        "p999_ratio": round(ratio.median, 3),
+        "p999_ratio_low": round(ratio.low, 3),
+        "p999_ratio_high": round(ratio.high, 3),
+    }
+
+
+@contextmanager
+def serving(home: Path, engine: str) -> Iterator[tuple[int, ControlClient]]:
+    """A server over this folder, from its registry."""
+    command = ["serve", "--home", str(home), "--source", "registry", "--engine", engine]
+    log = open(home / "server.log", "wb")  # noqa: SIM115 - closed with the process
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tickserve.cli", *command, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"],
+        stderr=log,
+    )
+    control = ControlClient(f"unix:{home / 'admin.sock'}")
+    try:
+        control.wait(lambda status: status.is_serving, _START_S)
+        yield process.pid, control
+    finally:
+        control.close()
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+@contextmanager
+def clients(address: str, rate: float, expected: Expected) -> Iterator[Any]:
+    """Two client processes, one with a call a request and one with a stream; what is yielded ends them."""
+    context = multiprocessing.get_context("spawn")
+    stopping, results, ready = context.Event(), context.Queue(), context.Barrier(3)
+    processes = [
+        context.Process(target=run_client, args=(kind, address, rate, expected, stopping, ready, results), daemon=True)
+        for kind in ("unary", "stream")
+    ]
+    for process in processes:
+        process.start()
+    ready.wait(_START_S)
+
+    def stop() -> Answers:
+        stopping.set()
+        return Answers.joined([results.get(timeout=60) for _ in processes])
+
+    try:
+        yield stop
+    finally:
+        stopping.set()
+        for process in processes:
+            process.join(5)
+            process.kill()
+
+
+def time_rollback(address: str, control: ControlClient, version: int) -> float:
+    """Milliseconds from asking for a rollback to the first answer of the version before."""
+    rows = np.zeros(len(FEATURES), np.float32)
+    with Client(address, model=MODEL, timeout_s=10.0) as client:
+        client.predict(rows)
+        with ThreadPoolExecutor(1) as other:
+            begin = time.perf_counter()
+            asked = other.submit(control.rollback, MODEL, actor="soak", reason="measured")
+            while client.predict(rows).version == str(version):
+                pass
+            taken_ms = (time.perf_counter() - begin) * 1e3
+            asked.result()
+        return taken_ms
+
+
+def facts(pid: int) -> Process:
+    """Resident memory, open descriptors and threads of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return Process(
+        pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        len(os.listdir(f"/proc/{pid}/fd")),
+        len(os.listdir(f"/proc/{pid}/task")),
+    )
+
+
+def pause_until(at_ns: int) -> None:
+    """Returns at this time of the monotonic clock."""
+    time.sleep(max(0.0, (at_ns - time.monotonic_ns()) / 1e9))

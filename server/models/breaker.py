@@ -1,0 +1,101 @@
+"""The arithmetic of the breaker: whether one version does too badly, over the last seconds of its own counts."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import add, sub
+
+from mlops.histogram import quantile_ns
+
+#: Below this a run is never called slow: a busy machine delays a short one many times over.
+FLOOR_NS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerLimits:
+    """When a version is taken out.
+
+    Parameters
+    ----------
+    bad_share : float
+        More than this share of its answers bad: rules broken, or faults; 1 means never.
+    run_factor : float
+        Half of its runs or more took longer than this times what was measured before it was installed; 0 means never.
+    requests : int
+        With fewer requests in the window nothing is decided.
+    window_s : float
+        How far back it looks, in seconds.
+    """
+
+    bad_share: float = 0.5
+    run_factor: float = 8.0
+    requests: int = 100
+    window_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one version has done since the start: good and bad answers, rows, and run times by bucket."""
+
+    answered: int
+    bad: int
+    rows: int
+    run_counts: Sequence[int]
+
+    def __add__(self, other: "Sample") -> "Sample":
+        counts = list(map(add, self.run_counts, other.run_counts))
+        return Sample(self.answered + other.answered, self.bad + other.bad, self.rows + other.rows, counts)
+
+    def since(self, before: "Sample") -> "Sample":
+        """What came after `before`."""
+        counts = list(map(sub, self.run_counts, before.run_counts))
+        return Sample(self.answered - before.answered, self.bad - before.bad, self.rows - before.rows, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a version is to be taken out; `is_slow` where its answers are good but late."""
+
+    why: str
+    is_slow: bool
+
+
+class Breaker:
+    """Watches one installed version.
+
+    Parameters
+    ----------
+    limits : BreakerLimits
+    run_time_ns : int
+        Median run of one row, as measured before it was installed.
+    """
+
+    def __init__(self, limits: BreakerLimits, run_time_ns: int) -> None:
+        self._limits = limits
+        self._slow_ns = max(limits.run_factor * run_time_ns, FLOOR_NS) if limits.run_factor else 0.0
+        self._samples: deque[tuple[float, Sample]] = deque()
+
+    def update(self, now: float, sample: Sample) -> Verdict | None:
+        """Takes the counts at a monotonic time in seconds; says whether the version is to be taken out."""
+        samples = self._samples
+        samples.append((now, sample))
+        # The newest that is as old as the window stays, to count from.
+        while len(samples) > 1 and now - samples[1][0] >= self._limits.window_s:
+            samples.popleft()
+        recent = sample.since(samples[0][1])
+        requests = recent.answered + recent.bad
+        if requests < self._limits.requests:
+            return None
+        if recent.bad > self._limits.bad_share * requests:
+            return Verdict(
+                f"{recent.bad} of {requests} answers were bad, more than {self._limits.bad_share:.1%}", is_slow=False
+            )
+        median_ns = quantile_ns(recent.run_counts, 0.5)
+        # Measured for one row; more of them may take as many times as long.
+        slow_ns = self._slow_ns * max(1.0, recent.rows / max(1, recent.answered))
+        if self._slow_ns and median_ns is not None and median_ns > slow_ns:
+            return Verdict(
+                f"half of {requests} runs took {median_ns / 1e3:.0f} us or longer, more than {slow_ns / 1e3:.0f} us",
+                is_slow=True,
+            )
+        return None

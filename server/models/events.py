@@ -1,0 +1,92 @@
+"""What changed, in order: kept for those who ask on the admin listener, and on disk for those who ask later."""
+
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import structlog
+
+_log = structlog.get_logger()
+_KEPT = 1024
+_AUDIT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that changed; `actor` is empty where the server did it by itself."""
+
+    sequence: int
+    at_unix_ns: int
+    kind: str
+    model: str
+    version: str
+    actor: str
+    message: str
+
+
+class EventLog:
+    """The newest events of this process, and an append-only file of all of them.
+
+    Parameters
+    ----------
+    audit : Path, optional
+        One JSON object a line, synced for what a person did. Past its bound it is renamed to `<name>.1`, over the one
+        before. A disk that refuses loses the line, which is counted and said in the log, and nothing else.
+    """
+
+    def __init__(self, audit: Path | None = None) -> None:
+        self._audit = audit
+        self._events: deque[Event] = deque(maxlen=_KEPT)
+        self._sequence = 0
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self.lost = 0
+
+    def add(self, kind: str, *, model: str = "", version: str = "", actor: str = "", message: str = "") -> None:
+        """Keeps one event and wakes those who wait."""
+        with self._changed:
+            self._sequence += 1
+            event = Event(self._sequence, time.time_ns(), kind, model, version, actor, message)
+            self._events.append(event)
+            self._write(event)
+            self._changed.notify_all()
+
+    def after(self, sequence: int, wait_s: float = 0.0) -> Sequence[Event]:
+        """The events that are kept and came after `sequence`; waits for one for up to `wait_s` seconds."""
+        with self._changed:
+            if self._sequence <= sequence and not self._is_closed and wait_s:
+                self._changed.wait(wait_s)
+            return [event for event in self._events if event.sequence > sequence]
+
+    def close(self) -> None:
+        """Lets nobody wait any more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no event comes any more."""
+        return self._is_closed
+
+    def _write(self, event: Event) -> None:
+        if self._audit is None:
+            return
+        try:
+            self._audit.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._audit, "a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(event)) + "\n")
+                file.flush()
+                if event.actor:
+                    os.fsync(file.fileno())
+                is_full = file.tell() > _AUDIT_BYTES
+            if is_full:
+                self._audit.replace(self._audit.with_name(self._audit.name + ".1"))
+        except OSError as error:
+            self.lost += 1
+            _log.error("event_not_written", kind=event.kind, error=error.strerror)

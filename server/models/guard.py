@@ -1,0 +1,84 @@
+"""The breaker at work: every installed version's own counts, a few times a second, and what follows from them."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from server.engine import Counters
+from server.engine.base import VersionCounters
+from server.models.breaker import Breaker, BreakerLimits, Sample
+from server.models.operations import Operations
+from server.models.reconciler import Reconciler
+from tickserve.errors import Reason
+
+#: Refusals that are the version's fault and not the caller's.
+_BAD = (Reason.OUTPUT_RULE.value, Reason.INTERNAL.value)
+_Key = tuple[str, str, int]
+
+
+class Guard:
+    """Holds every version that answers against the limits. `check` runs on one thread.
+
+    Parameters
+    ----------
+    halts : bool
+        Whether a version that does badly halts its model; otherwise the version before it comes back, and the model is
+        halted only where there is none and the answers are bad.
+    """
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        operations: Operations,
+        counters: Callable[[], Counters],
+        limits: BreakerLimits,
+        *,
+        halts: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reconciler = reconciler
+        self._operations = operations
+        self._counters = counters
+        self._limits = limits
+        self._halts = halts
+        self._clock = clock
+        self._breakers: dict[_Key, Breaker | None] = {}
+
+    def check(self) -> None:
+        """Looks at every version once."""
+        snapshot = self._reconciler.snapshot()
+        watched: dict[_Key, int] = {}
+        for record in snapshot.models:
+            if record.plan is None or record.target is None or record.plan.halt is not None:
+                continue
+            for version in record.target.required:
+                # Another installation of the same version is watched anew.
+                key = record.name, version, record.since_unix_ns[version]
+                watched[key] = record.prepared[version].run_time_ns
+        self._breakers = {
+            key: self._breakers[key] if key in self._breakers else Breaker(self._limits, run_time_ns)
+            for key, run_time_ns in watched.items()
+        }
+        if not self._breakers:
+            return
+        samples = _samples(self._counters().versions)
+        now = self._clock()
+        for key, breaker in self._breakers.items():
+            model, version, _ = key
+            sample = samples.get((model, version))
+            if breaker is None or sample is None:
+                continue
+            verdict = breaker.update(now, sample)
+            if verdict is not None:
+                # Once is enough, also where there is no way back.
+                self._breakers[key] = None
+                self._operations.trip(model, version, verdict.why, halts=self._halts, is_slow=verdict.is_slow)
+
+
+def _samples(counters: Iterable[VersionCounters]) -> dict[tuple[str, str], Sample]:
+    found: dict[tuple[str, str], Sample] = {}
+    for item in counters:
+        bad = sum(item.errors.get(reason, 0) for reason in _BAD)
+        sample = Sample(item.answered, bad, item.rows, item.stages["run"].counts)
+        key = item.model, item.version
+        found[key] = found[key] + sample if key in found else sample
+    return found

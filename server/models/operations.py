@@ -1,0 +1,220 @@
+"""What operators, controllers and the breaker do to one server: each change attributed, obeyed at once, and kept."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import structlog
+
+from server.models.local import Mark, Overrides
+from server.models.reconciler import Reconciler
+from server.models.records import ModelRecord
+from server.models.values import Target, only
+from server.plan import Halt, Plan
+from tickserve.errors import Code, ControlError, TickserveError
+
+_log = structlog.get_logger()
+#: Begins the reason of a halt that a repository's unload made; only such a one ends with a load.
+UNLOADED = "unloaded"
+
+
+class Operations:
+    """Changes of what one server does. Every method may be called on any thread; `wake` starts a pass."""
+
+    def __init__(self, reconciler: Reconciler, wake: Callable[[], object] = lambda: None) -> None:
+        self._reconciler = reconciler
+        self._events = reconciler.events
+        self._wake = wake
+
+    def halt(self, model: str, *, actor: str, reason: str) -> list[str]:
+        """Stops the answers of one model, or of all where `model` is empty; durable before it returns."""
+        halt = Halt(reason, actor, time.time_ns())
+        names = self._reconciler.named(model)
+        unwritten = self._reconciler.change_halts(lambda halts: {**halts, **dict.fromkeys(names, halt)})
+        self._tell("halted", names, actor, reason)
+        _require_written(unwritten)
+        return names
+
+    def resume(self, model: str, *, actor: str, reason: str) -> list[str]:
+        """Ends the halt of one model, or of all where `model` is empty; returns those that were halted here.
+
+        Raises
+        ------
+        ControlError
+            FAILED_PRECONDITION where it is desired state that halts the model.
+        """
+        names: list[str] = []
+
+        def change(before: Mapping[str, Halt]) -> dict[str, Halt]:
+            # A halt can also be lifted while the model's folder is away.
+            asked = [model] if model in before else self._reconciler.named(model) if model else sorted(before)
+            names[:] = [name for name in asked if name in before]
+            return {name: halt for name, halt in before.items() if name not in names}
+
+        unwritten = self._reconciler.change_halts(change)
+        self._tell("resumed", names, actor, reason)
+        _require_written(unwritten)
+        if model and not names:
+            halt = self._record(model).desired.halt
+            if halt is not None:
+                raise ControlError(
+                    f"model {model!r} is halted by desired state ({halt.actor}: {halt.reason}); change that",
+                    code=Code.FAILED_PRECONDITION,
+                )
+        return names
+
+    def follow(self, model: str, *, is_following: bool, actor: str, reason: str) -> list[str]:
+        """Holds one model, or all, at what it serves; or lets it follow desired state again, taken-out versions too.
+
+        What failed is tried again at once where it follows.
+
+        Returns the models that this changed.
+        """
+        names = self._reconciler.named(model)
+        mark = Mark(actor, reason, time.time_ns())
+        overrides = self._reconciler.snapshot().overrides
+        if is_following:
+            changed = [name for name in names if name in overrides.held or overrides.refused.get(name)]
+        else:
+            changed = [name for name in names if name not in overrides.held]
+
+        def change(found: Overrides) -> Overrides:
+            for name in changed:
+                found = found.released(name) if is_following else found.with_held({name: mark})
+            return found
+
+        unwritten = self._reconciler.change_overrides(change)
+        if is_following:
+            for name in names:
+                self._reconciler.retry(name)
+        self._tell("following" if is_following else "held", changed, actor, reason)
+        self._wake()
+        _require_written(unwritten)
+        return changed
+
+    def rollback(self, model: str, *, actor: str, reason: str) -> tuple[str, Plan]:
+        """Makes the version that is kept warm answer everything, at once; then says so in desired state.
+
+        What it leaves is not served here until desired state has been written since, by this or anyone, or `follow`
+        releases it. Returns the version and the plan that serves it.
+
+        Raises
+        ------
+        ControlError
+            FAILED_PRECONDITION where no version is kept warm.
+        """
+        self._reconciler.named(model)
+        mark = Mark(actor, reason, time.time_ns())
+        left, version, plan = self._go_back(model, mark)
+        self._tell("rolled_back", [model], actor, reason, version)
+        desired = self._record(model).desired
+        target = only(version, schema_override=version)
+        if desired.targets:
+            target = replace(desired.targets[0], shares=target.shares, pins=target.pins, schema_override=version)
+        why = reason or f"rolled back from version {left}"
+        try:
+            revision = self._reconciler.source.write(model, target, desired.halt, None, actor=actor, reason=why)
+        except TickserveError as error:
+            # It stays out here all the same; somebody has to tell the others.
+            _log.error("rollback_not_desired", model=model, error=error.message)
+            self._events.add("rollback_not_desired", model=model, version=version, actor=actor, message=error.message)
+        else:
+            known = replace(mark, until_revision=revision)
+            self._reconciler.change_overrides(lambda overrides: overrides.refusing(model, left, known))
+        return version, plan
+
+    def trip(self, model: str, version: str, why: str, *, halts: bool, is_slow: bool = False) -> None:
+        """Takes a version out by the server's own decision: back to the version before, or halted where `halts`.
+
+        Without a version to go back to, bad answers halt the model; late ones are told and nothing else.
+        """
+        mark = Mark("breaker", why, time.time_ns())
+        if not halts:
+            try:
+                _, back, _ = self._go_back(model, mark, leaving=version)
+            except ControlError as error:
+                why = f"{why}; {error.message}"
+            else:
+                _log.error("breaker_tripped", model=model, version=version, back_to=back, why=why)
+                self._events.add("breaker_tripped", model=model, version=version, message=f"{why}; back to {back}")
+                return
+            if is_slow:
+                _log.error("breaker_without_way_back", model=model, version=version, why=why)
+                self._events.add("breaker_without_way_back", model=model, version=version, message=why)
+                return
+        halt = Halt(f"breaker: version {version}: {why}", "breaker", mark.since_unix_ns)
+        unwritten = self._reconciler.change_halts(lambda before: {**before, model: halt})
+        _log.error("breaker_halted", model=model, version=version, why=why, is_written=unwritten is None)
+        self._events.add("breaker_halted", model=model, version=version, message=why)
+
+    def set_desired(
+        self, model: str, target: Target, halt: Halt | None, expected_revision: int | None, *, actor: str, reason: str
+    ) -> int:
+        """Writes what one model should serve, and returns the revision. Raises TickserveError."""
+        revision = self._reconciler.source.write(model, target, halt, expected_revision, actor=actor, reason=reason)
+        text = f"revision {revision}: {reason}"
+        self._events.add("desired", model=model, version=target.stable, actor=actor, message=text)
+        self._wake()
+        return revision
+
+    def unload(self, model: str, *, actor: str) -> None:
+        """Stops a model's answers as `halt` does, for a tool that speaks of loading."""
+        self.halt(model, actor=actor, reason=f"{UNLOADED} by RepositoryModelUnload")
+
+    def load(self, model: str, *, actor: str) -> None:
+        """Ends what `unload` did, and tries again at once what failed.
+
+        Raises
+        ------
+        ControlError
+            FAILED_PRECONDITION where somebody else halted the model; NOT_FOUND where it is not known.
+        """
+        self._reconciler.named(model)
+        halts = self._reconciler.snapshot().plan.models
+        halt = halts[model].halt if model in halts else None
+        if halt is not None and not halt.reason.startswith(UNLOADED):
+            raise ControlError(
+                f"model {model!r} was halted by {halt.actor}: {halt.reason}; `tickserve resume {model}` ends that",
+                code=Code.FAILED_PRECONDITION,
+            )
+        if halt is not None:
+            self.resume(model, actor=actor, reason="RepositoryModelLoad")
+        self._reconciler.retry(model)
+        self._wake()
+
+    def _go_back(self, model: str, mark: Mark, leaving: str = "") -> tuple[str, str, Plan]:
+        """Takes out the stable version, or `leaving`, at once. Returns what left, what is stable then, and the plan."""
+        left = leaving
+
+        def choose(record: ModelRecord) -> Target:
+            nonlocal left
+            stable = record.target.stable if record.target else ""
+            left = left or stable
+            back = record.previous if left == stable else stable
+            if record.target is None or not back:
+                raise ControlError(
+                    f"model {model!r} keeps no earlier version warm to go back to; promote one",
+                    code=Code.FAILED_PRECONDITION,
+                )
+            rules = record.loaded[back].rules
+            one = only(back)
+            return replace(record.target, shares=one.shares, pins=one.pins, schema_override=back, rules=rules)
+
+        record = self._reconciler.switch_now(model, choose, lambda overrides: overrides.refusing(model, left, mark))
+        self._wake()
+        return left, record.target.stable if record.target else "", self._reconciler.snapshot().plan
+
+    def _record(self, model: str) -> ModelRecord:
+        return next(record for record in self._reconciler.snapshot().models if record.name == model)
+
+    def _tell(self, kind: str, models: list[str], actor: str, reason: str, version: str = "") -> None:
+        _log.warning(kind, models=models, actor=actor, reason=reason)
+        for model in models:
+            self._events.add(kind, model=model, version=version, actor=actor, message=reason)
+
+
+def _require_written(unwritten: OSError | None) -> None:
+    if unwritten is not None:
+        raise ControlError(
+            f"obeyed, but not written: it will not survive a restart ({unwritten.strerror})", code=Code.INTERNAL
+        )

@@ -1,0 +1,95 @@
+"""The arithmetic of plans: from a target and what is loaded to the plan of a model, without effects."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from mlops.package import Bounds, EventTimeRule, InputRules, OutputRule
+from mlops.routing import MAX_HASH
+from server.models.loading import Loaded
+from server.models.values import WHOLE_BP, RuleChange, Share, Target
+from server.plan import Halt, ModelPlan, Role, Segment, Split, VersionPlan
+from tickserve.errors import PackageError
+
+
+def segments(shares: Iterable[Share]) -> tuple[Segment, ...]:
+    """The shares as parts of the routing hashes, the canary's first, so that growing it moves keys to it alone."""
+    ordered = sorted(shares, key=lambda share: share.role is Role.STABLE)
+    found, cumulative_bp = [], 0
+    for share in ordered:
+        cumulative_bp += share.weight_bp
+        found.append(Segment(cumulative_bp * (MAX_HASH + 1) // WHOLE_BP - 1, share.version, share.role))
+    return tuple(found)
+
+
+def model_plan(name: str, target: Target, previous: str, loaded: Mapping[str, Loaded], halt: Halt | None) -> ModelPlan:
+    """The plan of one model: what of the target is loaded, and the version that is kept warm."""
+    wanted = (*target.required, *target.optional, *((previous,) if previous else ()))
+    versions = {version: loaded[version].plan for version in dict.fromkeys(wanted) if version in loaded}
+    return ModelPlan(
+        name=name,
+        versions=MappingProxyType(versions),
+        split=Split(target.salt.encode(), segments(target.shares)),
+        pins=frozenset(target.pins & versions.keys()),
+        halt=halt,
+        position_scale=target.position_scale,
+        previous=previous,
+    )
+
+
+def schema_differences(old: VersionPlan, new: VersionPlan) -> str:
+    """What a running client would misread, in words; empty where nothing."""
+    differences = [
+        what
+        for what, before, after in (
+            ("feature names or their order", old.feature_names, new.feature_names),
+            ("inputs", old.inputs, new.inputs),
+            ("outputs", old.outputs, new.outputs),
+        )
+        if before != after
+    ]
+    return " and ".join(differences)
+
+
+def require_schema(old: VersionPlan, new: VersionPlan, accepts: Callable[[], bool]) -> None:
+    """Raises PackageError where a running client would misread the new version, and nobody accepted that."""
+    differences = schema_differences(old, new)
+    if differences and not accepts():
+        raise PackageError(
+            f"version {new.version} of model {new.model!r} has other {differences} than version {old.version}, which "
+            f"clients use now; name it as schema override where they are ready for it, or serve it under another name",
+            field="schema",
+        )
+
+
+def with_rules(plan: VersionPlan, changes: Iterable[RuleChange]) -> VersionPlan:
+    """The version with some of its rules replaced; a change of a rule that it does not have changes nothing."""
+    inputs, outputs = plan.input_rules, plan.output_rules
+    for change in changes:
+        inputs = _input_rules(inputs, change)
+        outputs = tuple(_output_rule(rule, change) for rule in outputs)
+    return replace(plan, input_rules=inputs, output_rules=outputs)
+
+
+def _input_rules(rules: InputRules, change: RuleChange) -> InputRules:
+    feature = change.rule.removeprefix("bounds:")
+    bound = rules.bounds.get(feature)
+    if feature != change.rule and bound is not None:
+        return rules.model_copy(update={"bounds": {**rules.bounds, feature: _bounds(bound, change)}})
+    if change.rule in ("max_age", "max_future") and change.policy:
+        event_time: EventTimeRule = rules.event_time.model_copy(update={"policy": change.policy})
+        return rules.model_copy(update={"event_time": event_time})
+    return rules
+
+
+def _bounds(bound: Bounds, change: RuleChange) -> Bounds:
+    return bound.model_copy(update=_replaced(change))
+
+
+def _output_rule(rule: OutputRule, change: RuleChange) -> OutputRule:
+    return rule.model_copy(update=_replaced(change)) if rule.name == change.rule else rule
+
+
+def _replaced(change: RuleChange) -> dict[str, object]:
+    given = {"policy": change.policy or None, "minimum": change.minimum, "maximum": change.maximum}
+    return {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,80 @@
+"""From a reference to a version that may be installed: fetched, verified, held against what is served, and loaded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mlops.package import MODEL_FILE
+from server.engine import Engine
+from server.models.loading import Loaded, Memory
+from server.models.planning import require_schema, with_rules
+from server.models.records import ModelRecord
+from server.models.source import Source
+from server.models.values import Target, VersionRef
+from server.plan import VersionPlan
+from tickserve.errors import ControlError, TickserveError
+
+
+@dataclass(frozen=True, slots=True)
+class Preparer:
+    """Runs on a thread that loads. `make_room` gives up what a model keeps warm, and says whether there was any."""
+
+    source: Source
+    engine: Engine
+    memory: Memory
+    make_room: Callable[[str], bool]
+
+    def load(self, record: ModelRecord, target: Target, ref: VersionRef) -> Loaded:
+        """Loads one version of a model.
+
+        Raises
+        ------
+        PackageError
+            Where it cannot be fetched, verified or loaded, or clients would misread it.
+        ControlError
+            RESOURCE_EXHAUSTED where it should not fit into the memory that is left; nothing is loaded then.
+        """
+        plan = with_rules(self.source.open(record.name, ref), target.rules)
+        base = self._served(record, ref)
+        if base is not None:
+            require_schema(base, plan, lambda: self.source.accepts_schema(target, base, plan))
+        key = record.name, ref.version
+        self._reserve(key, record, plan)
+        try:
+            prepared = self.engine.prepare(plan)
+        finally:
+            self.memory.settle(key)
+        return Loaded(plan, prepared, target.rules, ref.place, "" if base is None else base.digest.hex())
+
+    def _served(self, record: ModelRecord, ref: VersionRef) -> VersionPlan | None:
+        """What clients use now, or used before this process started, where that can still be told."""
+        if record.target is not None:
+            return record.loaded[record.target.stable].plan
+        last = record.last
+        if last is None or last.target.stable == ref.version or last.target.stable not in last.versions:
+            return None
+        try:
+            return self.source.open(record.name, last.versions[last.target.stable])
+        except TickserveError:
+            # It is gone or no longer what it was: nobody can be held to it.
+            return None
+
+    def _reserve(self, key: tuple[str, str], record: ModelRecord, plan: VersionPlan) -> None:
+        # As others of the same model turned out, else by a rule of thumb.
+        known = [
+            loaded.prepared.resident_bytes / size for loaded in record.loaded.values() if (size := _size(loaded.plan))
+        ]
+        expected_bytes = round(_size(plan) * (max(known) if known else Memory.UNKNOWN_FACTOR))
+        try:
+            self.memory.reserve(key, expected_bytes)
+        except ControlError:
+            if not self.make_room(record.name):
+                raise
+            self.memory.reserve(key, expected_bytes)
+
+
+def _size(plan: VersionPlan) -> int:
+    """Bytes of the model's file; 0 where it is gone."""
+    try:
+        return (plan.path / MODEL_FILE).stat().st_size
+    except OSError:
+        return 0

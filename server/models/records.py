@@ -1,0 +1,142 @@
+"""What the reconciler knows of each model, as frozen values, and what of it is told to others."""
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from server.engine import Prepared
+from server.models.loading import Loaded
+from server.models.local import Mark, Overrides
+from server.models.served import LastServed
+from server.models.values import ModelDesired, Target, VersionRef
+from server.plan import ModelPlan, Plan
+from tickserve.errors import TickserveError
+
+
+@dataclass(frozen=True, slots=True)
+class FailedChange:
+    """A version that could not be served, and why; the plan before it stayed."""
+
+    version: str
+    error: TickserveError
+    at_unix_ns: int
+    attempts: int
+    looks: Hashable
+    retry_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One model: what is meant, what is installed (if anything) since when, what is loaded, and what failed.
+
+    `last` is what an earlier process served; it counts until something is installed. `went_back` says that this is
+    what was installed first.
+    """
+
+    name: str
+    desired: ModelDesired
+    target: Target | None = None
+    previous: str = ""
+    plan: ModelPlan | None = None
+    loaded: Mapping[str, Loaded] = field(default_factory=dict)
+    since_unix_ns: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, FailedChange] = field(default_factory=dict)
+    last: LastServed | None = None
+    went_back: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """The version that should answer most."""
+        return self.desired.wanted
+
+    @property
+    def prepared(self) -> Mapping[str, Prepared]:
+        """What was measured of each version that is loaded."""
+        return {version: loaded.prepared for version, loaded in self.loaded.items()}
+
+    @property
+    def why(self) -> str:
+        """Why there is no version: the newest failure, or nothing while it is loading."""
+        failed = self.failed.get(self.wanted) or next(iter(self.failed.values()), None)
+        return "" if failed is None else failed.error.message
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that status tells, at one moment."""
+
+    plan: Plan
+    models: Sequence[ModelRecord]
+    overrides: Overrides
+    loading: Collection[tuple[str, str]]
+    source_name: str
+    source_revision: int
+    source_age_s: float
+    source_error: str
+
+    def is_behind(self, record: ModelRecord) -> bool:
+        """Whether the model serves anything but what is wanted first."""
+        return record.target is None or not record.desired.targets or record.target != record.desired.targets[0]
+
+
+def known_versions(record: ModelRecord) -> set[str]:
+    """Every version that is wanted, or was served last."""
+    named = {version for target in record.desired.targets for version in (*target.required, *target.optional)}
+    return named | (record.last.versions.keys() if record.last else set())
+
+
+def find_ref(record: ModelRecord, version: str) -> VersionRef | None:
+    """Where a version is found: in the source, else where it was found when it was served last."""
+    found = record.desired.versions.get(version)
+    last = record.last.versions.get(version) if record.last is not None else None
+    if found is None or last is None or found.digest:
+        return found or last
+    is_wanted = any(version in target.pins | {*target.required} for target in record.desired.targets)
+    # Where it is only wanted because it was served, it must be that very package.
+    return found if is_wanted else replace(found, digest=last.digest)
+
+
+def refused_versions(record: ModelRecord, overrides: Overrides) -> Mapping[str, Mark]:
+    """The versions that are not served here for now."""
+    marks = overrides.refused.get(record.name, {})
+    revision = record.desired.revision
+    return {
+        version: mark for version, mark in marks.items() if not mark.until_revision or revision < mark.until_revision
+    }
+
+
+def choices(record: ModelRecord, overrides: Overrides) -> tuple[Target, ...]:
+    """What the model should serve, best first, with what was decided here taken into account."""
+    refused = refused_versions(record, overrides)
+    if record.name in overrides.held:
+        kept = record.target or (record.last.target if record.last else None)
+        if kept is not None:
+            return (kept,)
+    wanted = [_without(target, refused) for target in record.desired.targets if not refused.keys() & {*target.required}]
+    if record.target is None and record.last is not None and not refused.keys() & {*record.last.target.required}:
+        # After a restart: what was served before is better than nothing.
+        wanted.append(_without(record.last.target, refused))
+    elif not wanted and record.target is not None:
+        wanted.append(_without(record.target, refused))
+    return tuple(dict.fromkeys(wanted))
+
+
+def _without(target: Target, refused: Collection[str]) -> Target:
+    return replace(target, pins=target.pins - frozenset(refused))
+
+
+def following(options: Sequence[Target], installed: Target | None) -> Sequence[Target]:
+    """What remains to be tried once the first option has failed: what is installed stays, whatever lies between."""
+    rest = options[1:]
+    places = (place for place, target in enumerate(rest) if installed is not None and target.shares == installed.shares)
+    return rest[next(places, 0) :]
+
+
+def last_served(record: ModelRecord) -> LastServed | None:
+    """What to keep for the next process; of a model that serves nothing yet, what it served last."""
+    if record.target is None:
+        return record.last
+    refs = {
+        version: VersionRef(version, record.loaded[version].plan.digest.hex(), record.loaded[version].place)
+        for version in record.target.required
+    }
+    return LastServed(record.target, refs)

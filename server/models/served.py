@@ -1,0 +1,63 @@
+"""What this server served last, kept over a restart: where it goes back to if what is wanted cannot be served."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from server.models.codec import plain_ref, plain_target, read_target
+from server.models.files import read_checked, write_checked
+from server.models.values import Target, VersionRef
+from tickserve.errors import ConfigurationError
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class LastServed:
+    """One model as it was served: the target, and where each of its versions was found, with the digest it had."""
+
+    target: Target
+    versions: Mapping[str, VersionRef]
+
+
+class ServedFile:
+    """Keeps what is served. A file that is lost or damaged costs only the way back, and is said in the log."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written: Mapping[str, LastServed] = {}
+
+    def read(self) -> Mapping[str, LastServed]:
+        """What was served by model; nothing where it is not known."""
+        try:
+            body = read_checked(self._path)
+            self._written = {name: _last(entry) for name, entry in (body or {}).items()}
+        except (ConfigurationError, KeyError, TypeError, AttributeError) as error:
+            _log.error("last_served_lost", file=str(self._path), error=str(error))
+        return self._written
+
+    def write(self, served: Mapping[str, LastServed]) -> None:
+        """Replaces it where it changed."""
+        if served == self._written:
+            return
+        body = {
+            name: {
+                "target": plain_target(last.target),
+                "versions": [plain_ref(last.versions[version]) for version in sorted(last.versions)],
+            }
+            for name, last in served.items()
+        }
+        try:
+            write_checked(self._path, body)
+        except OSError as error:
+            _log.error("last_served_not_written", file=str(self._path), error=error.strerror)
+        else:
+            self._written = dict(served)
+
+
+def _last(entry: Any) -> LastServed:
+    refs = [VersionRef(ref["version"], ref["digest"], ref["place"]) for ref in entry["versions"]]
+    return LastServed(read_target(entry["target"]), {ref.version: ref for ref in refs})

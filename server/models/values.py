@@ -1,0 +1,131 @@
+"""What a source says should be served, as frozen values that are the same for every source."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from server.plan import Halt, Role
+
+#: Shares of a split are in 1/10,000.
+WHOLE_BP = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One version's part of the routing keys."""
+
+    version: str
+    role: Role
+    weight_bp: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuleChange:
+    """Replaces one rule of the package; what is empty or None keeps the package's."""
+
+    rule: str
+    policy: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowShare:
+    """A version that gets copies of live requests and answers no client."""
+
+    version: str
+    fraction_bp: int
+    salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one model is to serve. Two equal ones need no change from one to the other.
+
+    `pins` are the versions that any client may ask for by number; those without a share are loaded when they can be,
+    and hold nothing up. `schema_override` names the version whose other schema is accepted. Shadow, fallback and pins
+    for some clients only (`client_pins`) are carried along; engines do not act on them yet.
+    """
+
+    shares: tuple[Share, ...]
+    pins: frozenset[str] = frozenset()
+    salt: str = ""
+    position_scale: float = 1.0
+    rules: tuple[RuleChange, ...] = ()
+    schema_override: str = field(default="", compare=False)
+    shadow: ShadowShare | None = None
+    fallback: str = ""
+    client_pins: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def stable(self) -> str:
+        """The version of role stable."""
+        return next((share.version for share in self.shares if share.role is Role.STABLE), "")
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The versions without which it cannot be served."""
+        return tuple(dict.fromkeys(share.version for share in self.shares))
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The versions that are loaded beside them."""
+        return tuple(sorted(self.pins - set(self.required), key=int))
+
+
+def only(version: str, *, pins: frozenset[str] = frozenset(), schema_override: str = "") -> Target:
+    """One version that answers everything, and may be asked for by number."""
+    shares = (Share(version, Role.STABLE, WHOLE_BP),)
+    return Target(shares, frozenset({version}) | pins, schema_override=schema_override)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRef:
+    """Where a version is found.
+
+    Parameters
+    ----------
+    version : str
+        A decimal integer.
+    digest : str
+        Of its package, in hex; empty where only reading it tells.
+    place : str
+        In the source's own terms.
+    looks : Hashable
+        Changes whenever there is a reason to try again what failed.
+    is_settled : bool
+        Whether it may be read; False while it may still be written.
+    """
+
+    version: str
+    digest: str = ""
+    place: str = ""
+    looks: Hashable = ()
+    is_settled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDesired:
+    """What one model should serve: the first of `targets` that can be, and who wanted it when and why."""
+
+    name: str
+    revision: int
+    targets: tuple[Target, ...]
+    versions: Mapping[str, VersionRef]
+    halt: Halt | None = None
+    actor: str = ""
+    reason: str = ""
+    at_unix_ns: int = 0
+
+    @property
+    def wanted(self) -> str:
+        """The version that should answer most, or nothing."""
+        return self.targets[0].stable if self.targets else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """All that a source wants served. `revision` rises with every change where the source counts them."""
+
+    models: Mapping[str, ModelDesired] = field(default_factory=lambda: MappingProxyType({}))
+    revision: int = 0

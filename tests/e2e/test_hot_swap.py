@@ -1,0 +1,321 @@
+"""Hot swaps of real server processes that serve straight from a registry, on every engine."""
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from mlops.package import MODEL_FILE
+from mlops.registry import Registry
+from tests.e2e.conftest import PROGRAM, Launcher, Running
+from tests.support.packages import build_constant
+from tests.support.registry import ANN, add, gates
+from tickserve.client import Client, ModelStatus, ServerStatus
+from tickserve.errors import Code, ControlError, HaltedError
+from tickserve.wire import grpc_service_pb2 as oip
+
+ENGINES = ["python", *(["native"] if importlib.util.find_spec("tickserve_native") else [])]
+LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
+UNLOAD = "/inference.GRPCInferenceService/RepositoryModelUnload"
+
+
+class Desk:
+    """A registry in a server's home, with versions whose answers are their numbers."""
+
+    def __init__(self, launcher: Launcher, engine: str) -> None:
+        self.launcher, self.home, self.engine = launcher, launcher.home, engine
+        (self.home / "registry").mkdir()
+        self.registry = Registry(
+            f"sqlite:///{self.home}/registry/registry.db",
+            str(self.home / "registry" / "artifacts"),
+            self.home / "cache",
+            self.home / "keys",
+            evaluate=gates("pass"),
+        )
+
+    def add(self, value: float, **changes: Any) -> int:
+        return add(self.registry, build_constant(self.home / "packages", value, **changes))
+
+    def promote(self, version: int, **options: Any) -> None:
+        self.registry.promote("demo", version, ANN, **options)
+
+    def serve(self, *options: str) -> Any:
+        return self.launcher.serve("--source", "registry", "--engine", self.engine, *options)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PROGRAM, *arguments], env=self.launcher.environment, capture_output=True, text=True, timeout=60
+        )
+
+
+@pytest.fixture(params=ENGINES)
+def desk(launcher: Launcher, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    made = Desk(launcher, request.param)
+    yield made
+    made.registry.close()
+
+
+def serves(version: str) -> Callable[[ServerStatus], bool]:
+    return lambda status: demo(status).stable == version
+
+
+def demo(status: ServerStatus) -> ModelStatus:
+    found = status.model("demo")
+    assert found is not None
+    return found
+
+
+def answered_by(running: Running) -> str:
+    with Client(running.address, model="demo", timeout_s=10.0) as client:
+        answer = client.predict([1.0, 2.0, 3.0])
+        assert list(answer.values) == [float(answer.version)]
+        return answer.version
+
+
+def test_what_is_promoted_is_served_and_rolled_back_without_a_load(desk: Desk) -> None:
+    for value in (1.0, 2.0):
+        desk.add(value)
+    desk.promote(1)
+    with desk.serve() as running:
+        assert answered_by(running) == "1"
+        desk.promote(2)
+        status = running.control.wait(serves("2"), 20.0)
+        assert (demo(status).previous, demo(status).desired.actor) == ("1", "ann")  # type: ignore[union-attr]
+        assert answered_by(running) == "2"
+        assert running.control.rollback("demo", actor="kim", reason="bad fills") == "1"
+        assert answered_by(running) == "1"
+        # It is desired then, by whoever asked for it, and nothing is held here.
+        status = running.control.wait(lambda status: not demo(status).overrides, 20.0)
+        desired = desk.registry.desired("demo")
+        assert desired is not None
+        assert (desired.state.named("stable"), desired.actor, desired.reason) == (1, "kim", "bad fills")
+        assert desk.registry.verify().findings == ()
+        kinds = []
+        for event in running.control.events():
+            kinds.append((event.kind, event.version, event.actor))
+            if event.kind == "rolled_back":
+                break
+        assert kinds == [
+            ("installed", "1", ""),
+            ("installed", "2", ""),
+            ("installed", "1", ""),
+            ("rolled_back", "1", "kim"),
+        ]
+    audited = [json.loads(line) for line in (desk.home / "server" / "events.jsonl").read_text().splitlines()]
+    assert {"kind": "rolled_back", "actor": "kim", "message": "bad fills"}.items() <= audited[3].items()
+
+
+def test_server_that_is_held_stays_over_a_restart_until_it_follows_again(desk: Desk) -> None:
+    for value in (1.0, 2.0):
+        desk.add(value)
+    desk.promote(1)
+    with desk.serve() as running:
+        done = desk.run("follow", "off", "demo", "--actor", "kim", "--reason", "freeze")
+        assert (done.returncode, done.stdout) == (0, "held: demo\n")
+        desk.promote(2)
+        running.control.wait(lambda status: demo(status).desired.stable == "2", 20.0)  # type: ignore[union-attr]
+        assert answered_by(running) == "1"
+        assert running.terminate() == 0
+    with desk.serve() as running:
+        status = running.control.status()
+        assert answered_by(running) == "1"
+        [override] = demo(status).overrides
+        assert (override.kind, override.actor, override.reason) == ("held", "kim", "freeze")
+        assert not demo(status).is_following
+        assert desk.run("follow", "on", "--all", "--actor", "kim").stdout == "following: demo\n"
+        running.control.wait(serves("2"), 20.0)
+        assert running.terminate() == 0
+
+
+def test_registry_that_is_away_stops_neither_serving_nor_a_restart(desk: Desk) -> None:
+    desk.add(1.0)
+    desk.promote(1)
+    folder, away = desk.home / "registry", desk.home / "away"
+    with desk.serve() as running:
+        desk.registry.close()
+        folder.rename(away)
+        folder.write_text("no folder")
+        # SQLite still has the file open; tests/integration/test_registry_away.py stops a PostgreSQL.
+        assert answered_by(running) == "1"
+        assert running.terminate() == 0
+    with desk.serve() as running:
+        status = running.control.status()
+        assert answered_by(running) == "1"
+        assert status.source_error
+        assert "tickserve_source_stale 1.0" in metrics(running)
+        folder.unlink()
+        away.rename(folder)
+        desk.add(2.0)
+        desk.promote(2)
+        status = running.control.wait(serves("2"), 20.0)
+        assert status.source_error == ""
+        assert "tickserve_source_stale 0.0" in metrics(running)
+        assert running.terminate() == 0
+
+
+def test_repository_load_and_unload_are_a_halt_that_only_its_maker_ends(desk: Desk) -> None:
+    desk.add(1.0)
+    desk.promote(1)
+    load = oip.RepositoryModelLoadRequest(model_name="demo").SerializeToString()
+    unload = oip.RepositoryModelUnloadRequest(model_name="demo").SerializeToString()
+    with desk.serve() as running, grpc.insecure_channel(f"unix:{desk.home / 'admin.sock'}") as admin:
+        with grpc.insecure_channel(running.address) as data, pytest.raises(grpc.RpcError) as denied:
+            data.unary_unary(UNLOAD)(unload, timeout=10)
+        assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        admin.unary_unary(UNLOAD)(unload, timeout=10)
+        with pytest.raises(HaltedError, match="unloaded by RepositoryModelUnload"):
+            answered_by(running)
+        admin.unary_unary(LOAD)(load, timeout=10)
+        assert answered_by(running) == "1"
+        running.control.halt("demo", reason="bad fills", actor="kim")
+        with pytest.raises(grpc.RpcError) as refused:
+            admin.unary_unary(LOAD)(load, timeout=10)
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "was halted by kim: bad fills" in str(refused.value.details())
+        assert running.terminate() == 0
+
+
+def test_promotion_waits_for_every_server_and_names_who_lags_and_why(desk: Desk) -> None:
+    for value in (1.0, 2.0, 3.0):
+        desk.add(value)
+    desk.promote(1)
+    with desk.serve("--config", named(desk, "desk-a")) as running:
+        # By hand, because the program's gates would judge the models.
+        desk.promote(2)
+        running.control.wait(serves("2"), 20.0)
+        done = wait_for_fleet(desk, 0)
+        [server] = done["servers"]
+        assert (server["server"], server["state"], server["models"]["demo"]["split"]) == (
+            "desk-a",
+            "serving",
+            {"2": 10000},
+        )
+        running.control.hold("demo", actor="kim", reason="freeze")
+        desk.promote(3)
+        done = wait_for_fleet(desk, 1)
+        assert done["lagging"] == [{"server": "desk-a", "model": "demo", "why": "held by kim: freeze"}]
+        assert "held by kim: freeze" in desk.run("status", "--all").stdout.replace("\n", " ")
+        served = {(item.version, item.role) for item in desk.registry.served("demo")}
+        assert served == {(2, "stable"), (1, "previous")}
+        assert running.terminate() == 0
+    assert desk.registry.served("demo") == []
+
+
+def test_package_that_is_damaged_in_the_cache_is_fetched_again_and_in_the_store_is_refused(desk: Desk) -> None:
+    for value in (1.0, 2.0):
+        desk.add(value)
+    desk.promote(1)
+    with desk.serve() as running:
+        assert running.terminate() == 0
+    [cached] = [path for path in (desk.home / "server" / "cache").iterdir() if len(path.name) == 64]
+    damage(cached / MODEL_FILE)
+    with desk.serve() as running:
+        assert answered_by(running) == "1"
+        running.control.hold("demo", actor="kim", reason="until the store is damaged")
+        # The gates read the package too.
+        desk.promote(2)
+        for artifact in (desk.home / "registry" / "artifacts" / "sha256").rglob("*"):
+            if artifact.is_file() and artifact.read_bytes() == (packages(desk, 2) / MODEL_FILE).read_bytes():
+                damage(artifact)
+        running.control.follow("demo", actor="kim")
+        status = running.control.wait(lambda status: bool(demo(status).failed), 20.0)
+        [failed] = demo(status).failed
+        assert (failed.version, failed.code) == ("2", Code.DATA_LOSS)
+        assert "is damaged" in failed.message
+        assert answered_by(running) == "1"
+        assert 'tickserve_failed_change{model="demo",version="2"} 1.0' in metrics(running)
+        assert running.terminate() == 0
+
+
+def test_schema_changes_only_by_name(desk: Desk) -> None:
+    desk.add(1.0)
+    desk.add(2.0, feature_names=("rsi", "momentum", "volume"))
+    desk.promote(1)
+    with desk.serve() as running:
+        with pytest.raises(Exception, match="another schema"):
+            desk.promote(2)
+        desk.promote(2, schema_override=2)
+        running.control.wait(serves("2"), 20.0)
+        with pytest.raises(ControlError):
+            running.control.rollback("other", actor="kim")
+        assert running.terminate() == 0
+
+
+def metrics(running: Running) -> str:
+    with urllib.request.urlopen(f"http://{running.http}/metrics", timeout=10) as response:
+        return str(response.read().decode())
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "before-state",
+        "after-state",
+        "half-fetched",
+        "fetched",
+        "before-prepare",
+        "prepared",
+        "installed",
+        "before-written",
+        "written",
+    ],
+)
+def test_server_that_is_killed_at_any_step_of_a_swap_comes_back_with_a_verified_version(
+    launcher: Launcher, step: str
+) -> None:
+    desk = Desk(launcher, "auto")
+    for value in (1.0, 2.0):
+        desk.add(value)
+    desk.promote(1)
+    with desk.serve() as running:
+        assert running.terminate() == 0
+    launcher.program = [sys.executable, "-m", "tests.support.killed", step]
+    with desk.serve() as running:
+        assert answered_by(running) == "1"
+        desk.promote(2)
+        assert running.process.wait(30) == -signal.SIGKILL
+    launcher.program = [PROGRAM]
+    # Also with the registry away, once the new state was read, or the one before.
+    folder = desk.home / "registry"
+    desk.registry.close()
+    folder.rename(desk.home / "away")
+    with desk.serve() as running:
+        assert answered_by(running) in ("1", "2")
+        (desk.home / "away").rename(folder)
+        running.control.wait(serves("2"), 30.0)
+        assert answered_by(running) == "2"
+        assert running.terminate() == 0
+
+
+def named(desk: Desk, name: str) -> str:
+    path = desk.home / "server.toml"
+    path.write_text(f'server_name = "{name}"\n')
+    return str(path)
+
+
+def wait_for_fleet(desk: Desk, code: int) -> Any:
+    """What `status --all` says once it ends with this code."""
+    for _ in range(60):
+        done = desk.run("status", "--all", "--json")
+        if done.returncode == code:
+            return json.loads(done.stdout)
+    pytest.fail(f"{done.returncode}: {done.stdout}{done.stderr}")
+
+
+def packages(desk: Desk, version: int) -> Path:
+    return desk.home / "packages" / desk.registry.version("demo", version).digest
+
+
+def damage(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.chmod(0o600)
+    file.write_bytes(data)

@@ -1,0 +1,22 @@
+"""The short form of `make soak` for swaps: nothing lost, nothing wrong; its timings are for the long one."""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.soak.swap import run
+
+ENGINES = ["python", *(["native"] if importlib.util.find_spec("tickserve_native") else [])]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_swaps_under_load_lose_and_mistake_nothing(engine: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="ts-") as folder:
+        found = run(Path(folder), swaps=8, duration_s=8.0, engine=engine, rate=50.0)
+    assert (found["engine"], found["swaps"]) == (engine, 8)
+    assert (found["failed"], found["wrong"]) == (0, 0)
+    assert found["versions_seen"] == 9
+    assert found["requests"] > 100
+    assert found["threads_growth"] <= 4

@@ -1,0 +1,72 @@
+"""The breaker's arithmetic: what it counts, over which time, and against what."""
+
+from mlops.histogram import Histogram
+from server.models.breaker import FLOOR_NS, Breaker, BreakerLimits, Sample
+
+LIMITS = BreakerLimits(bad_share=0.1, run_factor=4.0, requests=10, window_s=10.0)
+RUN_NS = 100_000
+
+
+def sample(answered: int, bad: int = 0, *, run_ns: int = RUN_NS, rows: int = 1, before: Sample | None = None) -> Sample:
+    """So many more answers of such a run time than `before`."""
+    histogram = Histogram()
+    for _ in range(answered):
+        histogram.record(run_ns)
+    more = Sample(answered, bad, answered * rows, histogram.counts)
+    return more if before is None else before + more
+
+
+def started(limits: BreakerLimits = LIMITS, run_time_ns: int = RUN_NS) -> Breaker:
+    breaker = Breaker(limits, run_time_ns)
+    assert breaker.update(0.0, sample(0)) is None
+    return breaker
+
+
+def test_trips_only_above_the_share_and_with_enough_requests() -> None:
+    assert started().update(1.0, sample(0, 9)) is None
+    assert started().update(1.0, sample(9, 1)) is None
+    verdict = started().update(1.0, sample(8, 2))
+    assert verdict is not None
+    assert verdict.why == "2 of 10 answers were bad, more than 10.0%"
+    assert not verdict.is_slow
+
+
+def test_counts_from_before_it_was_installed_do_not_matter() -> None:
+    breaker = Breaker(LIMITS, RUN_NS)
+    bad = sample(0, 1000)
+    assert breaker.update(0.0, bad) is None
+    assert breaker.update(1.0, sample(100, before=bad)) is None
+
+
+def test_what_is_older_than_the_window_is_forgotten() -> None:
+    breaker = started(BreakerLimits(bad_share=0.1, requests=10, window_s=10.0))
+    total = sample(100, 10)
+    assert breaker.update(1.0, total) is None
+    # The ten bad ones would be too many among twenty.
+    total = sample(10, before=total)
+    assert breaker.update(11.0, total) is None
+    total = sample(7, 3, before=total)
+    assert breaker.update(12.0, total) is not None
+
+
+def test_slow_is_half_of_the_runs_above_the_factor() -> None:
+    fast = sample(6)
+    assert started().update(1.0, sample(5, run_ns=10 * RUN_NS, before=fast)) is None
+    verdict = started().update(1.0, sample(7, run_ns=10 * RUN_NS, before=fast))
+    assert verdict is not None
+    assert verdict.is_slow
+    assert verdict.why.endswith("or longer, more than 400 us")
+    assert started().update(1.0, sample(20, run_ns=3 * RUN_NS)) is None
+
+
+def test_more_rows_may_take_longer_and_short_runs_have_a_floor() -> None:
+    assert started().update(1.0, sample(20, run_ns=10 * RUN_NS, rows=8)) is None
+    assert started().update(1.0, sample(20, run_ns=10 * RUN_NS, rows=2)) is not None
+    assert started(run_time_ns=1000).update(1.0, sample(20, run_ns=FLOOR_NS // 2)) is None
+    assert started(run_time_ns=1000).update(1.0, sample(20, run_ns=2 * FLOOR_NS)) is not None
+
+
+def test_limits_that_are_off_never_trip() -> None:
+    off = BreakerLimits(bad_share=1.0, run_factor=0.0, requests=1)
+    assert started(off).update(1.0, sample(0, 1000)) is None
+    assert started(off).update(1.0, sample(100, run_ns=10**9)) is None

@@ -1,0 +1,282 @@
+"""Where desired state comes from: version policies, operators' rows, the registry and what is kept of it on disk."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlops.registry import Registry
+from server.engine.python import PythonEngine
+from server.models import (
+    DesiredRows,
+    DirectorySource,
+    EventLog,
+    LocalState,
+    Memory,
+    Operations,
+    PackageCache,
+    Reconciler,
+    ServedFile,
+    parse_policy,
+)
+from server.models.registry import RegistrySource, connect
+from server.models.values import only
+from tests.support.packages import add_constant, build_constant
+from tests.support.registry import ANN, add, gates
+from tickserve.errors import Code, ConfigurationError, ControlError, UnknownError
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for value in (1.0, 2.0, 3.0):
+        add_constant(folder, value)
+    return folder
+
+
+def stable(reconciler: Reconciler) -> str:
+    return str(reconciler.snapshot().plan.models["demo"].split.segments[-1].version)
+
+
+@pytest.mark.parametrize(
+    ("policy", "answers", "pins"),
+    [
+        ("latest 1", "3", {"3"}),
+        ("latest 2", "3", {"2", "3"}),
+        ("latest 9", "3", {"1", "2", "3"}),
+        ("specific 1", "1", {"1"}),
+        ("specific 1, 2", "2", {"1", "2"}),
+        ("specific 2,9", "2", {"2"}),
+    ],
+)
+def test_policy_says_which_versions_answer_and_may_be_asked_for(
+    models: Path, engine: PythonEngine, policy: str, answers: str, pins: set[str]
+) -> None:
+    source = DirectorySource(models, policies={"*": parse_policy("specific 7"), "demo": parse_policy(policy)})
+    reconciler = Reconciler(source, engine, LocalState(models.parent))
+    reconciler.reconcile()
+    plan = reconciler.snapshot().plan.models["demo"]
+    assert (stable(reconciler), plan.pins, set(plan.versions)) == (answers, pins, pins)
+
+
+@pytest.mark.parametrize("text", ["", "latest", "latest 0", "latest -1", "specific", "specific 0", "specific a", "all"])
+def test_policy_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="'latest N' or 'specific N, N' is expected"):
+        parse_policy(text)
+
+
+def test_operators_row_outranks_the_policy_survives_a_restart_and_can_be_given_back(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    def start() -> Reconciler:
+        source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+        return Reconciler(source, engine, LocalState(tmp_path))
+
+    reconciler = start()
+    reconciler.reconcile()
+    operations = Operations(reconciler)
+    assert operations.set_desired("demo", only("1"), None, 0, actor="kim", reason="compare") == 1
+    reconciler.reconcile()
+    assert stable(reconciler) == "1"
+    with pytest.raises(ControlError, match="moved from revision 0 to 1; read it again") as moved:
+        operations.set_desired("demo", only("2"), None, 0, actor="kim", reason="late")
+    assert moved.value.code is Code.ABORTED
+    with pytest.raises(ControlError, match="holds no version '9'; versions here: 1, 2, 3") as unknown:
+        operations.set_desired("demo", only("9"), None, 1, actor="kim", reason="typo")
+    assert unknown.value.code is Code.NOT_FOUND
+
+    again = start()
+    again.reconcile()
+    assert stable(again) == "1"
+    [record] = again.snapshot().models
+    assert (record.desired.revision, record.desired.actor, record.desired.reason) == (1, "kim", "compare")
+    operations = Operations(again)
+    operations.set_desired("demo", replace(only("1"), shares=()), None, 1, actor="kim", reason="done")
+    again.reconcile()
+    assert stable(again) == "3"
+    assert [event.kind for event in again.events.after(0) if event.actor] == ["desired"]
+
+
+def test_other_schema_needs_its_name_also_over_a_restart(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
+    def start() -> Reconciler:
+        source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+        return Reconciler(source, engine, LocalState(tmp_path), served=ServedFile(tmp_path / "served.json"))
+
+    reconciler = start()
+    reconciler.reconcile()
+    add_constant(models, 4.0, feature_names=("rsi", "momentum", "volume"))
+    for _ in range(2):
+        reconciler.reconcile()
+        assert stable(reconciler) == "3"
+        [record] = reconciler.snapshot().models
+        assert "has other feature names or their order than version 3" in record.failed["4"].error.message
+        reconciler = start()
+    reconciler.reconcile()
+    Operations(reconciler).set_desired(
+        "demo", only("4", schema_override="4"), None, 0, actor="kim", reason="clients are ready"
+    )
+    reconciler.retry("demo")
+    reconciler.reconcile()
+    assert stable(reconciler) == "4"
+
+
+def test_version_that_should_not_fit_is_refused_before_it_is_loaded(models: Path, engine: PythonEngine) -> None:
+    memory = Memory(1 << 30)
+    loads: list[str] = []
+    prepare = engine.prepare
+
+    def counted(version: object) -> object:
+        loads.append(version.version)  # type: ignore[attr-defined]
+        return replace(prepare(version), resident_bytes=600 << 20)  # type: ignore[arg-type]
+
+    engine.prepare = counted  # type: ignore[method-assign,assignment]
+    reconciler = Reconciler(DirectorySource(models), engine, LocalState(models.parent), memory=memory)
+    reconciler.reconcile()
+    assert (loads, memory.taken_bytes) == (["3"], 600 << 20)
+    add_constant(models, 4.0)
+    reconciler.reconcile()
+    [record] = reconciler.snapshot().models
+    assert record.failed["4"].error.code is Code.RESOURCE_EXHAUSTED
+    assert "of the 1024.0 MiB of memory_budget_mb are taken" in record.failed["4"].error.message
+    assert (loads, stable(reconciler)) == (["3"], "3")
+
+
+def test_room_is_made_by_giving_up_what_is_kept_warm(models: Path, engine: PythonEngine) -> None:
+    memory = Memory()
+    reconciler = Reconciler(DirectorySource(models), engine, LocalState(models.parent), memory=memory)
+    prepare = engine.prepare
+    engine.prepare = lambda version: replace(prepare(version), resident_bytes=300 << 20)  # type: ignore[method-assign]
+    reconciler.reconcile()
+    add_constant(models, 4.0)
+    reconciler.reconcile()
+    assert reconciler.snapshot().models[0].previous == "3"
+    memory.budget_bytes = 800 << 20
+    add_constant(models, 5.0)
+    reconciler.reconcile()
+    assert (stable(reconciler), reconciler.snapshot().models[0].previous) == ("5", "4")
+    kinds = [(event.kind, event.version) for event in reconciler.events.after(0)]
+    assert kinds[-2:] == [("previous_released", "3"), ("installed", "5")]
+
+
+class Desk:
+    """A registry with two versions, and sources that read it as servers do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "registry").mkdir()
+        self.registry = Registry(
+            f"sqlite:///{folder}/registry/registry.db",
+            str(folder / "registry" / "artifacts"),
+            folder / "fetched",
+            folder / "keys",
+            evaluate=gates("pass"),
+        )
+        for value in (1.0, 2.0):
+            add(self.registry, build_constant(folder / "packages", value))
+        self.registry.promote("demo", 1, ANN)
+
+    def source(self, max_bytes: int = 1 << 30, in_use: frozenset[str] = frozenset()) -> RegistrySource:
+        cache = PackageCache(self.folder / "cache", max_bytes, lambda: in_use)
+        return RegistrySource(
+            lambda: connect(self.folder, "", "", cache.folder, self.folder / "keys"),
+            cache,
+            self.folder / "state.json",
+            keys=self.folder / "keys",
+        )
+
+    def away(self) -> None:
+        (self.folder / "registry").rename(self.folder / "away")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.registry.close()
+
+
+def test_last_good_state_is_as_it_was_read_and_a_damaged_one_is_none(desk: Desk) -> None:
+    read = desk.source().read()
+    assert desk.source().last_good() == read
+    state = desk.folder / "state.json"
+    body = json.loads(state.read_text())
+    body["body"]["models"]["demo"]["digests"]["1"] = "0" * 64
+    state.write_text(json.dumps(body))
+    assert desk.source().last_good() is None
+
+
+def test_server_makes_no_registry_where_there_is_none(desk: Desk) -> None:
+    desk.away()
+    with pytest.raises(UnknownError, match="there is no registry at"):
+        desk.source().read()
+    assert not (desk.folder / "registry").exists()
+
+
+def test_change_of_schema_that_a_server_missed_is_taken_for_accepted(desk: Desk) -> None:
+    registry, source = desk.registry, desk.source()
+    other = ("rsi", "momentum", "volume")
+    for value in (3.0, 4.0):
+        add(registry, build_constant(desk.folder / "packages", value, feature_names=other))
+    first = source.read().models["demo"]
+    old = source.open("demo", first.versions["1"])
+    registry.promote("demo", 3, ANN, schema_override=3)
+    registry.promote("demo", 4, ANN)
+    now = source.read().models["demo"]
+    new = source.open("demo", now.versions["4"])
+    assert now.targets[0].schema_override in ("", "0")
+    assert source.accepts_schema(now.targets[0], old, new)
+    assert not source.accepts_schema(now.targets[0], new, old)
+
+
+def test_cache_keeps_within_its_bound_but_for_what_is_in_use(desk: Desk) -> None:
+    first = desk.source().read().models["demo"].versions["1"]
+    desk.registry.promote("demo", 2, ANN)
+    second = desk.source().read().models["demo"].versions["2"]
+    for in_use, kept in (
+        (frozenset[str](), {second.digest}),
+        (frozenset({first.digest}), {first.digest, second.digest}),
+    ):
+        source = desk.source(max_bytes=1, in_use=in_use)
+        source.open("demo", first)
+        source.open("demo", second)
+        assert {path.name for path in (desk.folder / "cache").iterdir()} == kept
+
+
+def test_events_are_kept_in_order_waited_for_and_written(tmp_path: Path) -> None:
+    events = EventLog(tmp_path / "state" / "events.jsonl")
+    events.add("halted", model="demo", actor="kim", message="bad fills")
+    events.add("installed", model="demo", version="2")
+    assert [event.kind for event in events.after(0)] == ["halted", "installed"]
+    assert [event.kind for event in events.after(1)] == ["installed"]
+    assert events.after(2, wait_s=0.01) == []
+    written = [json.loads(line) for line in (tmp_path / "state" / "events.jsonl").read_text().splitlines()]
+    assert [(line["sequence"], line["kind"], line["actor"]) for line in written] == [
+        (1, "halted", "kim"),
+        (2, "installed", ""),
+    ]
+
+
+def test_damaged_overrides_keep_the_server_from_starting(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
+    (tmp_path / "overrides.json").write_text('{"held": {"demo"')
+    with pytest.raises(ConfigurationError, match="which models are held and which versions were taken out"):
+        Reconciler(DirectorySource(models), engine, LocalState(tmp_path))
+
+
+def test_server_goes_on_with_what_it_served_as_that_very_package(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    def start() -> Reconciler:
+        served = ServedFile(tmp_path / "served.json")
+        return Reconciler(DirectorySource(models), engine, LocalState(tmp_path), served=served)
+
+    start().reconcile()
+    broken = add_constant(models, 4.0)
+    (broken / "model.onnx").write_bytes(b"nothing")
+    reconciler = start()
+    reconciler.reconcile()
+    assert stable(reconciler) == "3"
+    [record] = reconciler.snapshot().models
+    assert set(record.failed) == {"4"}
