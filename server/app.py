@@ -22,9 +22,7 @@ from server.api.control import ControlService, ProcessFacts
 from server.api.repository import RepositoryService
 from server.config import Settings
 from server.descriptors import provide_descriptors
-from server.engine import Engine
-from server.engine.native import NativeEngine
-from server.engine.python import PythonEngine
+from server.engine.choose import choose_engine
 from server.http import HttpServer
 from server.log import configure_log
 from server.metrics import ServerCollector
@@ -376,54 +374,6 @@ def lock_home(home: Path) -> TextIO:
     except OSError as error:
         raise ConfigurationError(f"home: cannot use {home}: {error.strerror}", field="home") from None
     return file
-
-
-def choose_engine(settings: Settings, certificates: Certificates | None) -> Engine:
-    """The engine that the settings and this machine allow; says in one line which and why.
-
-    Raises ConfigurationError where the native one is asked for by name and cannot be had.
-    """
-    if settings.engine == "python":
-        engine, why = python_engine(settings, certificates), "as asked"
-    elif settings.engine == "native":
-        engine, why = native_engine(settings, certificates), "as asked"
-    else:
-        try:
-            engine, why = native_engine(settings, certificates), "it is installed and speaks this server's plan format"
-        except ConfigurationError as error:
-            engine, why = python_engine(settings, certificates), error.message.removeprefix("engine: ")
-    _log.info("engine", engine=engine.name, why=why)
-    return engine
-
-
-def python_engine(settings: Settings, certificates: Certificates | None) -> Engine:
-    """The one that is always there."""
-    return PythonEngine(
-        settings.listen,
-        pool_threads=settings.pool_threads,
-        max_in_flight=settings.max_in_flight,
-        max_in_flight_per_client=settings.max_in_flight_per_client or settings.max_in_flight,
-        max_message_bytes=settings.max_message_bytes,
-        connections=settings.connection_bounds(),
-        socket_mode=int(settings.socket_mode, 8),
-        certificates=certificates,
-    )
-
-
-def native_engine(settings: Settings, certificates: Certificates | None) -> Engine:
-    """The one in Rust. Raises ConfigurationError where it is not installed or was built for other plans."""
-    return NativeEngine(
-        settings.listen,
-        pool_threads=settings.pool_threads,
-        max_in_flight=settings.max_in_flight,
-        max_in_flight_per_client=settings.max_in_flight_per_client or settings.max_in_flight,
-        max_message_bytes=settings.max_message_bytes,
-        connections=settings.connection_bounds(),
-        socket_mode=int(settings.socket_mode, 8),
-        certificates=certificates,
-        workers=settings.workers,
-        cpus=settings.cpus,
-    )
 
 
 def export_certificates(certificates: Certificates, registry: prometheus_client.CollectorRegistry) -> None:
