@@ -33,7 +33,8 @@ def has_second(plan: Any) -> bool:
 def arm(step: str) -> None:
     """Sets the trap. The first package is in the cache already, so that the only one that is fetched is the second."""
     from mlops.registry import fetch
-    from server.app import NativeEngine, PythonEngine
+    from server.engine.native import NativeEngine
+    from server.engine.python import PythonEngine
     from server.models import registry
     from server.models.served import ServedFile
 
