@@ -14,7 +14,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV), about two minutes the first time"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,registry,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,registry,sidecar,dev]'
 	@touch $@
 
 native: setup
