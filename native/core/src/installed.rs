@@ -283,6 +283,14 @@ impl ServingModel {
             .find(|serving| serving.runtime.version.version == number)
     }
 
+    /// Whether requests may go to this version: the split names it, or it may be pinned. One that is only kept warm
+    /// takes none.
+    pub fn answers(&self, number: &str) -> bool {
+        self.version(number).is_some()
+            && (self.pins.contains(number)
+                || self.plan.segments.iter().any(|segment| segment.version == number))
+    }
+
     fn unknown_version(&self, texts: &Texts, number: &str) -> Refusal {
         let known = join(
             self.versions

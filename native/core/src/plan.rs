@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 /// The format of these values. The adapter in Python holds the same number, and refuses a wheel that differs.
-pub const PLAN_FORMAT: u32 = 2;
+pub const PLAN_FORMAT: u32 = 3;
 
 /// Datatypes of the Open Inference Protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -30,7 +30,18 @@ class Tapped(NamedTuple):
 class Serving:
     """One version in one role under one plan."""
 
-    __slots__ = ("generation", "heads", "model", "position_scale", "role", "runtime", "tally", "tapped", "version")
+    __slots__ = (
+        "__weakref__",
+        "generation",
+        "heads",
+        "model",
+        "position_scale",
+        "role",
+        "runtime",
+        "tally",
+        "tapped",
+        "version",
+    )
 
     def __init__(
         self, runtime: Runtime, role: Role, tally: Tally, generation: int, model: ModelPlan, tapped: Tapped | None
@@ -55,6 +66,15 @@ class ServingModel:
     plan: ModelPlan
     versions: Mapping[str, Serving]
     segments: tuple[tuple[int, Serving], ...]
+
+    def answers(self, number: str) -> bool:
+        """Whether requests may go to this version: the split names it, or it may be pinned.
+
+        One that is only kept warm takes none.
+        """
+        return number in self.versions and (
+            number in self.plan.pins or any(segment.version == number for segment in self.plan.split.segments)
+        )
 
 
 @dataclass(frozen=True, slots=True)
