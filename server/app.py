@@ -23,8 +23,6 @@ from server.api.repository import RepositoryService
 from server.config import Settings
 from server.descriptors import provide_descriptors
 from server.engine.choose import choose_engine
-from server.http import HttpServer
-from server.log import configure_log
 from server.metrics import ServerCollector
 from server.models import (
     BreakerLimits,
@@ -48,8 +46,10 @@ from server.models import (
 from server.notify import Notifier
 from server.starting import is_loaded
 from server.tap import Tap, widest_record
-from server.tls import Certificates
 from tickserve.errors import Code, ConfigurationError, StatusError
+from tickserve.listening.http import HttpServer
+from tickserve.listening.log import configure_log
+from tickserve.listening.tls import Certificates
 
 _log = structlog.get_logger()
 #: Threads of the control plane give the interpreter back to the data plane after this long.

@@ -13,12 +13,12 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mlops.tap import default_folder
-from server.connections import DEFAULT_BOUNDS, ConnectionBounds
 from server.models.policy import parse_policy
-from server.tls import TlsFiles
 from tickserve.address import check_listener, is_unix, split_host
 from tickserve.errors import ConfigurationError
 from tickserve.home import home
+from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
+from tickserve.listening.tls import TlsFiles
 
 _PREFIX = "TICKSERVE_"
 #: Variables of the other commands.

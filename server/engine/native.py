@@ -15,7 +15,6 @@ from mlops.package import MODEL_FILE, ColumnMapping, Datatype, TensorSpec
 from mlops.package.datatypes import numpy_dtype
 from mlops.package.rules import OutputLimits, feature_bounds
 from mlops.package.runtime import golden_error
-from server.connections import DEFAULT_BOUNDS, ConnectionBounds
 from server.engine import texts
 from server.engine.base import STAGES, Counters, ModelCounters, Prepared, RunCounts, StageCounts, VersionCounters
 from server.engine.python import metadata, prediction
@@ -23,11 +22,12 @@ from server.engine.python.reflection import SERVICES, descriptors
 from server.engine.python.runtime import Runtime, Tally
 from server.engine.python.serving import Installed, build
 from server.plan import ModelPlan, Plan, Role, VersionPlan
-from server.sockets import socket_file
 from server.tap import UNTAPPED, Tap, TappedModel
-from server.tls import Certificates, TlsIdentity
 from tickserve.address import is_unix, split_host
 from tickserve.errors import ConfigurationError, PackageError
+from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
+from tickserve.listening.sockets import socket_file
+from tickserve.listening.tls import Certificates, TlsIdentity
 from tickserve.wire import grpc_service_pb2 as oip
 
 #: The format of what is handed over; the module must hold the same.
