@@ -31,7 +31,7 @@ from tickserve.errors import ConfigurationError, PackageError
 from tickserve.wire import grpc_service_pb2 as oip
 
 #: The format of what is handed over; the module must hold the same.
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
 _BACKLOG = 1024
 _OFFERED = (
     "inference.GRPCInferenceService",
@@ -301,6 +301,7 @@ def _model(model: ModelPlan, described: Installed, tapped: TappedModel) -> dict[
         "salt": model.split.salt,
         "segments": [(each.upper_bound, each.version, int(each.role)) for each in model.split.segments],
         "pins": sorted(model.pins),
+        "client_pins": [(version, sorted(clients)) for version, clients in model.client_pins.items()],
         "halt": None if model.halt is None else {"reason": model.halt.reason, "actor": model.halt.actor},
         "position_scale": model.position_scale,
         "described": [
