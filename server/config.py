@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     required_models: Annotated[tuple[str, ...], NoDecode] = ()
     loading_threads: Annotated[int, Field(ge=1, le=16)] = 2
     load_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    trial_load: bool = True
     memory_budget_mb: Annotated[int, Field(ge=0)] = Field(default_factory=lambda: default_memory_mb())
     cache_mb: Annotated[int, Field(ge=1)] = 4096
     breaker_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.5
