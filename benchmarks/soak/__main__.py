@@ -4,9 +4,9 @@ import json
 import os
 import sys
 
-from benchmarks.soak import swap
+from benchmarks.soak import sidecar, swap
 
-SCENARIOS = {"swap": swap.main}
+SCENARIOS = {"swap": swap.main, "sidecar": sidecar.main}
 
 
 def main(names: list[str]) -> None:
