@@ -113,6 +113,28 @@ def test_what_is_promoted_is_served_and_rolled_back_without_a_load(desk: Desk) -
     assert {"kind": "rolled_back", "actor": "kim", "message": "bad fills"}.items() <= audited[3].items()
 
 
+def test_version_to_go_back_to_is_there_after_a_restart(desk: Desk) -> None:
+    for value in (1.0, 2.0):
+        desk.add(value)
+    desk.promote(1)
+    with desk.serve() as running:
+        desk.promote(2)
+        running.control.wait(serves("2"), 20.0)
+        running.process.kill()
+        running.process.wait(20)
+    with desk.serve() as running:
+        status = running.control.wait(lambda status: demo(status).previous == "1", 20.0)
+        assert demo(status).stable == "2"
+        # With the registry away too: nothing is fetched or loaded for it.
+        desk.registry.close()
+        folder = desk.home / "registry"
+        folder.rename(desk.home / "away")
+        folder.write_text("no folder")
+        assert running.control.rollback("demo", actor="kim", reason="bad fills") == "1"
+        assert answered_by(running) == "1"
+        assert running.terminate() == 0
+
+
 def test_server_that_is_held_stays_over_a_restart_until_it_follows_again(desk: Desk) -> None:
     for value in (1.0, 2.0):
         desk.add(value)
