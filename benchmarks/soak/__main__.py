@@ -3,9 +3,13 @@
 import json
 import os
 import sys
+from functools import partial
 
-from benchmarks.soak.swap import SCENARIOS
-from benchmarks.soak.swap import main as run
+from benchmarks.soak import loading, swap
+
+SCENARIOS = {name: partial(swap.main, scenario) for name, scenario in swap.SCENARIOS.items()} | {
+    "loading": loading.main
+}
 
 
 def main(names: list[str]) -> None:
@@ -15,7 +19,7 @@ def main(names: list[str]) -> None:
         print(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}", file=sys.stderr)
         sys.exit(2)
     for name in names or ["swap"]:
-        print(json.dumps(run(SCENARIOS[name], os.environ)), flush=True)
+        print(json.dumps(SCENARIOS[name](os.environ)), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,10 +217,19 @@ def last_times(desired: Sequence[tuple[int, int]], scenario: Scenario) -> dict[i
     return ends
 
 
+def serving(home: Path, engine: str) -> AbstractContextManager[tuple[int, ControlClient]]:
+    """A server over this folder, from its registry: its process and a client that operates it."""
+    return _serving(home, engine, "--source", "registry")
+
+
+def serving_directory(home: Path, engine: str) -> AbstractContextManager[tuple[int, ControlClient]]:
+    """The same from its folder of models."""
+    return _serving(home, engine, "--source", "directory")
+
+
 @contextmanager
-def serving(home: Path, engine: str) -> Iterator[tuple[int, ControlClient]]:
-    """A server over this folder, from its registry."""
-    command = ["serve", "--home", str(home), "--source", "registry", "--engine", engine]
+def _serving(home: Path, engine: str, *options: str) -> Iterator[tuple[int, ControlClient]]:
+    command = ["serve", "--home", str(home), *options, "--engine", engine]
     log = open(home / "server.log", "wb")  # noqa: SIM115 - closed with the process
     process = subprocess.Popen(
         [sys.executable, "-m", "tickserve.cli", *command, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"],

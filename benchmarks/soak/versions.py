@@ -30,26 +30,34 @@ def add_versions(
     registry: Registry, folder: Path, count: int, author: Author, make: Callable[[int], bytes]
 ) -> Expected:
     """Builds, registers and approves so many versions of what `make` gives for their numbers."""
+    answers: dict[int, tuple[bytes, ...]] = {}
+    for number in range(1, count + 1):
+        package, expected = build(folder, number, make)
+        version = registry.register(package, author)
+        registry.approve(MODEL, version.version, author)
+        answers[version.version] = expected.answers[number]
+    return Expected(expected.rows, answers)
+
+
+def build(folder: Path, number: int, make: Callable[[int], bytes]) -> tuple[Path, Expected]:
+    """Builds one version's package."""
     rows = np.random.default_rng(0).normal(size=(ROWS, len(FEATURES))).astype(np.float32)
     # Beside them a row of zeros, on which a slow model is fast: it is what the server measures it by.
     golden_rows = np.concatenate([np.zeros((1, len(FEATURES)), np.float32), rows])
-    answers = {}
-    for number in range(1, count + 1):
-        model = make(number)
-        run = open_model(model)
-        package = build_package(
-            folder,
-            name=MODEL,
-            model=model,
-            golden=Golden(inputs={"features": golden_rows}, outputs=run({"features": golden_rows}), rtol=0.0, atol=0.0),
-            reference=ReferenceRows("train", {"features": rows}),
-            feature_names=FEATURES,
-        )
-        version = registry.register(package, author)
-        registry.approve(MODEL, version.version, author)
-        # One row at a time, as they are asked for.
-        answers[version.version] = tuple(run({"features": row[np.newaxis]})["values"].tobytes() for row in rows)
-    return Expected(rows, answers)
+    model = make(number)
+    run = open_model(model)
+    package = build_package(
+        folder,
+        name=MODEL,
+        model=model,
+        golden=Golden(inputs={"features": golden_rows}, outputs=run({"features": golden_rows}), rtol=0.0, atol=0.0),
+        reference=ReferenceRows("train", {"features": rows}),
+        feature_names=FEATURES,
+    )
+    # One row at a time, as they are asked for.
+    return package, Expected(
+        rows, {number: tuple(run({"features": row[np.newaxis]})["values"].tobytes() for row in rows)}
+    )
 
 
 def small(seed: int) -> bytes:

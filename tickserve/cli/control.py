@@ -81,16 +81,15 @@ def choose(
     """Make one version of a models directory answer everything, whatever the version policy says."""
     found = _of_directory(control, model)
     desired = found.desired
-    scale = position_scale
-    if scale is None:
-        scale = desired.position_scale if desired is not None else 1.0
+    before = desired.position_scale if desired is not None else None
+    scales = (scale for scale in (position_scale, before) if scale is not None)
     revision = control.set_desired(
         model,
         version,
         actor=asked.actor,
         reason=asked.reason,
         expected_revision=desired.revision if desired is not None else 0,
-        position_scale=scale,
+        position_scale=next(scales, 1.0),
         schema_override=schema_override,
     )
     asked.show(
