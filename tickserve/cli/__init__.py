@@ -9,8 +9,8 @@ import traceback
 import typer
 from rich.console import Console
 
-from tickserve.cli import desired, keys, models, package, split
-from tickserve.cli.control import choose, drain, events, follow, halt, release, resume, rollback
+from tickserve.cli import desired, drift, keys, models, package, split
+from tickserve.cli.control import choose, drain, events, follow, halt, release, resume, rollback, status
 from tickserve.cli.demo import demo
 from tickserve.cli.predict import predict
 from tickserve.cli.replay import replay
@@ -49,6 +49,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(desired.app, name="desired")
 app.add_typer(split.app, name="split")
+app.add_typer(drift.app, name="drift")
 
 
 def main() -> None:
