@@ -1,6 +1,7 @@
 //! The native engine as Python sees it.
 
 mod engine;
+mod load;
 mod plan;
 mod tensor;
 
@@ -16,5 +17,6 @@ fn tickserve_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<engine::NativeEngine>()?;
     module.add_class::<engine::Prepared>()?;
+    module.add_class::<load::Load>()?;
     Ok(())
 }
