@@ -83,6 +83,16 @@ class AlertPolicy:
             return dict(self._state.rows)
 
     @property
+    def is_stored(self) -> bool:
+        """Whether the disk has everything that was counted."""
+        return self._is_stored
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `act` has anything to do."""
+        return bool(self.pending) or not self._is_stored
+
+    @property
     def pending(self) -> int:
         """Actions that are not done yet."""
         with self._lock:
@@ -148,11 +158,11 @@ class AlertPolicy:
             if level.position_scale is not None:
                 self._state = replace(self._state, claims={**self._state.claims, claim: level.position_scale})
         else:
-            deeds += ["notify"] if "notify" in level.actions else []
             self._withdraw_halts(key, transition.level)
             if claim in self._state.claims:
                 self._drop_claims({claim})
                 deeds.append("set_position_scale")
+            deeds += ["notify"] if "notify" in level.actions else []
         reading = transition.reading
         for deed in deeds:
             self._queue(
