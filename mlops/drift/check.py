@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops.drift.columns import Array, Integers
+from mlops.drift.defaults import default_spec
 from mlops.drift.monitor import DriftMonitor
 from mlops.drift.result import WindowResult
-from mlops.drift.spec import MIN_SUB_BLOCKS, DriftSpec, default_spec
+from mlops.drift.spec import MIN_SUB_BLOCKS, DriftSpec
 from mlops.package import Baseline, Manifest, Package, TensorSpec
 from mlops.package.datatypes import numpy_dtype
 from mlops.tap import Why

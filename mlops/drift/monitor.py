@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from mlops.drift.columns import Array, Columns, Integers, sides_of
 from mlops.drift.counts import WindowCounts
+from mlops.drift.defaults import default_spec
 from mlops.drift.judge import Judge
 from mlops.drift.result import Swap, WindowResult
-from mlops.drift.spec import DriftSpec, default_spec
+from mlops.drift.spec import DriftSpec
 from mlops.drift.windows import Clock, clock_of
 from mlops.package import Baseline, Manifest
 from mlops.tap import Why

@@ -16,8 +16,11 @@ DAILY_ROWS = 250
 _DAYS_PER_YEAR = 366
 #: The tag of a package that names the exchange whose sessions its windows are.
 CALENDAR_TAG = "calendar"
+#: Pieces of windows that follow the clock: some may hold no row, 20 must.
+TIMED_SUB_BLOCKS = 24
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 #: A window of a daily model that scores many names at a time: rows say nothing about how long it is.
-_CROSS_SECTION_DAYS = 84
+CROSS_SECTION_DAYS = 84
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +127,27 @@ def is_intraday(manifest: Manifest, baseline: Baseline) -> bool:
     return sum(block.rows for block in blocks) > 2 * (span / DAY_NS + 1)
 
 
-def default_spec(manifest: Manifest, baseline: Baseline, **changes: Any) -> DriftSpec:
-    """One exchange session for an intraday model (the UTC day where it names no calendar), 250 rows for a daily one.
+def parse_window(text: str) -> dict[str, Any]:
+    """Entries of DriftSpec for a window as people write it: `count:500`, `time:12h`, `session:XNYS`.
 
-    A daily model of a cross-section has many rows a day, so it gets 84 days. `changes` are entries of DriftSpec.
+    Raises
+    ------
+    ConfigurationError
+        Where it is none of them.
+
+    Examples
+    --------
+    >>> parse_window("time:7d")
+    {'kind': 'time', 'length_s': 604800, 'sub_blocks': 24}
     """
-    if is_intraday(manifest, baseline):
-        calendar = manifest.tags.get(CALENDAR_TAG, "")
-        settings: dict[str, Any] = {"sub_blocks": 24}
-        settings |= {"kind": "session", "calendar": calendar} if calendar else {"kind": "time"}
-    elif manifest.outcomes is not None and manifest.outcomes.kind == "cross_sectional":
-        settings = {"kind": "time", "length_s": _CROSS_SECTION_DAYS * 86_400, "sub_blocks": 21, "lateness_s": 86_400.0}
-    else:
-        settings = {"kind": "count"}
-    return DriftSpec(**(settings | changes))
+    kind, _, size = text.partition(":")
+    if kind == "count" and size.isdecimal():
+        return {"kind": "count", "rows": int(size), "sub_blocks": MIN_SUB_BLOCKS}
+    if kind == "time" and size[:-1].isdecimal() and size[-1:] in _UNITS_S:
+        return {"kind": "time", "length_s": int(size[:-1]) * _UNITS_S[size[-1]], "sub_blocks": TIMED_SUB_BLOCKS}
+    if kind == "session" and size:
+        return {"kind": "session", "calendar": size, "sub_blocks": TIMED_SUB_BLOCKS}
+    raise ConfigurationError(
+        f"window {text!r}: count:ROWS, time:LENGTH (such as 12h or 7d) or session:CALENDAR (such as XNYS) is expected",
+        field="window",
+    )

@@ -9,7 +9,7 @@ import traceback
 import typer
 from rich.console import Console
 
-from tickserve.cli import desired, keys, models, package, split
+from tickserve.cli import desired, drift, keys, models, package, split
 from tickserve.cli.control import drain, events, follow, halt, resume, rollback, status
 from tickserve.cli.demo import demo
 from tickserve.cli.predict import predict
@@ -31,6 +31,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(desired.app, name="desired")
 app.add_typer(split.app, name="split")
+app.add_typer(drift.app, name="drift")
 
 
 def main() -> None:
