@@ -42,6 +42,11 @@ class Lengths:
         if not all(1 <= length <= self.window for length in (self.window, *self.rolling)):
             raise ValueError(f"rolling lengths {self.rolling} must lie from 1 to the window of {self.window} periods")
 
+    def of(self, figure: str) -> int | None:
+        """The length of a rolling figure by its name; None for one of the whole window."""
+        length = figure.rpartition("_")[2]
+        return int(length) if length.isdigit() else None
+
 
 def outcome_figures(
     rows: JoinedRows, manifest: Manifest, version: str, horizon: Horizon, lengths: Lengths | None = None
@@ -57,25 +62,14 @@ def outcome_figures(
         raise ValueError(f"package of {manifest.name!r} declares no outcomes")
     lengths = lengths or Lengths()
     view = View(rows, manifest.outcomes, horizon).last(lengths.window)
-    start, end = (int(view.rows.time_ns[0]), int(view.rows.time_ns[-1])) if len(view.rows) else (0, 0)
+    start, end = view.span()
 
-    def figure(name: str, estimate: Estimate) -> OutcomeFigure:
-        return OutcomeFigure(
-            manifest.name,
-            version,
-            horizon.name,
-            name,
-            estimate.value,
-            estimate.lower,
-            estimate.upper,
-            estimate.standard_error,
-            estimate.n,
-            start,
-            end,
-            "ok" if estimate.lower is not None else "insufficient",
-        )
+    def named(name: str, estimate: Estimate) -> OutcomeFigure:
+        length = lengths.of(name)
+        first = start if length is None else view.last(length).span()[0]
+        return _figure(manifest.name, version, horizon.name, name, estimate, first, end)
 
-    return tuple(figure(name, estimate) for name, estimate in _estimates(view, manifest, lengths))
+    return tuple(named(name, estimate) for name, estimate in _estimates(view, manifest, lengths))
 
 
 def pnl_figures(
@@ -84,23 +78,31 @@ def pnl_figures(
     """The figures of returns that a strategy reported itself, after its own costs: period by period, oldest first."""
     lengths = lengths or Lengths()
     start_ns, returns = start_ns[-lengths.window :], returns[-lengths.window :]
-    start, end = (int(start_ns[0]), int(start_ns[-1])) if len(start_ns) else (0, 0)
-    return tuple(
-        OutcomeFigure(
-            model,
-            "",
-            "pnl",
-            name,
-            found.value,
-            found.lower,
-            found.upper,
-            found.standard_error,
-            found.n,
-            start,
-            end,
-            "ok" if found.lower is not None else "insufficient",
-        )
-        for name, found in _of_returns(returns, periods_per_year, 1, lengths)
+
+    def named(name: str, estimate: Estimate) -> OutcomeFigure:
+        covered = start_ns[-(lengths.of(name) or lengths.window) :]
+        start, end = (int(covered[0]), int(covered[-1])) if len(covered) else (0, 0)
+        return _figure(model, "", "pnl", name, estimate, start, end)
+
+    return tuple(named(name, estimate) for name, estimate in _of_returns(returns, periods_per_year, 1, lengths))
+
+
+def _figure(
+    model: str, version: str, horizon: str, name: str, estimate: Estimate, start_ns: int, end_ns: int
+) -> OutcomeFigure:
+    return OutcomeFigure(
+        model,
+        version,
+        horizon,
+        name,
+        estimate.value,
+        estimate.lower,
+        estimate.upper,
+        estimate.standard_error,
+        estimate.n,
+        start_ns,
+        end_ns,
+        "ok" if estimate.lower is not None else "insufficient",
     )
 
 
@@ -116,6 +118,11 @@ class View:
     def periods(self) -> int:
         """How many distinct periods there are."""
         return len(np.unique(self.period))
+
+    def span(self) -> tuple[int, int]:
+        """Event times of the first and the last row; 0 where there is none."""
+        times = self.rows.time_ns
+        return (int(times[0]), int(times[-1])) if len(times) else (0, 0)
 
     def last(self, length: int) -> "View":
         """The rows of the latest periods."""

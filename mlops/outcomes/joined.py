@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlops.outcomes.packing import texts
 from mlops.statistics.rows import Floats, Integers
 
 
@@ -77,17 +78,11 @@ def joined_rows(
     matrix = np.empty((n, 0)) if features is None else np.asarray(features, np.float64)
     return JoinedRows(
         np.asarray(time_ns, np.int64)[order],
-        _texts(entity)[order],
-        _texts(key)[order],
+        texts(entity)[order],
+        texts(key)[order],
         np.asarray(prediction, np.float64)[order],
         np.asarray(signal, np.float64)[order],
         np.asarray(value, np.float64)[order],
         matrix[order],
         feature_names,
     )
-
-
-def _texts(values: Sequence[str]) -> NDArray[Any]:
-    array = np.empty(len(values), object)
-    array[:] = list(values)
-    return array

@@ -4,6 +4,10 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
 
+import numpy as np
+
+from mlops.outcomes.packing import Columns, texts
+
 #: Names a predicted row: model, entity and event time, or request id and row.
 Key = tuple[str, str, int] | tuple[str, int]
 
@@ -120,13 +124,27 @@ class Ledger:
             self._index()
         return len(gone)
 
-    def entries(self) -> list[tuple[Key, str, int, int, float]]:
-        """Everything known, in the order of its keys' first outcomes, for a checkpoint."""
-        return [(key, horizon, *found) for key, values in self._known.items() for horizon, found in values.items()]
+    def state(self) -> Columns:
+        """Everything known, for a checkpoint."""
+        known = [(key, horizon, found) for key, values in self._known.items() for horizon, found in values.items()]
+        return {
+            "ledger.name": texts(key[0] for key, _, _ in known),
+            "ledger.entity": texts(key[1] if len(key) == 3 else "" for key, _, _ in known),
+            "ledger.number": np.array([key[-1] for key, _, _ in known], np.int64),
+            "ledger.is_request": np.array([len(key) == 2 for key, _, _ in known], np.bool_),
+            "ledger.horizon": texts(horizon for _, horizon, _ in known),
+            "ledger.available": np.array([found[0] for _, _, found in known], np.int64),
+            "ledger.order": np.array([found[1] for _, _, found in known], np.int64),
+            "ledger.value": np.array([found[2] for _, _, found in known], np.float64),
+        }
 
-    def restore(self, entries: list[tuple[Key, str, int, int, float]]) -> None:
-        """Takes the place of an empty ledger."""
-        for key, horizon, available, order, value in entries:
+    def restore(self, columns: Columns) -> None:
+        """Takes up what `state` gave, into an empty ledger."""
+        names = ("name", "entity", "number", "is_request", "horizon", "available", "order", "value")
+        for name, entity, number, is_request, horizon, available, order, value in zip(
+            *(columns[f"ledger.{each}"].tolist() for each in names), strict=True
+        ):
+            key: Key = (name, number) if is_request else (name, entity, number)
             self._known.setdefault(key, {})[horizon] = (available, order, value)
         self._index()
 

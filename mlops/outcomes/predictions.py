@@ -1,6 +1,7 @@
 """Predicted rows as columns, taken out of batches of the prediction log."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,15 @@ def predictions_of(batch: Batch, manifest: Manifest) -> Predictions:
         _features(batch, manifest, records, row),
     )
     return found if kept.all() else found.take(kept)
+
+
+def concatenated(chunks: Sequence[Predictions], features: int) -> Predictions:
+    """One run of rows; empty, of so many features, where there are none."""
+    if not chunks:
+        return _none(features)
+    return Predictions(
+        *(np.concatenate([getattr(each, field.name) for each in chunks]) for field in fields(Predictions))
+    )
 
 
 def _features(batch: Batch, manifest: Manifest, records: Integers, row: Integers) -> NDArray[Any]:

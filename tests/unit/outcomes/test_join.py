@@ -133,7 +133,7 @@ def test_rows_that_wait_too_long_are_let_go_and_counted(ledger: Ledger) -> None:
         join.add(
             make_batch([[0.6]] * 3, event_time_ns=[START_NS + DAY_NS * (day + i) for i in range(3)], first_position=day)
         )
-    assert (join.waiting, join.let_go) == (3, 6)
+    assert (join.waiting, join.let_go) == (5, 4)
     assert not tell(ledger, join, of_day(0, 0.01)), "late: the row is gone"
     assert tell(ledger, join, of_day(8, 0.01))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlops.prediction_log import Batch
+from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.keeping import compact
 from mlops.prediction_log.reading import SEGMENTS, read_all, read_log
 from mlops.prediction_log.segments import SegmentWriter
@@ -238,7 +239,7 @@ def test_schemas_that_change_between_versions_come_back_from_parquet_as_they_wer
         life.write(3, of=version(number, features))
         log.drain()
     before = log.all()
-    assert compact(tmp_path) == 2
+    assert compact(tmp_path, LogIndex(tmp_path)) == 2
     after = log.all()
     assert ids(after) == ids(before)
     widths = [batch.inputs["features"].shape[1] for batch in read_log(tmp_path, "demo", "2")]
