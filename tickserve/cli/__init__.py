@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from tickserve.cli import desired, drift, keys, models, package, split
-from tickserve.cli.control import choose, drain, events, follow, halt, release, resume, rollback, status
+from tickserve.cli.control import choose, drain, events, follow, halt, release, resume, rollback
 from tickserve.cli.demo import demo
 from tickserve.cli.predict import predict
 from tickserve.cli.replay import replay
