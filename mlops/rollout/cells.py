@@ -39,7 +39,7 @@ class CanaryNotWorse:
         Windows between two starts.
     """
 
-    def __init__(self, *, ratio: float = 1.0, restart_windows: int = 120) -> None:
+    def __init__(self, *, ratio: float = 1.0, restart_windows: int = 30) -> None:
         self._ratio, self._restart = ratio, restart_windows
         self._share_bp = -1
         self._windows = 0
