@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from tickserve.client.aio_stream import Stream
+from tickserve.client.choice import TransportName, connect_aio
 from tickserve.client.core import Core, Job, Outcome, Pause, Step
 from tickserve.client.exchange import DEFAULT_WINDOW
 from tickserve.client.features import Features
-from tickserve.client.grpc_aio import GrpcAioTransport
 from tickserve.client.options import Request, RequestOptions
 from tickserve.client.transport import AioConnect, CallError, Tls
 from tickserve.errors import TickserveError
@@ -39,10 +39,11 @@ class Client:
         timeout_s: float = 1.0,
         tls: Tls | None = None,
         check_features: bool = True,
-        connect: AioConnect = GrpcAioTransport,
+        transport: TransportName = "auto",
+        connect: AioConnect | None = None,
     ) -> None:
         self._core = Core(address, model=model, timeout_s=timeout_s, check_features=check_features)
-        self._transport = connect(address, tls)
+        self._transport = connect_aio(address, tls, transport) if connect is None else connect(address, tls)
 
     async def predict(self, features: Features, **options: Unpack[RequestOptions]) -> Prediction:
         """The model's answer for one or more rows; see `tickserve.Client.predict`."""

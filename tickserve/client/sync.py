@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
+from tickserve.client.choice import TransportName
+from tickserve.client.choice import connect as connect_by_name
 from tickserve.client.core import Core, Job, Outcome, Pause, Step
 from tickserve.client.exchange import DEFAULT_WINDOW
 from tickserve.client.features import Features
-from tickserve.client.grpc_sync import GrpcTransport
 from tickserve.client.options import Request, RequestOptions
 from tickserve.client.stream import Stream
 from tickserve.client.transport import CallError, Connect, Tls
@@ -35,8 +36,10 @@ class Client:
         Sends the digest of the feature names with values by position, too. This costs one GetModel a model and
         client. The order is the one that this client saw first, for its whole life: when a swap brings another one,
         arrays are refused with FeaturesChangedError until they follow it and a new client is made.
-    connect : callable
-        Makes the transport.
+    transport : {"auto", "grpcio", "native"}
+        What carries the calls. `auto` is the native one where tickserve-native is installed, else grpcio.
+    connect : callable, optional
+        Makes the transport instead.
 
     Examples
     --------
@@ -52,10 +55,11 @@ class Client:
         timeout_s: float = 1.0,
         tls: Tls | None = None,
         check_features: bool = True,
-        connect: Connect = GrpcTransport,
+        transport: TransportName = "auto",
+        connect: Connect | None = None,
     ) -> None:
         self._core = Core(address, model=model, timeout_s=timeout_s, check_features=check_features)
-        self._transport = connect(address, tls)
+        self._transport = connect_by_name(address, tls, transport) if connect is None else connect(address, tls)
 
     def predict(self, features: Features, **options: Unpack[RequestOptions]) -> Prediction:
         """The model's answer for one or more rows.
