@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from tickserve.cli import desired, keys, models, package
+from tickserve.cli.bench import bench
 from tickserve.cli.control import drain, events, follow, halt, resume, rollback, status
 from tickserve.cli.demo import demo
 from tickserve.cli.predict import predict
@@ -23,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, serve, predict, status, halt, resume, follow, rollback, events, drain):
+for command in (demo, train, serve, predict, status, halt, resume, follow, rollback, events, drain, bench):
     app.command()(command)
 app.add_typer(package.app, name="package")
 app.add_typer(keys.app, name="keys")
