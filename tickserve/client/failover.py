@@ -26,6 +26,8 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
 
 # A server that just failed goes to the end of the line for so long, doubled while it goes on.
 _SUSPECT_S, _MAX_SUSPECT_S = 0.25, 8.0
+# How long the first calls of a client wait for a server that is preferred to one that is known to serve.
+_PATIENCE_S = 0.05
 # What another server may say otherwise about. HALTED is not among them: an operator stopped the model on purpose.
 _ELSEWHERE = frozenset({Reason.DRAINING.value, Reason.LOADING.value, Reason.OVERLOADED.value})
 
@@ -89,6 +91,7 @@ class Endpoints:
     def __init__(self, addresses: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._endpoints = [_Endpoint(address) for address in addresses]
         self._clock = clock
+        self._patient_until: float | None = None
 
     def address(self, index: int) -> str:
         """Of one server."""
@@ -117,10 +120,24 @@ class Endpoints:
             raise AssertionError("some server is next where none was tried")
         return index
 
-    def is_decided(self, tried: set[int]) -> bool:
-        """Whether one of the others serves, or all of them have been heard of, so that there is nothing to wait for."""
+    def wait_s(self, tried: set[int], left_s: float) -> float:
+        """How long to wait for word from a server before the next one is asked; 0 where it is clear which.
+
+        At first for those that are preferred, for a moment; and where none of the others is known to serve, for those
+        that have not been heard of.
+        """
+        now = self._clock()
+        if self._patient_until is None:
+            self._patient_until = now + _PATIENCE_S
         healths = [each.health for index, each in enumerate(self._endpoints) if index not in tried]
-        return Health.UNKNOWN not in healths or min(healths) < Health.UNKNOWN
+        if Health.UNKNOWN not in healths:
+            return 0.0
+        is_one_good = min(healths) < Health.UNKNOWN
+        if not is_one_good:
+            return left_s
+        first_good = next(place for place, health in enumerate(healths) if health < Health.UNKNOWN)
+        is_preferred_good = first_good < healths.index(Health.UNKNOWN)
+        return 0.0 if is_preferred_good else max(0.0, min(left_s, self._patient_until - now))
 
     def took(self, index: int, outcome: bytes | CallError) -> None:
         """Notes how a call went, so that the next ones go where it is better before health says so."""
@@ -132,9 +149,10 @@ class Endpoints:
         pause_s = min(_SUSPECT_S * 2 ** min(endpoint.misses - 1, 10), _MAX_SUSPECT_S)
         endpoint.suspect_until = self._clock() + pause_s
 
-    def _rank(self, index: int, now: float) -> tuple[bool, Health, int]:
+    def _rank(self, index: int, now: float) -> tuple[bool, bool, int]:
         endpoint = self._endpoints[index]
-        return endpoint.suspect_until > now, endpoint.health, index
+        is_known = endpoint.health in (Health.SERVING, Health.UNWATCHED)
+        return endpoint.suspect_until > now, not is_known, index
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +183,8 @@ def attempts(endpoints: Endpoints, method: str, timeout_s: float, tried: set[int
     story: list[str] = []
     last: CallError | None = None
     while True:
-        while not endpoints.is_decided(tried) and (left_s := end - time.monotonic()) > 0:
-            yield Await(left_s)
+        while (left_s := end - time.monotonic()) > 0 and (wait_s := endpoints.wait_s(tried, left_s)) > 0:
+            yield Await(wait_s)
         index, left_s = endpoints.next(tried), end - time.monotonic()
         if index is None:
             raise _retold(last, story) if last is not None else none_left()

@@ -1,6 +1,7 @@
 """One transport out of several, for an event loop."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 
 from tickserve.client.core import PREDICT
@@ -60,7 +61,9 @@ class FailoverAioTransport:
 
     async def open_stream(self, method: str) -> AioByteStream:
         """A stream at the server to ask now."""
-        await self._await_decision(set(), _STREAM_S)
+        end = time.monotonic() + _STREAM_S
+        while (wait_s := self._endpoints.wait_s(set(), end - time.monotonic())) > 0:
+            await self._await_word(wait_s)
         return self._transports[self._endpoints.first()].stream(method)
 
     async def _call(self, method: str, request: bytes, timeout_s: float, tried: set[int]) -> bytes:
@@ -78,7 +81,7 @@ class FailoverAioTransport:
                 except CallError as failed:
                     outcome = failed
             else:
-                await self._await_decision(tried, step.left_s)
+                await self._await_word(step.left_s)
                 outcome = None
 
     async def _call_hedged(self, hedge: Hedge, request: bytes, timeout_s: float) -> bytes:
@@ -104,10 +107,10 @@ class FailoverAioTransport:
             for call in calls:
                 call.cancel()
 
-    async def _await_decision(self, tried: set[int], timeout_s: float) -> None:
+    async def _await_word(self, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait_for(lambda: self._is_closed or self._endpoints.is_decided(tried))
+                await self._changed.wait()
         except TimeoutError:
             pass
         if self._is_closed:

@@ -1,6 +1,7 @@
 """One transport out of several, for threads."""
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -24,6 +25,7 @@ from tickserve.client.transport import ByteStream, CallError, Connect, Tls, Tran
 # How long a new stream waits for a server that says that it serves, and closing for the threads that watch.
 _STREAM_S = 1.0
 _CLOSE_S = 1.0
+_GLANCE_S = 0.01
 _HEDGING_THREADS = 32
 
 
@@ -57,7 +59,9 @@ class FailoverTransport:
     def stream(self, method: str) -> ByteStream:
         """See Transport. The stream stays with the server that it began at."""
         self._start()
-        self._await_decision(set(), _STREAM_S)
+        end = time.monotonic() + _STREAM_S
+        while (wait_s := self._endpoints.wait_s(set(), end - time.monotonic())) > 0:
+            self._await_word(wait_s)
         return self._transports[self._endpoints.first()].stream(method)
 
     def close(self) -> None:
@@ -86,7 +90,7 @@ class FailoverTransport:
             if isinstance(step, Ask):
                 outcome = self._ask(step, method, request)
             else:
-                self._await_decision(tried, step.left_s)
+                self._await_word(step.left_s)
                 outcome = None
 
     def _ask(self, step: Ask, method: str, request: bytes) -> bytes | CallError:
@@ -122,9 +126,10 @@ class FailoverTransport:
                 self._hedging = ThreadPoolExecutor(_HEDGING_THREADS, thread_name_prefix="tickserve-hedge")
             return self._hedging
 
-    def _await_decision(self, tried: set[int], timeout_s: float) -> None:
+    def _await_word(self, timeout_s: float) -> None:
+        """Until something is heard; what came between asking and waiting is missed, so the wait is cut into pieces."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed.is_set() or self._endpoints.is_decided(tried), timeout_s)
+            self._changed.wait(min(timeout_s, _GLANCE_S))
         if self._closed.is_set():
             raise is_closed()
 
