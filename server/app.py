@@ -23,8 +23,6 @@ from server.api.repository import RepositoryService
 from server.config import Settings
 from server.descriptors import provide_descriptors
 from server.engine.choose import choose_engine
-from server.http import HttpServer
-from server.log import configure_log
 from server.metrics import ServerCollector
 from server.models import (
     BreakerLimits,
@@ -42,13 +40,16 @@ from server.models import (
     Snapshot,
     Source,
     ThreadLoader,
+    Trials,
     parse_policy,
 )
 from server.notify import Notifier
 from server.starting import is_loaded
 from server.tap import Tap, widest_record
-from server.tls import Certificates
 from tickserve.errors import Code, ConfigurationError, StatusError
+from tickserve.listening.http import HttpServer
+from tickserve.listening.log import configure_log
+from tickserve.listening.tls import Certificates
 
 _log = structlog.get_logger()
 #: Threads of the control plane give the interpreter back to the data plane after this long.
@@ -85,6 +86,7 @@ class Server:
         self._notifier = Notifier(environment, self._engine.is_alive)
         state = settings.home / "server"
         self._memory = Memory(settings.memory_budget_mb << 20)
+        self._trials = Trials(settings.load_timeout_s) if settings.trial_load else None
         #: Set when there is something to do for the thread that changes the plan.
         self._work = threading.Event()
         source = make_source(settings, lambda: self._reconciler.digests())
@@ -97,6 +99,7 @@ class Server:
                 settings.loading_threads, settings.load_timeout_s, wake=self._work.set, drop=self._engine.discard
             ),
             memory=self._memory,
+            trials=self._trials,
             events=EventLog(state / "events.jsonl"),
         )
         self._reporter = make_reporter(source, self._reconciler, settings.server_name, self._engine.name, self._facts)
@@ -104,7 +107,7 @@ class Server:
         self._guard = Guard(
             self._reconciler,
             operations,
-            self._engine.counters,
+            self._engine.runs,
             BreakerLimits(
                 settings.breaker_bad_share,
                 settings.breaker_run_factor,
@@ -236,6 +239,8 @@ class Server:
     def _watch_versions(self) -> None:
         while not self._ending.wait(_WATCH_S):
             self._guard.check()
+            if self._trials is not None:
+                self._trials.tend()
 
     def _is_loaded(self) -> bool:
         """Whether every model that must be there is. Raises where one cannot be, unless told to serve the rest."""
@@ -274,6 +279,8 @@ class Server:
         # First, so that no call changes a plan that no one serves any more.
         self._admin.stop()
         self._reconciler.close()
+        if self._trials is not None:
+            self._trials.close()
         self._engine.stop(self._settings.grace_s)
         self._log_faults()
         self._notifier.stop()

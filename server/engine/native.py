@@ -4,7 +4,7 @@ import importlib.metadata
 import importlib.util
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,23 +15,23 @@ from mlops.package import MODEL_FILE, ColumnMapping, Datatype, TensorSpec
 from mlops.package.datatypes import numpy_dtype
 from mlops.package.rules import OutputLimits, feature_bounds
 from mlops.package.runtime import golden_error
-from server.connections import DEFAULT_BOUNDS, ConnectionBounds
 from server.engine import texts
-from server.engine.base import STAGES, Counters, ModelCounters, Prepared, StageCounts, VersionCounters
+from server.engine.base import STAGES, Counters, ModelCounters, Prepared, RunCounts, StageCounts, VersionCounters
 from server.engine.python import metadata, prediction
 from server.engine.python.reflection import SERVICES, descriptors
 from server.engine.python.runtime import Runtime, Tally
 from server.engine.python.serving import Installed, build
 from server.plan import ModelPlan, Plan, Role, VersionPlan
-from server.sockets import socket_file
 from server.tap import UNTAPPED, Tap, TappedModel
-from server.tls import Certificates, TlsIdentity
 from tickserve.address import is_unix, split_host
 from tickserve.errors import ConfigurationError, PackageError
+from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
+from tickserve.listening.sockets import socket_file
+from tickserve.listening.tls import Certificates, TlsIdentity
 from tickserve.wire import grpc_service_pb2 as oip
 
 #: The format of what is handed over; the module must hold the same.
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
 _BACKLOG = 1024
 _OFFERED = (
     "inference.GRPCInferenceService",
@@ -188,6 +188,21 @@ class NativeEngine:
             worker_busy_ns=found["worker_busy_ns"],
         )
 
+    def runs(self, versions: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], RunCounts]:
+        """How some versions have done."""
+        asked = list(versions)
+        return {
+            key: RunCounts(
+                answered,
+                rows,
+                {reason or "": count for reason, count in errors},
+                StageCounts(np.frombuffer(run, "<u8").tolist(), sum_ns),
+            )
+            for key, found in zip(asked, self._native.runs(asked), strict=True)
+            if found is not None
+            for answered, rows, errors, run, sum_ns in [found]
+        }
+
     def take_faults(self) -> Sequence[str]:
         """Texts of unexpected failures since the last call."""
         return cast(Sequence[str], self._native.take_faults())
@@ -301,6 +316,7 @@ def _model(model: ModelPlan, described: Installed, tapped: TappedModel) -> dict[
         "salt": model.split.salt,
         "segments": [(each.upper_bound, each.version, int(each.role)) for each in model.split.segments],
         "pins": sorted(model.pins),
+        "client_pins": [(version, sorted(clients)) for version, clients in model.client_pins.items()],
         "halt": None if model.halt is None else {"reason": model.halt.reason, "actor": model.halt.actor},
         "position_scale": model.position_scale,
         "described": [

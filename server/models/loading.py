@@ -228,6 +228,12 @@ class Memory:
                 )
             self._reserved[key] = expected_bytes
 
+    def room_bytes(self, key: Key) -> int:
+        """What a load may take that has reserved: that, and all that is free. 0 is no bound."""
+        with self._lock:
+            others = sum(self._loaded.values()) + sum(self._reserved.values()) - self._reserved.get(key, 0)
+            return max(1, self.budget_bytes - others) if self.budget_bytes else 0
+
     def settle(self, key: Key) -> None:
         """Ends the reservation of a load, however that went."""
         with self._lock:

@@ -38,7 +38,7 @@ class Rig:
 
     def guarded(self, *, halts: bool) -> None:
         self.guard = Guard(
-            self.reconciler, self.operations, self.bench.engine.counters, LIMITS, halts=halts, clock=lambda: self.now
+            self.reconciler, self.operations, self.bench.engine.runs, LIMITS, halts=halts, clock=lambda: self.now
         )
 
     def look(self) -> None:

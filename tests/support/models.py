@@ -51,6 +51,25 @@ def bool_model() -> bytes:
     )
 
 
+def large_model(values: int) -> bytes:
+    """A small file that takes four bytes a value once it is loaded, and is answered by sums of the features."""
+    size = helper.make_tensor("size", TensorProto.INT64, [1], [values])
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    return _model(
+        [
+            # Constant, so that the runtime works it out as it loads.
+            helper.make_node("ConstantOfShape", ["size"], ["many"], value=one),
+            helper.make_node("ReduceMean", ["many"], ["mean"], keepdims=0),
+            helper.make_node("ReduceSum", ["features", "axes"], ["row_sum"], keepdims=1),
+            helper.make_node("Mul", ["row_sum", "mean"], ["values"]),
+        ],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", 1])],
+        [size, axes],
+    )
+
+
 def huge_model() -> bytes:
     """A valid file whose one row no machine can hold."""
     return _model(

@@ -9,7 +9,7 @@ import traceback
 import typer
 from rich.console import Console
 
-from tickserve.cli import desired, keys, models, package
+from tickserve.cli import desired, keys, models, package, split
 from tickserve.cli.bench import bench
 from tickserve.cli.control import drain, events, follow, halt, resume, rollback, status
 from tickserve.cli.demo import demo
@@ -30,6 +30,7 @@ app.add_typer(package.app, name="package")
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(desired.app, name="desired")
+app.add_typer(split.app, name="split")
 
 
 def main() -> None:
