@@ -3,16 +3,17 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from tickserve.client.aio_stream import Stream
+from tickserve.client.choice import TransportName, connect_aio
 from tickserve.client.core import Core, Job, Outcome, Pause, Step
 from tickserve.client.exchange import DEFAULT_WINDOW
 from tickserve.client.failover import make_hedge
 from tickserve.client.failover_aio import FailoverAioTransport
 from tickserve.client.features import Features
-from tickserve.client.grpc_aio import GrpcAioTransport
 from tickserve.client.options import Request, RequestOptions
 from tickserve.client.transport import AioConnect, CallError, Tls
 from tickserve.errors import TickserveError
@@ -43,13 +44,17 @@ class Client:
         check_features: bool = True,
         hedge_after_s: float | None = None,
         may_execute_twice: bool = False,
-        connect: AioConnect = GrpcAioTransport,
+        transport: TransportName = "auto",
+        connect: AioConnect | None = None,
     ) -> None:
         self._core = Core(address, model=model, timeout_s=timeout_s, check_features=check_features)
         addresses = self._core.addresses
         hedge = make_hedge(hedge_after_s, may_execute_twice=may_execute_twice, servers=len(addresses))
+        connecting = connect or partial(connect_aio, transport=transport)
         self._transport = (
-            connect(addresses[0], tls) if len(addresses) == 1 else FailoverAioTransport(addresses, tls, connect, hedge)
+            connecting(addresses[0], tls)
+            if len(addresses) == 1
+            else FailoverAioTransport(addresses, tls, connecting, hedge)
         )
 
     async def predict(self, features: Features, **options: Unpack[RequestOptions]) -> Prediction:

@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
+from tickserve.client.choice import TransportName
+from tickserve.client.choice import connect as connect_by_name
 from tickserve.client.core import Core, Job, Outcome, Pause, Step
 from tickserve.client.exchange import DEFAULT_WINDOW
 from tickserve.client.failover import make_hedge
 from tickserve.client.failover_sync import FailoverTransport
 from tickserve.client.features import Features
-from tickserve.client.grpc_sync import GrpcTransport
 from tickserve.client.options import Request, RequestOptions
 from tickserve.client.stream import Stream
 from tickserve.client.transport import CallError, Connect, Tls
@@ -42,8 +44,10 @@ class Client:
     hedge_after_s : float, optional
         With several servers: asks a second one where the first has not answered after this time, and takes the first
         answer. Both may execute the request, so `may_execute_twice=True` must be given, too.
-    connect : callable
-        Makes the transport to one server.
+    transport : {"auto", "grpcio", "native"}
+        What carries the calls. `auto` is the native one where tickserve-native is installed, else grpcio.
+    connect : callable, optional
+        Makes the transport to one server instead.
 
     Examples
     --------
@@ -61,13 +65,17 @@ class Client:
         check_features: bool = True,
         hedge_after_s: float | None = None,
         may_execute_twice: bool = False,
-        connect: Connect = GrpcTransport,
+        transport: TransportName = "auto",
+        connect: Connect | None = None,
     ) -> None:
         self._core = Core(address, model=model, timeout_s=timeout_s, check_features=check_features)
         addresses = self._core.addresses
         hedge = make_hedge(hedge_after_s, may_execute_twice=may_execute_twice, servers=len(addresses))
+        connecting = connect or partial(connect_by_name, transport=transport)
         self._transport = (
-            connect(addresses[0], tls) if len(addresses) == 1 else FailoverTransport(addresses, tls, connect, hedge)
+            connecting(addresses[0], tls)
+            if len(addresses) == 1
+            else FailoverTransport(addresses, tls, connecting, hedge)
         )
 
     def predict(self, features: Features, **options: Unpack[RequestOptions]) -> Prediction:

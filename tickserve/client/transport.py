@@ -9,6 +9,9 @@ from typing import Protocol
 from tickserve.address import check_target
 from tickserve.errors import Code, ConfigurationError
 
+#: A longer answer is refused by its announced length. Servers bound theirs far below.
+MAX_ANSWER_BYTES = 256 << 20
+
 _NO_TRAILERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -85,12 +88,14 @@ class AioTransport(Protocol):
 class Tls:
     """TLS, and the client's own certificate where the server asks for one; files are PEM.
 
-    Without `ca_file` the server's certificate is checked against the roots that grpc brings.
+    Without `ca_file` the server's certificate is checked against the roots that grpc brings. `server_name` is the name
+    that it must bear, where that is not the host of the address.
     """
 
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
+    server_name: str | None = None
 
 
 #: Makes a transport for a checked address.
