@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from tickserve.cli import desired, drift, keys, models, package, split
+from tickserve.cli.bench import bench
 from tickserve.cli.control import choose, drain, events, follow, halt, release, resume, rollback
 from tickserve.cli.demo import demo
 from tickserve.cli.predict import predict
@@ -42,6 +43,7 @@ for command in (
     release,
     events,
     drain,
+    bench,
 ):
     app.command()(command)
 app.add_typer(package.app, name="package")
