@@ -13,6 +13,7 @@ from tickserve.cli import desired, drift, keys, models, package, split
 from tickserve.cli.control import drain, events, follow, halt, resume, rollback, status
 from tickserve.cli.demo import demo
 from tickserve.cli.predict import predict
+from tickserve.cli.replay import replay
 from tickserve.cli.serve import serve
 from tickserve.cli.sidecar import sidecar
 from tickserve.cli.train import train
@@ -24,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, serve, sidecar, predict, status, halt, resume, follow, rollback, events, drain):
+for command in (demo, train, serve, sidecar, replay, predict, status, halt, resume, follow, rollback, events, drain):
     app.command()(command)
 app.add_typer(package.app, name="package")
 app.add_typer(keys.app, name="keys")
