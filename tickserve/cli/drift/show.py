@@ -55,14 +55,14 @@ def _window(window: "WindowResult") -> Table:
     )
     table = Table(title=escape(title), title_justify="left", padding=(0, 1), box=SIMPLE)
     table.add_column("column", no_wrap=True)
-    for name in ("PSI", "null 99%", "p", "n", "eff. n", "warns at"):
+    for name in ("PSI", "null 99%", "p", "warns above"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for decision in window.decisions:
         figure = window.figure(decision.side, decision.column, "psi")
         table.add_row(
             escape(decision.column),
-            *map(_number, (figure.value, figure.null_q99, figure.p, figure.n, figure.effective_n, decision.warning)),
+            *map(_number, (figure.value, figure.null_q99, figure.p, decision.warning)),
             f"[{_STYLES[decision.state]}]{decision.state}[/]",
         )
     return table
