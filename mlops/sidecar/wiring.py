@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlops.sidecar.alerting import make_alerts
 from mlops.sidecar.consumers import Consumer
 from mlops.sidecar.packages import PackageFinder
 from mlops.sidecar.settings import SidecarSettings
@@ -31,4 +32,6 @@ class Context:
 
 def make_consumers(context: Context) -> Sequence[Consumer]:
     """Every consumer of the log, in the order in which they see a batch."""
-    return ()
+    settings = context.settings
+    alerts = [make_alerts(settings)] if settings.alerts == "on" else []
+    return (*alerts,)

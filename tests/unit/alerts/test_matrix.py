@@ -15,6 +15,7 @@ IC: dict[str, Any] = {
     "figure": "ic",
     "basis": "upper",
     "direction": "below",
+    "length": 60,
     "warning": {"enter": 0.02, "leave": 0.03, "actions": ["notify"]},
 }
 
@@ -39,9 +40,12 @@ def test_shipped_rows_act_on_intervals_or_decisions_alone() -> None:
     [
         ({"figure": "ice"}, "unknown figure 'ice'"),
         ({"source": "weather"}, "source"),
-        ({"basis": "state"}, "basis state is for the psi of drift"),
+        ({"basis": "state", "length": 60}, "basis state is for the psi of drift"),
         ({"name": "No Spaces"}, "name"),
         ({"warning": None}, "needs a warning or a critical level"),
+        ({"length": None}, "length is for ic, rank_ic, sharpe"),
+        ({"figure": "auc"}, "length is for ic, rank_ic, sharpe"),
+        ({"length": 5}, "length"),
         ({"columns": ["rsi"]}, "columns are for drift"),
         ({"surprise": 1}, "surprise"),
         ({"warning": {"enter": 0.02, "leave": 0.01, "actions": ["notify"]}}, "leave 0.01 lies beyond enter 0.02"),
