@@ -6,18 +6,17 @@ All columns of a side are drawn together from the same blocks, so that columns t
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from mlops.drift import figures
 from mlops.drift.columns import Column, Columns, Integers, sides_of
 from mlops.drift.decide import window_level
 from mlops.drift.figures import SMOOTHING, Floats
-from mlops.drift.null import correlation_rows, deviations, inflation
+from mlops.drift.null import Tail, correlation_rows, deviations, inflation, shrunk
 from mlops.drift.result import Side
 from mlops.drift.spec import DAY_NS, DriftSpec, Thresholds
 from mlops.drift.windows import clock_of
@@ -223,30 +222,29 @@ class _Drawn:
         self._n = float(column.reference.sum())
         self._shares = column.reference / self._n
         slow = inflation(column.blocks, self._shares)
-        vectors = deviations(column.blocks)
-        kept = vectors[:, self._occupied]
-        seen = float(((kept**2).sum(axis=0) / self._shares[self._occupied]).sum())
-        independent = float((1 - self._shares[self._occupied]).sum())
-        wanted = independent * slow / self._n, independent * (1 / rows + (slow - 1) / rows)
-        factors = [generator.standard_normal((DRAWS, blocks)) for _ in range(2)]
+        shares = self._shares[self._occupied]
+        vectors = deviations(column.blocks)[:, self._occupied]
+        seen = float(((vectors**2).sum(axis=0) / shares).sum())
+        independent = float((1 - shares).sum())
+        wanted = independent * slow / self._n, independent * slow / rows
+        vectors = shrunk(vectors, shares)
         self._strays = [
-            np.einsum("dg,gk->dk", each, vectors * math.sqrt(want / seen) if seen > 0 else vectors, optimize=False)
-            for each, want in zip(factors, wanted, strict=True)
+            np.zeros((DRAWS, column.cells)),
+            np.zeros((DRAWS, column.cells)),
         ]
+        for strays, factors, want in zip(self._strays, _factors(generator, blocks, len(vectors)), wanted, strict=True):
+            scaled = vectors * math.sqrt(want / seen) if seen > 0 else vectors
+            strays[:, self._occupied] = np.einsum("dg,gk->dk", factors, scaled, optimize=False)
         self.still = self._psi(self._shares)
-        mean, variance = float(self.still.mean()), float(self.still.var())
-        self._scale = variance / (2 * mean) if mean > 0 and variance > 0 else 0.0
-        self._freedom = 2 * mean * mean / variance if variance > 0 else 1.0
+        self._tail = Tail.of(self.still)
 
     def tails(self, values: Floats) -> Floats:
         """How probable each of these values, or more, is without drift."""
-        if not self._scale:
-            return np.where(values > 0, 0.0, 1.0)
-        return np.asarray(stats.chi2.sf(values / self._scale, self._freedom))
+        return self._tail.beyond(values)
 
     def quantile(self, tail: float) -> float:
         """The value that is exceeded with probability `tail` without drift."""
-        return float(self._scale * stats.chi2.isf(tail, self._freedom)) if self._scale else 0.0
+        return self._tail.quantile(tail)
 
     def shifted(self, distance: float) -> Floats:
         """PSI of drawn windows whose values all moved by `distance`, even within each bin of the reference."""
@@ -292,6 +290,13 @@ def _runs(column: Column, rows: float) -> list[float]:
         if value is not None:
             found.append(value)
     return found
+
+
+def _factors(generator: np.random.Generator, blocks: int, vectors: int) -> Iterator[Floats]:
+    """Twice: factors of the blocks, the same for all columns, and of the column's own vectors beyond them."""
+    shared = [generator.standard_normal((DRAWS, blocks)) for _ in range(2)]
+    for factors in shared:
+        yield np.concatenate([factors, generator.standard_normal((DRAWS, max(0, vectors - blocks)))], axis=1)
 
 
 def _generator(columns: Columns) -> np.random.Generator:

@@ -112,8 +112,9 @@ def _onset(columns: Columns, side: int, place: int, windows: Sequence[WindowCoun
     has_rows = cells.sum(axis=1) > 0
     cells, first, last = cells[has_rows], first[has_rows], last[has_rows]
     found = onset.change_point(column.reference, cells, null.inflation(column.blocks, _shares(column.reference)))
-    low = int(last[found.low - 1]) if found.low else None
-    time, high = int(first[found.best]), int(first[found.high])
+    # A sub-block that the change lies in may be taken for one before it or after it.
+    low = int(first[found.low - 1]) if found.low else None
+    time, high = int(first[found.best]), int(last[found.high])
     nearest = min(swaps, key=lambda swap: abs(swap.time_ns - time), default=None)
     is_inside = nearest is not None and (low is None or low <= nearest.time_ns) and nearest.time_ns <= high
     kind: Side = columns.side

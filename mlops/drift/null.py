@@ -9,11 +9,12 @@ to what the reference's blocks, which are longer, say that a stretch of that len
 extrapolated from blocks and pairs of blocks. Batch means: A. M. Law and W. D. Kelton, "Simulation Modeling and
 Analysis", chapter 9. The extrapolation `2 V(2L) - V(L)` removes the bias of order 1 / L: D. Vats and J. M. Flegal,
 "Lugsail lag windows for estimating time-average covariance matrices", Biometrika 109, 2022. The tail is a chi-square
-scaled to the draws' mean and variance: F. E. Satterthwaite, Biometrics Bulletin 2, 1946.
+scaled to the moments of the draws.
 """
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +91,29 @@ def pairs(blocks: Integers) -> Integers:
     return np.add.reduceat(blocks, np.arange(0, len(blocks) - 1, 2), axis=0) if len(blocks) > 1 else blocks
 
 
+def shrunk(vectors: Floats, shares: Floats) -> Floats:
+    """Vectors whose outer products add up to the covariance shrunk towards that of independent rows, times a factor.
+
+    A covariance of 20 cells from 20 or 50 blocks has eigenvalues that are too far apart, and so a statistic that
+    strays too far. O. Ledoit and M. Wolf, "A well-conditioned estimator for large-dimensional covariance matrices",
+    Journal of Multivariate Analysis 88, 2004, with cells divided by the root of their share, so that the target is a
+    multiple of the multinomial covariance.
+    """
+    cells = len(shares) - 1
+    scaled = vectors / np.sqrt(shares)
+    trace = float((scaled**2).sum())
+    if cells < 1 or not trace > 0:
+        return vectors
+    gram = np.einsum("gk,hk->gh", scaled, scaled, optimize=False)
+    norm = float((gram**2).sum())
+    distance = norm - trace * trace / cells
+    error = float((np.diagonal(gram) ** 2).sum()) - norm / len(vectors)
+    weight = min(1.0, max(0.0, error / distance)) if distance > 0 else 1.0
+    root = np.sqrt(shares)
+    target = np.diag(root) - np.outer(root, shares)
+    return np.concatenate([vectors * math.sqrt(1 - weight), target * math.sqrt(weight * trace / cells)])
+
+
 def extrapolated(single: float, double: float) -> float:
     """A variance for endlessly long blocks from those of blocks and of pairs; never below that of blocks."""
     return max(single, 2 * double - single)
@@ -115,7 +139,7 @@ def correlation_rows(column: Column) -> float:
     blocks = column.blocks
     shares = blocks.sum(axis=0) / blocks.sum()
     if column.is_numeric:
-        middle = np.cumsum(shares) - shares / 2 - 0.5
+        middle = _rank(shares)
         scores = [middle, np.abs(middle)]
     else:
         scores = list(np.eye(len(shares)))
@@ -162,16 +186,28 @@ def _w1(column: Column, counts: ColumnCounts) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
+class _Strays:
+    """Vectors that the shares of either side stray along, and the window's variance over that of one row."""
+
+    reference: Floats
+    window: Floats
+    relative: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Null:
-    """Pooled shares of the cells that are occupied, and the vectors that draws are combinations of."""
+    """Pooled shares of the cells that are occupied, and how both sides stray from them.
+
+    `cells` is scaled by the variance of all cells, for PSI, JS and chi-square; `ordered` by that of a row's rank, for
+    KS and W1: what moves values as a whole persists for longer than what moves single cells.
+    """
 
     occupied: NDArray[np.bool_]
     pooled: Floats
     n: int
     m: int
-    reference: Floats
-    window: Floats
-    effective_n: float
+    cells: _Strays
+    ordered: _Strays | None
 
     @staticmethod
     def of(column: Column, counts: ColumnCounts, expected_rows: float) -> "_Null":
@@ -179,47 +215,59 @@ class _Null:
         occupied = total > 0
         n, m = int(column.reference.sum()), int(counts.cells.sum())
         pooled = (total[occupied] + SMOOTHING) / (total[occupied] + SMOOTHING).sum()
-        independent = float((1 - pooled).sum())
+        sides = deviations(column.blocks)[:, occupied], deviations(counts.cells)[:, occupied]
+        sizes = n, m, expected_rows
+
+        # Smoothed as PSI is: a single row where the reference has none must not outweigh all other cells.
+        weights = pooled + SMOOTHING / m
+
+        def trace(vectors: Floats) -> float:
+            return _trace(vectors, weights)
+
         slow = inflation(column.blocks, column.reference / n)
-        reference = deviations(column.blocks)[:, occupied]
-        seen = _trace(reference, pooled)
-        if seen > 0:
-            # Longer dependence than a block shows: by as much as pairs of blocks say.
-            reference = reference * math.sqrt(max(1.0, slow * independent / n / seen))
-            seen = _trace(reference, pooled)
-        window = deviations(counts.cells)[:, occupied]
-        own = _trace(window, pooled)
-        # Independent rows of its own number, and the reference's dependence in as long a stretch of time.
-        expected = independent * (1 / m + (slow - 1) / expected_rows)
-        if expected > own and seen > 0:
-            window = np.concatenate([window, reference * math.sqrt((expected - own) / seen)])
-        strays = max(own, expected)
-        return _Null(
-            occupied, pooled, n, m, reference, window, min(float(m), independent / strays) if strays > 0 else float(m)
-        )
+        one_row = float((pooled * (1 - pooled) / weights).sum())
+        cells = _strays(sides, sizes, trace, one_row, slow, lambda each: shrunk(each, pooled))
+        ordered = None
+        if column.is_numeric:
+            shares = column.reference / n
+            rank = _rank(shares)
+            score = rank[occupied] - rank[occupied] @ pooled
+
+            def moved(vectors: Floats) -> float:
+                return float(((vectors @ score) ** 2).sum())
+
+            slow = max(1.0, _score_inflation(column.blocks, shares, rank))
+            ordered = _strays(sides, sizes, moved, float(pooled @ score**2), slow, lambda each: each)
+        return _Null(occupied, pooled, n, m, cells, ordered)
+
+    @property
+    def effective_n(self) -> float:
+        """Independent rows that would stray as much as the window does."""
+        return min(float(self.m), 1 / self.cells.relative) if self.cells.relative > 0 else float(self.m)
 
     def draws(self, column: Column, counts: ColumnCounts) -> dict[Statistic, Floats]:
         """Each statistic on counts drawn from the null."""
         generator = np.random.Generator(np.random.PCG64(_seed(column, counts)))
-        left = self._shares(generator, self.reference)
-        right = self._shares(generator, self.window)
+        left, right = (self._shares(generator, each) for each in (self.cells.reference, self.cells.window))
         p, q = (_smooth(shares, rows) for shares, rows in ((left, self.n), (right, self.m)))
         drawn: dict[Statistic, Floats] = {
             "psi": figures.psi_of(p, q),
             "js": figures.js_of(p, q),
             "chi_square": figures.chi_square_of(left * self.n, right * self.m),
         }
-        if column.is_numeric:
-            is_value = np.flatnonzero(self.occupied) < column.cells - 1
-            left, right = left[:, is_value], right[:, is_value]
-            has_values = (left.sum(axis=1) > 0) & (right.sum(axis=1) > 0)
-            if is_value.any() and has_values.all():
-                left, right = (side / side.sum(axis=1, keepdims=True) for side in (left, right))
-                drawn["ks_binned"] = figures.ks_of(left, right)
-                if column.deviation > 0:
-                    places = _places(column, counts, self.occupied[:-1])
-                    near, far = (self._means(generator, column, places, rows) for rows in (self.n, self.effective_n))
-                    drawn["w1"] = figures.w1_of(left, right, near, far) / column.deviation
+        is_value = np.flatnonzero(self.occupied) < column.cells - 1
+        if self.ordered is not None and is_value.any():
+            pair = (
+                self._shares(generator, each)[:, is_value] for each in (self.ordered.reference, self.ordered.window)
+            )
+            before, after = (
+                side / np.maximum(side.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny) for side in pair
+            )
+            drawn["ks_binned"] = figures.ks_of(before, after)
+            if column.deviation > 0:
+                places = _places(column, counts, self.occupied[:-1])
+                near, far = (self._means(generator, places, rows) for rows in (self.n, self.effective_n))
+                drawn["w1"] = figures.w1_of(before, after, near, far) / column.deviation
         return drawn
 
     def missing(self, column: Column, window: Integers) -> Level:
@@ -229,7 +277,7 @@ class _Null:
             return Level(value, 0.0, 0.0, 0.0, 1.0)
         share = float(self.pooled[-1])
         both = share * (1 - share) * (1 / self.n + 1 / self.m)
-        variance = max(both, float((self.reference[:, -1] ** 2).sum() + (self.window[:, -1] ** 2).sum()))
+        variance = max(both, sum(float((side[:, -1] ** 2).sum()) for side in (self.cells.reference, self.cells.window)))
         deviation = math.sqrt(variance)
         difference = abs(value - int(column.reference[-1]) / self.n)
         p = float(2 * stats.norm.sf(difference / deviation)) if deviation > 0 else 1.0
@@ -246,10 +294,48 @@ class _Null:
         strayed = np.maximum(self.pooled + np.einsum("dg,gk->dk", factors, vectors, optimize=False), 0.0)
         return np.asarray(strayed / strayed.sum(axis=1, keepdims=True))
 
-    def _means(self, generator: np.random.Generator, column: Column, places: "_Places", rows: float) -> Floats:
+    def _means(self, generator: np.random.Generator, places: "_Places", rows: float) -> Floats:
         in_bin = rows * self.pooled[: len(places.mean)]
         noise = generator.standard_normal((DRAWS, len(places.mean))) * places.width / np.sqrt(np.maximum(in_bin, 1.0))
         return np.asarray(np.clip(places.mean + noise, places.low, places.high))
+
+
+def _strays(
+    sides: tuple[Floats, Floats],
+    sizes: tuple[int, int, float],
+    measure: Callable[[Floats], float],
+    one_row: float,
+    slow: float,
+    shape: Callable[[Floats], Floats],
+) -> _Strays:
+    """How both sides stray, by one measure of variance.
+
+    Parameters
+    ----------
+    sides : reference's and window's vectors
+    sizes : rows of the reference, of the window, and of the reference in as long a stretch
+    measure : the variance of vectors
+    one_row : the variance of one row
+    slow : rows of the reference that count as one
+    shape : what is done to vectors before they are used; their measure is kept
+    """
+    (reference, window), (n, m, expected_rows) = sides, sizes
+    seen, own = measure(reference), measure(window)
+    # Independent rows of its own number, and the reference's dependence in as long a stretch of time.
+    expected = one_row * (1 / m + (slow - 1) / expected_rows)
+    shaped, shaped_window = (_as_far(shape(each), far, measure) for each, far in ((reference, seen), (window, own)))
+    if not seen > 0:
+        return _Strays(shaped, shaped_window, own / one_row if one_row > 0 else 0.0)
+    # The reference's blocks are longer and more, so theirs is the shape; what the window strays beyond that is its own.
+    beyond = shaped_window * math.sqrt(max(0.0, own - expected) / own) if own > 0 else window[:0]
+    far = max(1.0, slow * one_row / n / seen)
+    window = np.concatenate([shaped * math.sqrt(expected / seen), beyond])
+    return _Strays(shaped * math.sqrt(far), window, max(own, expected) / one_row if one_row > 0 else 0.0)
+
+
+def _as_far(vectors: Floats, variance: float, measure: Callable[[Floats], float]) -> Floats:
+    have = measure(vectors)
+    return vectors * math.sqrt(variance / have) if have > 0 else vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,22 +365,56 @@ def _level(name: Statistic, value: float | None, drawn: Floats | None, iid_mean:
     if value is None or drawn is None:
         return Level(value, iid_mean=iid_mean)
     mean, q95, q99 = float(drawn.mean()), *(float(each) for each in np.quantile(drawn, [0.95, 0.99]))
-    p = _scaled_tail(value, drawn) if name in _TAILED else (int((drawn >= value).sum()) + 1) / (len(drawn) + 1)
+    if name in _TAILED:
+        p = float(Tail.of(drawn).beyond(np.array([value]))[0]) if value > 0 else 1.0
+    else:
+        p = (int((drawn >= value).sum()) + 1) / (len(drawn) + 1)
     return Level(value, mean, q95, q99, p, iid_mean)
 
 
-def _scaled_tail(value: float, drawn: Floats) -> float:
-    mean, variance = float(drawn.mean()), float(drawn.var())
-    if value <= 0:
-        return 1.0
-    if variance <= 0 or mean <= 0:
-        return 0.0 if value > mean else 1.0
-    return float(stats.chi2.sf(value * 2 * mean / variance, 2 * mean * mean / variance))
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """A chi-square of `freedom`, times `scale`, plus `shift`, with the mean, variance and skewness of draws.
+
+    P. B. Patnaik's two moments, where the draws are less skewed than those imply, and E. S. Pearson's three, "Note on
+    an approximation to the distribution of non-central chi-square", Biometrika 46, 1959: sums of chi-squares of
+    unequal weights have longer tails than their first two moments say.
+    """
+
+    scale: float
+    freedom: float
+    shift: float
+
+    @staticmethod
+    def of(drawn: Floats) -> "Tail":
+        """Fitted to draws; scale 0 where they do not vary."""
+        mean, deviation = float(drawn.mean()), float(drawn.std())
+        if not deviation > 0 or not mean > 0:
+            return Tail(0.0, 1.0, mean)
+        skewness = max(float(((drawn - mean) ** 3).mean()) / deviation**3, 2 * deviation / mean)
+        freedom = 8 / skewness**2
+        scale = deviation / math.sqrt(2 * freedom)
+        return Tail(scale, freedom, mean - scale * freedom)
+
+    def beyond(self, values: Floats) -> Floats:
+        """How probable each of these values, or more, is."""
+        if not self.scale:
+            return np.where(values > self.shift, 0.0, 1.0)
+        return np.asarray(stats.chi2.sf((values - self.shift) / self.scale, self.freedom))
+
+    def quantile(self, tail: float) -> float:
+        """What is exceeded with probability `tail`."""
+        return float(self.shift + self.scale * stats.chi2.isf(tail, self.freedom))
 
 
 def _independent_means(n: int, m: int, cells: int) -> dict[Statistic, float]:
     both = (cells - 1) * (1 / n + 1 / m)
     return {"psi": both, "js": both / 8, "chi_square": float(cells - 1)}
+
+
+def _rank(shares: Floats) -> Floats:
+    """The middle rank of each cell, from -1/2 to 1/2."""
+    return np.asarray(np.cumsum(shares) - shares / 2 - 0.5)
 
 
 def _trace(vectors: Floats, shares: Floats) -> float:

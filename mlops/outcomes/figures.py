@@ -127,9 +127,11 @@ class View:
     def last(self, length: int) -> "View":
         """The rows of the latest periods."""
         starts = np.unique(self.period)
-        if len(starts) <= length:
-            return self
-        return View(self.rows.take(self.period >= starts[-length]), self.spec, self._horizon)
+        return self if len(starts) <= length else self.take(self.period >= starts[-length])
+
+    def take(self, chosen: Booleans) -> "View":
+        """Some of the rows."""
+        return View(self.rows.take(chosen), self.spec, self._horizon)
 
     def returns(self, position: Floats) -> PeriodReturns:
         """What holding these positions earned."""

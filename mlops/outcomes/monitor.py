@@ -70,6 +70,10 @@ class OutcomeMonitor:
         """Versions that outcomes are joined for, by name and number."""
         return [served for _, (served, _) in sorted(self._joins.items())]
 
+    def serves(self, model: str, version: str) -> bool:
+        """Whether outcomes are joined for this version."""
+        return (model, version) in self._joins
+
     @property
     def waiting(self) -> int:
         """Rows that have no outcome yet, of all versions."""

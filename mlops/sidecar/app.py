@@ -113,9 +113,9 @@ class Sidecar:
             self._stopping.set()
             self._server.stop()
             self._http.stop()
-            self._outcomes.close()
             if keeper.is_alive():
                 keeper.join()
+            self._outcomes.close()
             self._follower.close()
             self._writer.close()
             for lock in self._locks:

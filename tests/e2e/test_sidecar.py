@@ -11,14 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 
+from mlops.prediction_log.outcomes import read_outcomes
 from mlops.prediction_log.reading import read_log
 from mlops.tap import default_folder
 from tests.e2e.conftest import PROGRAM, Launcher, Running
 from tests.e2e.test_serve import ROW
 from tests.support.packages import add_constant
 from tickserve.client import Client
+from tickserve.v1 import outcomes_pb2 as pb
+from tickserve.v1.outcomes_pb2_grpc import OutcomesStub
 
 MakeClient = Callable[..., Client]
 
@@ -76,6 +80,22 @@ def predict(running: Running, client_of: MakeClient, count: int) -> None:
         client.predict(ROW, model="demo")
 
 
+def report(channel: grpc.Channel, launcher: Launcher, *names: str) -> pb.ReportResponse:
+    """The first of these outcomes is of a prediction that was logged, the others are of none."""
+    known = next(read_log(launcher.home / "log", "demo")).request_id[0]
+    outcomes = [
+        pb.Outcome(
+            outcome_id=name,
+            request_row=pb.RequestRow(request_id=known if number == 0 else "nobody", row=0),
+            horizon="1d",
+            value=0.01,
+            available_at_unix_ns=time.time_ns(),
+        )
+        for number, name in enumerate(names)
+    ]
+    return OutcomesStub(channel).Report(pb.ReportRequest(outcomes=outcomes), timeout=10)
+
+
 def logged(launcher: Launcher) -> int:
     return sum(len(batch) for batch in read_log(launcher.home / "log", "demo"))
 
@@ -99,8 +119,22 @@ def test_every_answer_is_in_the_log_whoever_was_killed_meanwhile(
         assert second.metric("tickserve_sidecar_dropped_total") == 0
         assert running.terminate() == 0
         second.wait_for("tickserve_sidecar_boots", 0)
+        with grpc.insecure_channel(f"unix:{launcher.home}/outcomes.sock") as channel:
+            answer = report(channel, launcher, "a", "b")
+            assert (answer.accepted, answer.duplicate, answer.unknown) == (2, 0, 1)
+            assert report(channel, launcher, "a", "c").duplicate == 1
+            with pytest.raises(grpc.RpcError, match="names no prediction"):
+                OutcomesStub(channel).Report(
+                    pb.ReportRequest(outcomes=[pb.Outcome(outcome_id="x", horizon="1d", available_at_unix_ns=1)])
+                )
+        assert second.metric('tickserve_outcomes_total{result="accepted"}') == 3
         assert second.terminate() == 0
     assert logged(launcher) == 12
+    assert [each.outcome_id for each in read_outcomes(launcher.home / "log")] == ["a", "b", "c"]
+    found = json.loads(launcher.run("replay", "--json").stdout)
+    assert (found["records"], found["equal"], found["not_replayed"]) == (12, 12, {})
+    assert "2 records: 2 equal" in launcher.run("replay", "--model", "demo", "--limit", "2").stdout
+    assert "0 records" in launcher.run("replay", "--date", "2001-01-01").stdout
     batches = list(read_log(launcher.home / "log", "demo", "1"))
     assert {float(value) for batch in batches for value in next(iter(batch.outputs.values())).ravel()} == {0.5}
 
