@@ -22,8 +22,6 @@ from server.config import Settings
 from server.descriptors import provide_descriptors
 from server.engine.choose import choose_engine
 from server.home_lock import lock_home
-from server.http import HttpServer
-from server.log import configure_log
 from server.metrics import ServerCollector, export_certificates
 from server.models import (
     BreakerLimits,
@@ -42,8 +40,10 @@ from server.notify import Notifier
 from server.sources import make_reporter, make_source
 from server.starting import is_loaded
 from server.tap import Tap, widest_record
-from server.tls import Certificates
 from tickserve.errors import Code, StatusError
+from tickserve.listening.http import HttpServer
+from tickserve.listening.log import configure_log
+from tickserve.listening.tls import Certificates
 
 _log = structlog.get_logger()
 #: Threads of the control plane give the interpreter back to the data plane after this long.
@@ -130,6 +130,7 @@ class Server:
                 self._reconciler.snapshot,
                 self._is_ready,
                 lambda: None if self._tap is None else self._tap.totals(),
+                self._reconciler.events.counts,
             )
         )
         if self._certificates is not None:

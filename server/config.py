@@ -13,16 +13,18 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mlops.tap import default_folder
-from server.connections import DEFAULT_BOUNDS, ConnectionBounds
 from server.models.policy import parse_policy
-from server.tls import TlsFiles
 from tickserve.address import check_listener, is_unix, split_host
 from tickserve.errors import ConfigurationError
 from tickserve.home import home
+from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
+from tickserve.listening.tls import TlsFiles
 
 _PREFIX = "TICKSERVE_"
 #: Variables of the other commands.
 _OTHERS = {"address"}
+#: What those of the sidecar begin with.
+_SIDECAR = "sidecar_"
 
 
 class Settings(BaseSettings):
@@ -246,7 +248,8 @@ def load_settings(file: Path | None, flags: dict[str, Any]) -> Settings:
 def _read_environment() -> set[str]:
     """The settings that the environment gives; an empty variable is none."""
     names = {key.upper().removeprefix(_PREFIX).lower() for key in os.environ if key.upper().startswith(_PREFIX)}
-    unknown = sorted(names - set(Settings.model_fields) - _OTHERS)
+    own = {name for name in names if not name.startswith(_SIDECAR)}
+    unknown = sorted(own - set(Settings.model_fields) - _OTHERS)
     if unknown:
         known = ", ".join(Settings.model_fields)
         variable = f"{_PREFIX}{unknown[0].upper()}"

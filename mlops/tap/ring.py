@@ -98,6 +98,11 @@ class RingFile(Mapped):
         """Slots that are published and not consumed."""
         return self._words[HEAD] - self._words[TAIL]
 
+    @property
+    def expected_sequence(self) -> int:
+        """The sequence that the consumer expects at the tail."""
+        return self._words[TAIL_SEQUENCE]
+
     def _read_header(self, fields: list[Any]) -> None:
         self.ring, self.rings, slot_bytes, max_parts, slots, self.pid, _ = fields
         self.shape = Shape(slot_bytes, slots, max_parts)
@@ -144,7 +149,10 @@ class RingReader(RingFile):
 
     def slots(self, first: int, after: int) -> Any:
         """A copy of these slots as one structured array (`layout.slot_dtype`)."""
-        return self._slots[np.arange(first, after) % self.shape.slots]
+        begin, end = first % self.shape.slots, first % self.shape.slots + after - first
+        if end <= self.shape.slots:
+            return self._slots[begin:end].copy()
+        return np.concatenate((self._slots[begin:], self._slots[: end - self.shape.slots]))
 
     def read(self, limit: int = 65_536) -> Reading:
         """The records of about `limit` slots from the tail on, whole ones. Consumes nothing. Raises DamagedTapError."""

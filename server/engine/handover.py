@@ -48,6 +48,7 @@ def _model(model: ModelPlan, described: Installed, tapped: TappedModel) -> dict[
         "salt": model.split.salt,
         "segments": [(each.upper_bound, each.version, int(each.role)) for each in model.split.segments],
         "pins": sorted(model.pins),
+        "client_pins": [(version, sorted(clients)) for version, clients in model.client_pins.items()],
         "halt": None if model.halt is None else {"reason": model.halt.reason, "actor": model.halt.actor},
         "position_scale": model.position_scale,
         "described": [

@@ -13,18 +13,18 @@ import numpy as np
 
 from mlops.package import MODEL_FILE
 from mlops.package.runtime import golden_error
-from server.connections import DEFAULT_BOUNDS, ConnectionBounds
 from server.engine import texts
 from server.engine.base import Counters, ModelCounters, Prepared, RunCounts, StageCounts, VersionCounters
 from server.engine.handover import array_of, counts_of, plan_values, sample_values, tensor_values, version_values
 from server.engine.python import metadata
 from server.engine.python.reflection import SERVICES, descriptors
 from server.plan import Plan, Role, VersionPlan
-from server.sockets import socket_file
 from server.tap import Tap
-from server.tls import Certificates, TlsIdentity
 from tickserve.address import is_unix, split_host
 from tickserve.errors import ConfigurationError, PackageError
+from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
+from tickserve.listening.sockets import socket_file
+from tickserve.listening.tls import Certificates, TlsIdentity
 
 #: The format of what is handed over; the module must hold the same.
 PLAN_FORMAT = 3

@@ -58,7 +58,8 @@ class Operations:
             halt = self._record(model).desired.halt
             if halt is not None:
                 raise ControlError(
-                    f"model {model!r} is halted by desired state ({halt.actor}: {halt.reason}); change that",
+                    f"model {model!r} is halted by desired state ({halt.actor}: {halt.reason}); change that "
+                    f"(tickserve desired set {model} --no-halt, with a registry)",
                     code=Code.FAILED_PRECONDITION,
                 )
         return names
@@ -110,7 +111,9 @@ class Operations:
         desired = self._record(model).desired
         target = only(version, schema_override=version)
         if desired.targets:
-            target = replace(desired.targets[0], shares=target.shares, pins=target.pins, schema_override=version)
+            target = replace(
+                desired.targets[0], shares=target.shares, segments=(), pins=target.pins, schema_override=version
+            )
         why = reason or f"rolled back from version {left}"
         try:
             revision = self._reconciler.source.write(model, target, desired.halt, None, actor=actor, reason=why)
@@ -198,7 +201,9 @@ class Operations:
                 )
             rules = record.loaded[back].rules
             one = only(back)
-            return replace(record.target, shares=one.shares, pins=one.pins, schema_override=back, rules=rules)
+            return replace(
+                record.target, shares=one.shares, segments=(), pins=one.pins, schema_override=back, rules=rules
+            )
 
         record = self._reconciler.switch_now(model, choose, lambda overrides: overrides.refusing(model, left, mark))
         self._wake()

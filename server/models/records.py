@@ -122,7 +122,8 @@ def choices(record: ModelRecord, overrides: Overrides) -> tuple[Target, ...]:
 
 
 def _without(target: Target, refused: Collection[str]) -> Target:
-    return replace(target, pins=target.pins - frozenset(refused))
+    client_pins = tuple((version, clients) for version, clients in target.client_pins if version not in refused)
+    return replace(target, pins=target.pins - frozenset(refused), client_pins=client_pins)
 
 
 def following(options: Sequence[Target], installed: Target | None) -> Sequence[Target]:

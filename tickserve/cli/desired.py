@@ -1,5 +1,6 @@
 """`tickserve desired`: what is meant to be served for one model, beside which version is live."""
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,9 +21,9 @@ from tickserve.cli.models.options import (
 from tickserve.errors import UnknownError
 
 if TYPE_CHECKING:
-    from mlops.registry import AllowedPin, Desired, RuleOverride
+    from mlops.registry import AllowedPin, Author, Desired, DesiredState, HaltEntry, RuleOverride
 
-app = typer.Typer(help="Desired state: scale, fallback, pins and rule overrides.", no_args_is_help=True)
+app = typer.Typer(help="Desired state: scale, halt, fallback, pins and rule overrides.", no_args_is_help=True)
 
 
 @app.command()
@@ -47,13 +48,21 @@ def set_(
     ] = None,
     pin: Annotated[
         list[str] | None,
-        typer.Option(help="VERSION or VERSION=CLIENT,CLIENT; replaces all pins; none for none.", show_default=False),
+        typer.Option(
+            help="VERSION or VERSION=CLIENT;CLIENT, a client such as subject:CN=desk or ipv4:10.0.0.1; replaces all "
+            "pins; none for none.",
+            show_default=False,
+        ),
     ] = None,
     rule: Annotated[
         list[str] | None,
         typer.Option(
             help="RULE=POLICY, RULE=POLICY:MINIMUM:MAXIMUM or RULE= to restore the package's.", show_default=False
         ),
+    ] = None,
+    halt: Annotated[
+        bool | None,
+        typer.Option("--halt/--no-halt", help="Stop the model at every server, or end that.", show_default=False),
     ] = None,
     expected_revision: Annotated[
         int | None,
@@ -81,10 +90,20 @@ def set_(
             entries["allowed_pins"] = _pins(pin)
         if rule is not None:
             entries["rule_overrides"] = _rules(state.rule_overrides, rule)
+        who = author(actor, reason)
+        if halt is not None:
+            entries["halt"] = _halt(state, who) if halt else None
         # Without a revision of the caller's the one that was just read: another change in between is not overwritten.
         expected = before.revision if expected_revision is None else expected_revision
-        desired = found.set_desired(model, make_state(**entries), author(actor, reason), expected)
+        desired = found.set_desired(model, make_state(**entries), who, expected)
     _show(desired, as_json)
+
+
+def _halt(before: "DesiredState", who: "Author") -> "HaltEntry":
+    """A halt that is there stays the one that it is."""
+    from mlops.registry import HaltEntry
+
+    return before.halt or HaltEntry(reason=who.reason, actor=who.actor, since=datetime.now(UTC).isoformat())
 
 
 def _pins(texts: list[str]) -> "tuple[AllowedPin, ...]":
@@ -97,10 +116,12 @@ def _pins(texts: list[str]) -> "tuple[AllowedPin, ...]":
     pins = []
     for text in texts:
         version, _, clients = text.partition("=")
+        # Commas part the clients too, but for the subject of a certificate, which has commas of its own.
+        separator = ";" if ";" in clients or "subject:" in clients else ","
         try:
-            pins.append(AllowedPin(version=int(version), clients=tuple(filter(None, clients.split(",")))))
+            pins.append(AllowedPin(version=int(version), clients=tuple(filter(None, clients.split(separator)))))
         except (ValueError, ValidationError):
-            raise typer.BadParameter(f"pin {text!r}: VERSION or VERSION=CLIENT,CLIENT is expected") from None
+            raise typer.BadParameter(f"pin {text!r}: VERSION or VERSION=CLIENT;CLIENT is expected") from None
     return tuple(pins)
 
 

@@ -8,6 +8,7 @@
 extern crate self as tickserve_core;
 
 pub mod call;
+pub mod client;
 pub mod counters;
 pub mod decode;
 pub mod describe;
@@ -20,6 +21,7 @@ pub mod histogram;
 pub mod in_flight;
 pub mod installed;
 pub mod job;
+pub mod load;
 pub mod loaded;
 pub mod numbers;
 pub mod pipeline;

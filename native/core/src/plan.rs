@@ -186,7 +186,10 @@ pub struct ModelPlan {
     pub versions: BTreeMap<String, (Bytes, Role)>,
     pub salt: Bytes,
     pub segments: Vec<Segment>,
+    /// Any client may pin these.
     pub pins: Vec<String>,
+    /// The clients of these identities may pin these.
+    pub client_pins: Vec<(String, Vec<String>)>,
     pub halt: Option<Halt>,
     pub position_scale: f64,
     pub described: BTreeMap<(Describing, String), Bytes>,

@@ -7,9 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from server.connections import DEFAULT_BOUNDS, ConnectionBounds
 from server.engine.base import Counters, Prepared, RunCounts
-from server.engine.listeners import Listeners, Tls
 from server.engine.python.pipeline import Pipeline
 from server.engine.python.reaper import Reaper
 from server.engine.python.recorder import Recorder
@@ -19,7 +17,9 @@ from server.engine.python.tallies import Identity, Tallies
 from server.engine.python.transport import Transport
 from server.plan import Plan, VersionPlan
 from server.tap import Tap
-from server.tls import Certificates
+from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
+from tickserve.listening.listeners import Listeners, Tls
+from tickserve.listening.tls import Certificates
 
 _T = TypeVar("_T")
 _Key = tuple[str, str, bytes]
