@@ -37,6 +37,7 @@ AUTHOR = Author("soak", "measured")
 _CONVERGE_NS = 10_000_000_000
 _START_S = 60.0
 _SWAP_S = 60.0
+_QUIET_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def run(home: Path, scenario: Scenario, *, swaps: int, duration_s: float, engine
         address = control.status().listen[0]
         desired: list[tuple[int, int]] = [(1, time.monotonic_ns())]
         marks: list[tuple[int, int, bool]] = []
-        settled = facts(pid)
+        settled: Process | None = None
         with clients(address, rate, expected) as stop:
             version, each_ns = 1, int(duration_s * 1e9 / rounds / 2)
             for place in range(rounds):
@@ -118,13 +119,16 @@ def run(home: Path, scenario: Scenario, *, swaps: int, duration_s: float, engine
                         # One after the other: a machine that is slower than the plan takes longer, and skips none.
                         control.wait(lambda status, wanted=version: is_there(status.models[0], wanted), _SWAP_S)
                         pause_until(begin + (step + 1) * each_ns // count)
-                        if version == settled_after + 1:
-                            settled = facts(pid)
                     pause_until(begin + each_ns)
                     marks.append((begin, time.monotonic_ns(), is_swapping))
+                    if not is_swapping and settled is None and version > settled_after:
+                        settled, settled_after = facts(pid), version - 1
                 print(f"round {place + 1} of {rounds}, version {version}", flush=True)
+            # As after the first swaps: without one under way.
+            time.sleep(min(each_ns / 1e9, _QUIET_S))
+            end = facts(pid)
             answers = stop()
-        end = facts(pid)
+        settled = settled or end
         status = control.status()
         served = status.models[0]
         rollback_ms = time_rollback(address, control, served.stable) if served.previous else None
