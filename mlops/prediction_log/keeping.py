@@ -10,9 +10,10 @@ import structlog
 
 from mlops.prediction_log import parquet
 from mlops.prediction_log.frames import FrameReader
+from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.parquet import Part
 from mlops.prediction_log.reading import PARQUET, SEGMENTS, read_segment
-from mlops.prediction_log.segments import segment_paths
+from mlops.prediction_log.segments import first_position, segment_paths
 
 _log = structlog.get_logger()
 #: A segment that is damaged keeps its bytes under this ending.
@@ -27,14 +28,16 @@ class Removed:
     by_size: int = 0
 
 
-def compact(folder: Path) -> int:
+def compact(folder: Path, index: LogIndex) -> int:
     """Makes Parquet of every segment but the last, and removes them; returns how many. Raises OSError.
 
     Killed at any point it may be called again: the same segment gives the same files.
     """
     done = 0
     for path in segment_paths(folder / SEGMENTS)[:-1]:
-        parquet.write(folder / PARQUET, read_segment(path))
+        batches = list(read_segment(path))
+        parquet.write(folder / PARQUET, batches)
+        index.keep(first_position(path), batches)
         if _is_damaged(path):
             path.rename(path.with_name(path.name + DAMAGED))
             _log.error("segment_damaged", segment=path.name)

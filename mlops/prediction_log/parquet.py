@@ -26,7 +26,7 @@ from tickserve.errors import DamagedLogError
 
 FORMAT = 1
 _META = b"tickserve.prediction_log"
-_DAY_NS = 86_400 * 10**9
+DAY_NS = 86_400 * 10**9
 _FINDING = pa.list_(
     pa.struct([("kind", pa.uint8()), ("row", pa.uint32()), ("column", pa.uint32()), ("rule", pa.string())])
 )
@@ -94,23 +94,30 @@ def write(folder: Path, batches: Iterable[Batch]) -> list[Path]:
     return written
 
 
-def parts(folder: Path, model: str | None = None, version: str | None = None) -> list[Part]:
-    """The files of a model, or of a version of it, by their first positions."""
+def parts(folder: Path, model: str | None = None, version: str | None = None, day: date | None = None) -> list[Part]:
+    """The files of a model, of a version of it, of a day, by their first positions."""
+    when = "*" if day is None else day.isoformat()
     names = ["*" if name is None else _quoted(name) for name in (model, version)]
     found = []
-    for path in folder.glob(f"date=*/model={names[0]}/version={names[1]}/part-*.parquet"):
+    for path in folder.glob(f"date={when}/model={names[0]}/version={names[1]}/part-*.parquet"):
         _, first, last = path.stem.split("-")
         found.append(Part(path, int(first), int(last)))
     return sorted(found, key=lambda part: (part.first, part.path))
 
 
 def groups(
-    folder: Path, *, before: int | None, after: int, model: str | None = None, version: str | None = None
+    folder: Path,
+    *,
+    before: int | None,
+    after: int,
+    model: str | None = None,
+    version: str | None = None,
+    day: date | None = None,
 ) -> list[Group]:
     """The files that begin before a position and end behind another, those that overlap together."""
     found: list[list[Part]] = []
     last = -1
-    for part in parts(folder, model, version):
+    for part in parts(folder, model, version, day):
         if (before is not None and part.first >= before) or part.last <= after:
             continue
         if found and part.first <= last:
@@ -227,7 +234,7 @@ def from_table(table: pa.Table, about: Mapping[str, Any]) -> Batch:
 
 
 def _by_day(batch: Batch) -> Iterator[tuple[date, Batch]]:
-    days = batch.time_ns // _DAY_NS
+    days = batch.time_ns // DAY_NS
     for day in np.unique(days).tolist():
         # A clock that is set back gives a day records that are not in one piece; they stay in order.
         chosen = days == day

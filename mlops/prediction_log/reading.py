@@ -1,6 +1,7 @@
 """Reading the log back: segments and Parquet files as batches in the order of their positions."""
 
 from collections.abc import Iterable, Iterator
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from mlops.prediction_log import parquet
 from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.decode import batches
 from mlops.prediction_log.frames import Frame, FrameReader
+from mlops.prediction_log.parquet import DAY_NS
 from mlops.prediction_log.scan import scan
 from mlops.prediction_log.segments import first_position, segment_paths
 from mlops.tap import Version, slot_dtype
@@ -51,9 +53,14 @@ def read_log(
 
 
 def read_all(
-    folder: Path, *, after_position: int = -1, model: str | None = None, version: str | None = None
+    folder: Path,
+    *,
+    after_position: int = -1,
+    model: str | None = None,
+    version: str | None = None,
+    day: date | None = None,
 ) -> Iterator[Batch]:
-    """The records of all models; of each version in position order.
+    """The records of all models, or of some, of all days, or of one (UTC); of each version in position order.
 
     While it reads, a segment may become Parquet: what was read counts by position, and nothing comes twice.
     """
@@ -62,10 +69,10 @@ def read_all(
         segments = segment_paths(folder / SEGMENTS)
         # Where a segment is still there, what was made of it may not be whole.
         begin = first_position(segments[0]) if segments else None
-        groups = parquet.groups(folder / PARQUET, before=begin, after=done, model=model, version=version)
+        groups = parquet.groups(folder / PARQUET, before=begin, after=done, model=model, version=version, day=day)
         try:
             for group in groups:
-                yield from _behind(parquet.read_group(group), done)
+                yield from _behind(parquet.read_group(group), done, None)
                 done = max(done, group.last)
             for number, path in enumerate(segments):
                 is_behind = number + 1 < len(segments) and first_position(segments[number + 1]) - 1 <= done
@@ -76,7 +83,7 @@ def read_all(
                     last = max(last, int(batch.position[-1]))
                     is_wanted = model in (None, batch.model) and version in (None, batch.version)
                     if is_wanted:
-                        yield from _behind([batch], done)
+                        yield from _behind([batch], done, day)
                 done = last
             return
         except FileNotFoundError:
@@ -132,9 +139,12 @@ def _of_frame(path: Path, frame: Frame, versions: dict[int, Version]) -> list[Ba
     return batches(found, versions, head["boot"], int(head["ring"]), int(head["position"]))
 
 
-def _behind(found: Iterable[Batch], after: int) -> Iterator[Batch]:
+def _behind(found: Iterable[Batch], after: int, day: date | None) -> Iterator[Batch]:
     for batch in found:
-        if int(batch.position[0]) > after:
+        chosen = batch.position > after
+        if day is not None:
+            chosen &= batch.time_ns // DAY_NS == (day - date(1970, 1, 1)).days
+        if chosen.all():
             yield batch
-        elif int(batch.position[-1]) > after:
-            yield batch.take(np.asarray(batch.position > after))
+        elif chosen.any():
+            yield batch.take(chosen)

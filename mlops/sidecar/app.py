@@ -2,11 +2,12 @@
 
 import fcntl
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TextIO
 
@@ -15,12 +16,16 @@ import structlog
 from prometheus_client.metrics_core import Metric
 
 from mlops.prediction_log import keeping, parquet
-from mlops.prediction_log.reading import PARQUET, SEGMENTS, read_all
-from mlops.prediction_log.segments import SegmentWriter
-from mlops.sidecar.consumers import Consumer, Exporter, Feed
+from mlops.prediction_log.batch import Batch
+from mlops.prediction_log.index import LogIndex
+from mlops.prediction_log.outcomes import OutcomeStore
+from mlops.prediction_log.reading import PARQUET, SEGMENTS, read_all, read_segment
+from mlops.prediction_log.segments import SegmentWriter, first_position, segment_paths
+from mlops.sidecar.consumers import Closing, Consumer, Exporter, Feed
 from mlops.sidecar.follower import Follower
 from mlops.sidecar.metrics import Facts, SidecarCollector
 from mlops.sidecar.packages import PackageFinder
+from mlops.sidecar.service import OutcomesServer, OutcomesService
 from mlops.sidecar.settings import SidecarSettings
 from mlops.sidecar.wiring import Context, make_consumers
 from tickserve.errors import ConfigurationError
@@ -62,11 +67,19 @@ class Sidecar:
         tables.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.context = Context(settings, settings.log, tables, packages)
         self._consumers = make(self.context)
+        self._outcomes = OutcomeStore(settings.log)
         self._feed = Feed(
             settings.log / "checkpoints",
             self._consumers,
             lambda after: read_all(settings.log, after_position=after),
             self._writer.position,
+            self._outcomes,
+        )
+        fresh = (batch for path in segment_paths(settings.log / SEGMENTS) for batch in read_segment(path))
+        self._index = LogIndex(settings.log, fresh)
+        self._service = OutcomesService(self._outcomes, self._index, settings.late_s)
+        self._server = OutcomesServer(
+            settings.listen, self._service, socket_mode=int(settings.socket_mode, 8), certificates=self._certificates
         )
         self._expired = {"age": 0, "size": 0}
         self._facts = self._look("")
@@ -84,16 +97,28 @@ class Sidecar:
     def run(self) -> None:
         """Follows until told to stop, then reads what is there, keeps every checkpoint and ends."""
         self._http.start()
+        self._server.start()
         keeper = threading.Thread(target=self._guarded, args=(self._keep,), name="keeper", daemon=True)
         try:
             keeper.start()
-            _log.info("ready", tap=str(self._settings.tap), log=str(self._settings.log), http=self.http_address)
+            _log.info(
+                "ready",
+                tap=str(self._settings.tap),
+                log=str(self._settings.log),
+                listen=", ".join(self._server.addresses),
+                http=self.http_address,
+            )
             self._follow()
         finally:
             self._stopping.set()
+            self._server.stop()
             self._http.stop()
             if keeper.is_alive():
                 keeper.join()
+            for consumer in self._consumers:
+                if isinstance(consumer, Closing):
+                    consumer.close()
+            self._outcomes.close()
             self._follower.close()
             self._writer.close()
             for lock in self._locks:
@@ -122,7 +147,7 @@ class Sidecar:
             now = time.monotonic()
             is_level = True
             try:
-                self._feed.add(self._follower.poll())
+                self._take(self._follower.poll())
                 is_level = self._feed.catch_up()
                 self._feed.tick()
                 if now - begun_at >= self._settings.segment_s:
@@ -147,12 +172,17 @@ class Sidecar:
     def _finish(self) -> None:
         """Takes what is there once more, so that a sidecar that is replaced leaves little behind."""
         try:
-            self._feed.add(self._follower.poll())
+            self._take(self._follower.poll())
             self._feed.save()
         except OSError as error:
             # The records stay in the rings, and the checkpoints where they were.
             _log.error("log_blocked", error=str(error))
         self._facts = self._look("")
+
+    def _take(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            self._index.add(batch)
+        self._feed.add(batches)
 
     def _unblocked(self, before: str) -> str:
         if before:
@@ -168,7 +198,7 @@ class Sidecar:
         settings = self._settings
         while not self._stopping.wait(_KEEP_S):
             try:
-                keeping.compact(settings.log)
+                keeping.compact(settings.log, self._index)
                 removed = keeping.trim(
                     settings.log,
                     now=datetime.now(UTC),
@@ -176,13 +206,24 @@ class Sidecar:
                     max_bytes=settings.log_mb << 20,
                     needed_from=self._feed.needed_from,
                 )
-            except OSError as error:
+                self._forget(datetime.now(UTC))
+            except (OSError, sqlite3.Error) as error:
                 _log.error("log_not_kept", error=str(error))
                 continue
             self._expired = {
                 "age": self._expired["age"] + removed.by_age,
                 "size": self._expired["size"] + removed.by_size,
             }
+
+    def _forget(self, now: datetime) -> None:
+        """Removes outcomes that are too old, and the index of what is gone."""
+        days = self._settings.retention_days
+        if days:
+            before = now - timedelta(days=days)
+            self._outcomes.forget(int(before.timestamp() * 1e9), self._feed.needed_order)
+        kept = [part.first for part in parquet.parts(self._settings.log / PARQUET)]
+        kept += [first_position(path) for path in segment_paths(self._settings.log / SEGMENTS)]
+        self._index.forget(min(kept, default=0))
 
     def _guarded(self, keep: Callable[[], None]) -> None:
         try:
@@ -200,13 +241,19 @@ class Sidecar:
             heartbeat_unix=time.time(),
             log_bytes=0,
             blocked=blocked,
+            outcomes=self._service.counts,
             failed=dict(self._feed.failed),
             lags=self._feed.lags,
             expired=self._expired,
         )
 
     def _current(self) -> Facts:
-        return replace(self._facts, log_bytes=keeping.size_bytes(self._settings.log), lag_s=self._follower.lag_s)
+        return replace(
+            self._facts,
+            log_bytes=keeping.size_bytes(self._settings.log),
+            lag_s=self._follower.lag_s,
+            outcomes=self._service.counts,
+        )
 
     def _exports(self) -> Iterable[Callable[[], Iterable[Metric]]]:
         return [each.collect for each in self._consumers if isinstance(each, Exporter)]

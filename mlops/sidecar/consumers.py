@@ -1,6 +1,7 @@
 """Who the log is for: consumers, where each of them got to, and how they go on after a restart."""
 
 import contextlib
+import itertools
 import os
 import struct
 import time
@@ -13,12 +14,15 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 
 from mlops.prediction_log.batch import Batch
+from mlops.prediction_log.outcomes import StoredOutcome
 
 _log = structlog.get_logger()
-#: magic, format, checksum of what follows, position.
-_CHECKPOINT = struct.Struct("<8sIIq")
+#: magic, format, checksum of what follows; position, order of the last outcome.
+_HEADER = struct.Struct("<8sII")
+_REACHED = struct.Struct("<qq")
 _MAGIC = b"TSCHECKP"
 _FORMAT = 1
+_PAGE = 10_000
 
 
 class Consumer(Protocol):
@@ -48,6 +52,14 @@ class Exporter(Protocol):
 
 
 @runtime_checkable
+class TakesOutcomes(Protocol):
+    """A consumer that takes what came of predictions too."""
+
+    def add_outcomes(self, outcomes: Sequence[StoredOutcome]) -> None:
+        """Takes outcomes in their order, once it has every record that was in the log before them."""
+
+
+@runtime_checkable
 class Ticking(Protocol):
     """A consumer that acts on time too, and not only on records."""
 
@@ -64,6 +76,27 @@ class _Place:
     saved: int = -1
     source: Iterator[Batch] | None = None
     highest: int = -1
+    order: int = -1
+    saved_order: int = -1
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A consumer that holds something beyond memory."""
+
+    def close(self) -> None:
+        """Called once, at the end of the process."""
+
+
+class Outcomes(Protocol):
+    """Where outcomes are kept."""
+
+    @property
+    def last_order(self) -> int:
+        """The order of the last one."""
+
+    def read(self, after_order: int) -> Iterator[StoredOutcome]:
+        """Those behind an order, in their order."""
 
 
 class Feed:
@@ -84,10 +117,16 @@ class Feed:
     """
 
     def __init__(
-        self, folder: Path, consumers: Sequence[Consumer], read: Callable[[int], Iterator[Batch]], position: int
+        self,
+        folder: Path,
+        consumers: Sequence[Consumer],
+        read: Callable[[int], Iterator[Batch]],
+        position: int,
+        outcomes: Outcomes | None = None,
     ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
+        self._outcomes = outcomes
         self._read = read
         self._last = position - 1
         self.failed: dict[str, str] = {}
@@ -99,6 +138,12 @@ class Feed:
     def needed_from(self) -> int:
         """Records from this position on are needed by the checkpoint of somebody."""
         return min((place.saved for place in self._places), default=self._last) + 1
+
+    @property
+    def needed_order(self) -> int:
+        """Outcomes from this order on are needed by the checkpoint of somebody."""
+        takers = [place.saved_order for place in self._places if isinstance(place.consumer, TakesOutcomes)]
+        return min(takers, default=1 << 62) + 1
 
     @property
     def lags(self) -> dict[str, int]:
@@ -123,6 +168,7 @@ class Feed:
             for place in behind:
                 self._step(place)
             behind = [place for place in behind if place.reached < self._last and self._is_living(place)]
+        self._hand_outcomes()
         return not behind
 
     def tick(self) -> None:
@@ -137,14 +183,15 @@ class Feed:
         """Writes the checkpoints. Raises OSError where there is no room; the ones before stay."""
         for place in self._living():
             # In the midst of the log it has records of one version that lie behind those of another it has not.
-            if place.source is not None or place.saved == place.reached:
+            is_same = (place.saved, place.saved_order) == (place.reached, place.order)
+            if place.source is not None or is_same:
                 continue
             data = None
             with self._guarded(place.consumer):
                 data = place.consumer.checkpoint()
             if data is not None:
-                write_checkpoint(self._path(place.consumer), place.reached, data)
-                place.saved = place.reached
+                write_checkpoint(self._path(place.consumer), place.reached, place.order, data)
+                place.saved, place.saved_order = place.reached, place.order
 
     def _step(self, place: _Place) -> None:
         if place.source is None:
@@ -157,6 +204,22 @@ class Feed:
             return
         place.highest = max(place.highest, int(batch.position[-1]))
         self._give(place, batch)
+
+    def _hand_outcomes(self) -> None:
+        """Gives new outcomes to those that have all of the log that there was when they came."""
+        if self._outcomes is None:
+            return
+        for place in self._living():
+            consumer = place.consumer
+            if not isinstance(consumer, TakesOutcomes) or place.reached < self._last:
+                continue
+            if place.order >= self._outcomes.last_order:
+                continue
+            found = self._outcomes.read(place.order)
+            while page := list(itertools.islice(found, _PAGE)):
+                with self._guarded(consumer):
+                    consumer.add_outcomes(page)
+                place.order = page[-1].order
 
     def _is_living(self, place: _Place) -> bool:
         return place.consumer.name not in self.failed
@@ -180,11 +243,12 @@ class Feed:
     def _restore(self, place: _Place) -> None:
         consumer = place.consumer
         try:
-            position, data = read_checkpoint(self._path(consumer))
+            position, order, data = read_checkpoint(self._path(consumer))
             if position > self._last:
                 raise ValueError(f"its position {position} is not in the log, which ends at {self._last}")
             consumer.restore(data)
             place.reached = place.saved = position
+            place.order = place.saved_order = order
         except FileNotFoundError:
             return
         except (ValueError, OSError) as error:
@@ -195,13 +259,13 @@ class Feed:
         return self._folder / f"{consumer.name}.checkpoint"
 
 
-def write_checkpoint(path: Path, position: int, data: bytes) -> None:
+def write_checkpoint(path: Path, position: int, order: int, data: bytes) -> None:
     """Replaces a checkpoint, on disk when this returns. Raises OSError."""
     staged = path.with_suffix(".new")
-    body = struct.pack("<q", position) + data
+    body = _REACHED.pack(position, order) + data
     with open(staged, "wb") as file:
-        file.write(_CHECKPOINT.pack(_MAGIC, _FORMAT, zlib.crc32(body), position))
-        file.write(data)
+        file.write(_HEADER.pack(_MAGIC, _FORMAT, zlib.crc32(body)))
+        file.write(body)
         file.flush()
         os.fsync(file.fileno())
     staged.replace(path)
@@ -212,13 +276,14 @@ def write_checkpoint(path: Path, position: int, data: bytes) -> None:
         os.close(descriptor)
 
 
-def read_checkpoint(path: Path) -> tuple[int, bytes]:
-    """The position and the data of a checkpoint. Raises ValueError where it is none, OSError."""
+def read_checkpoint(path: Path) -> tuple[int, int, bytes]:
+    """Position, order of the last outcome, and data of a checkpoint. Raises ValueError where it is none, OSError."""
     content = path.read_bytes()
-    if len(content) < _CHECKPOINT.size:
+    body = content[_HEADER.size :]
+    if len(body) < _REACHED.size:
         raise ValueError(f"{path} is not whole")
-    magic, version, checksum, position = _CHECKPOINT.unpack_from(content)
-    data = content[_CHECKPOINT.size :]
-    if (magic, version) != (_MAGIC, _FORMAT) or zlib.crc32(struct.pack("<q", position) + data) != checksum:
+    magic, version, checksum = _HEADER.unpack_from(content)
+    if (magic, version) != (_MAGIC, _FORMAT) or zlib.crc32(body) != checksum:
         raise ValueError(f"{path} is damaged, or of another format")
-    return int(position), data
+    position, order = _REACHED.unpack_from(body)
+    return position, order, body[_REACHED.size :]

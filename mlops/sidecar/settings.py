@@ -22,7 +22,9 @@ class SidecarSettings(BaseSettings):
 
     `tap` is the folder that the servers write to, `log` where the prediction log goes. A segment of the log becomes
     Parquet once it has `segment_mb` or is `segment_s` old. Partitions older than `retention_days`, and the oldest
-    ones where the log takes more than `log_mb`, are removed; 0 turns either off.
+    ones where the log takes more than `log_mb`, are removed; 0 turns either off. `alert_matrix` is a file of alert
+    rows in the place of the shipped ones; rows on the server's counters look at windows of `alert_window_s`. Alerts act
+    on the registry, or where there is none on the server at `admin`.
     """
 
     model_config = SettingsConfigDict(
@@ -44,12 +46,17 @@ class SidecarSettings(BaseSettings):
     http: str = "127.0.0.1:8503"
     poll_s: Annotated[float, Field(gt=0, le=60)] = 0.1
     chunk_mb: Annotated[int, Field(ge=1, le=1024)] = 8
-    segment_mb: Annotated[int, Field(ge=1, le=4096)] = 64
+    segment_mb: Annotated[int, Field(ge=1, le=4096)] = 32
     segment_s: Annotated[float, Field(gt=0, le=86_400)] = 900.0
     checkpoint_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     retention_days: Annotated[int, Field(ge=0)] = 30
     log_mb: Annotated[int, Field(ge=0)] = 16_384
     late_s: Annotated[float, Field(gt=0)] = 86_400.0
+    alerts: Literal["on", "off"] = "on"
+    alert_matrix: Path | None = None
+    alert_webhook: str = ""
+    alert_window_s: Annotated[float, Field(gt=0, le=300)] = 60.0
+    admin: str = Field(default_factory=lambda data: f"unix:{data['home'] / 'admin.sock'}")
     log_format: Literal["json", "console"] = "console"
 
     @field_validator("listen", mode="before")
@@ -87,7 +94,9 @@ class SidecarSettings(BaseSettings):
             raise ValueError("clients show certificates only over TLS; give tls_cert and tls_key too")
         return value
 
-    @field_validator("home", "tap", "log", "models", "tls_cert", "tls_key", "tls_client_ca", "trusted_keys")
+    @field_validator(
+        "home", "tap", "log", "models", "tls_cert", "tls_key", "tls_client_ca", "trusted_keys", "alert_matrix"
+    )
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         try:

@@ -10,11 +10,14 @@ import typer
 from rich.console import Console
 
 from tickserve.cli import desired, drift, keys, models, package, split
-from tickserve.cli.control import drain, events, follow, halt, resume, rollback, status
+from tickserve.cli.bench import bench
+from tickserve.cli.control import choose, drain, events, follow, halt, release, resume, rollback
 from tickserve.cli.demo import demo
 from tickserve.cli.predict import predict
+from tickserve.cli.replay import replay
 from tickserve.cli.serve import serve
 from tickserve.cli.sidecar import sidecar
+from tickserve.cli.status import status
 from tickserve.cli.train import train
 from tickserve.errors import Code, DeadlineError, InternalError, StatusError, TickserveError, UnreachableError
 
@@ -24,7 +27,24 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, serve, sidecar, predict, status, halt, resume, follow, rollback, events, drain):
+for command in (
+    demo,
+    train,
+    serve,
+    sidecar,
+    replay,
+    predict,
+    status,
+    halt,
+    resume,
+    follow,
+    rollback,
+    choose,
+    release,
+    events,
+    drain,
+    bench,
+):
     app.command()(command)
 app.add_typer(package.app, name="package")
 app.add_typer(keys.app, name="keys")

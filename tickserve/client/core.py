@@ -6,20 +6,22 @@ Blocking and asyncio clients perform the same jobs; only how a call travels and 
 import copy
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Self, TypeAlias, TypeVar, cast
 
+import numpy as np
 from google.protobuf.message import Message
 
-from tickserve.client.answer import decode, to_model_info, to_prediction
-from tickserve.client.failure import prediction_error
-from tickserve.client.features import NamedLines, NamesDifferError, parse_features
+from tickserve.client.answer import decode, default_prediction, to_model_info, to_prediction
+from tickserve.client.failure import is_unexecuted, prediction_error
+from tickserve.client.features import NamedLines, NamesDifferError, parse_features, to_rows
 from tickserve.client.known import KnownModels
 from tickserve.client.options import Request
 from tickserve.client.request import Head, encode_array, encode_lines, make_head
-from tickserve.client.transport import CallError, check_address
+from tickserve.client.transport import CallError, check_addresses
 from tickserve.errors import (
+    Code,
     ConfigurationError,
     DeadlineError,
     FeaturesChangedError,
@@ -97,8 +99,11 @@ class Job(Generic[_T]):
 class Core:
     """The defaults of one client, and what it knows of the models; makes its jobs. Any thread may use it."""
 
-    def __init__(self, address: str, *, model: str | None, timeout_s: float, check_features: bool) -> None:
-        self.address = check_address(address)
+    def __init__(
+        self, address: str | Sequence[str], *, model: str | None, timeout_s: float, check_features: bool
+    ) -> None:
+        self.addresses = check_addresses(address)
+        self.address = ", ".join(self.addresses)
         if not _is_duration(timeout_s):
             raise ConfigurationError(f"timeout_s is {timeout_s!r}; expected seconds above 0", field="timeout_s")
         self._model = model
@@ -113,6 +118,15 @@ class Core:
         if timeout_s is not None:
             other._timeout_s = _checked(timeout_s)
         return other
+
+    def goes_elsewhere(self, outcome: Outcome) -> bool:
+        """Whether what a stream could not do is for another server: there is one, and nothing was executed."""
+        return (
+            len(self.addresses) > 1
+            and isinstance(outcome, CallError)
+            and outcome.code is Code.UNAVAILABLE
+            and is_unexecuted(outcome)
+        )
 
     def predict(self, request: Request) -> Job[Prediction]:
         """Answers one request; the job is never without a step that calls PREDICT."""
@@ -138,12 +152,19 @@ class Core:
         end = self._end(request.timeout_s)
         try:
             given = parse_features(request.features)
+            default = _default(request, given)
+        except TickserveError as error:
+            error.request_id = head.request_id
+            raise
+        try:
             if isinstance(given, NamedLines):
                 return (yield from self._predict_lines(head, given, request.steps, end))
             return (yield from self._predict_array(head, given, request.steps, end))
         except TickserveError as error:
             error.request_id = head.request_id
-            raise
+            if default is None:
+                raise
+            return default_prediction(head.model, head.request_id, default, error)
 
     def _predict_array(self, head: Head, values: FloatArray, steps: int | None, end: float) -> _Steps[Prediction]:
         key = (head.model, head.version)
@@ -224,6 +245,24 @@ class Core:
 
     def _end(self, timeout_s: float | None) -> float:
         return time.monotonic() + (self._timeout_s if timeout_s is None else _checked(timeout_s))
+
+
+def _default(request: Request, given: FloatArray | NamedLines) -> FloatArray | None:
+    """The signal to give where there is none from a model, of shape (rows,); None where errors are to be raised.
+
+    Raises InvalidInputError for what would be wrong at any server.
+    """
+    if request.default is None:
+        return None
+    try:
+        signal = float(request.default)
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"default is {request.default!r}; expected a number", field="default") from None
+    if isinstance(given, NamedLines):
+        rows = max(1, len(given.values) // (request.steps or 1))
+    else:
+        rows = to_rows(given, request.steps).shape[0]
+    return np.full(rows, signal, np.float32)
 
 
 def _checked(timeout_s: float) -> float:

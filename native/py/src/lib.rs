@@ -1,5 +1,7 @@
 //! The native engine as Python sees it.
 
+mod client;
+mod client_link;
 mod engine;
 mod load;
 mod plan;
@@ -18,5 +20,10 @@ fn tickserve_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<engine::NativeEngine>()?;
     module.add_class::<engine::Prepared>()?;
     module.add_class::<load::Load>()?;
+    module.add("CLIENT_FORMAT", client::CLIENT_FORMAT)?;
+    module.add_class::<client::ClientChannel>()?;
+    module.add_class::<client::ClientMethod>()?;
+    module.add_class::<client::ClientStream>()?;
+    module.add_class::<client_link::ClientLink>()?;
     Ok(())
 }

@@ -1,71 +1,17 @@
 """From rings to the log: nothing twice, nothing lost but what is counted, whoever dies when."""
 
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlops.prediction_log import Batch
+from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.keeping import compact
-from mlops.prediction_log.reading import SEGMENTS, read_all, read_log
-from mlops.prediction_log.segments import SegmentWriter
-from mlops.sidecar.follower import Follower
+from mlops.prediction_log.reading import SEGMENTS, read_log
 from mlops.tap import PageReader, is_alive, layout, tidy
 from mlops.tap.layout import HEADER_BYTES
-from tests.support.shared_memory import memory_folder
-from tests.support.taps import SLOT_BYTES, TapLife, taken, version
-
-
-@pytest.fixture
-def tap() -> Iterator[Path]:
-    with memory_folder() as folder:
-        yield folder
-
-
-class Log:
-    """A log over a tap; `restart` is a process that was killed and another one that began."""
-
-    def __init__(self, tap: Path, folder: Path, segment_bytes: int = 1 << 30, chunk_bytes: int = 8 << 20) -> None:
-        self.tap, self.folder = tap, folder
-        self._make: Callable[[], Follower] = lambda: Follower(self.tap, self.writer, chunk_bytes=chunk_bytes)
-        self._open: Callable[[], SegmentWriter] = lambda: SegmentWriter(folder / SEGMENTS, segment_bytes)
-        self.writer = self._open()
-        self.follower = self._make()
-
-    def restart(self) -> None:
-        self.writer.close()
-        self.follower.close()
-        self.writer = self._open()
-        self.follower = self._make()
-
-    def drain(self) -> list[Batch]:
-        found = self.follower.poll()
-        while self.follower.has_more:
-            found += self.follower.poll()
-        return found
-
-    def all(self) -> list[Batch]:
-        return list(read_all(self.folder))
-
-
-def ids(batches: Sequence[Batch]) -> list[str]:
-    return [name for batch in batches for name in batch.request_id]
-
-
-def check_whole(log: Log, lives: Sequence[TapLife]) -> None:
-    """Every sequence of every ring is in the log once, or is counted as missing."""
-    batches = log.all()
-    positions = np.concatenate([batch.position for batch in batches])
-    assert sorted(positions.tolist()) == list(range(len(positions))), "positions are one after the other"
-    places = [
-        (boot, int(ring), int(sequence))
-        for batch in batches
-        for boot, ring, sequence in zip(batch.boot, batch.ring, batch.sequence, strict=True)
-    ]
-    assert len(places) == len(set(places)), "no record is in the log twice"
-    assert log.writer.totals.records == len(places) == log.writer.position
-    assert len(places) + log.writer.totals.missed == sum(taken(life) for life in lives)
+from tests.support.logs import Log, check_whole, ids
+from tests.support.taps import SLOT_BYTES, TapLife, version
 
 
 def test_what_was_written_is_in_the_log_with_its_figures(tap: Path, tmp_path: Path) -> None:
@@ -238,7 +184,7 @@ def test_schemas_that_change_between_versions_come_back_from_parquet_as_they_wer
         life.write(3, of=version(number, features))
         log.drain()
     before = log.all()
-    assert compact(tmp_path) == 2
+    assert compact(tmp_path, LogIndex(tmp_path)) == 2
     after = log.all()
     assert ids(after) == ids(before)
     widths = [batch.inputs["features"].shape[1] for batch in read_log(tmp_path, "demo", "2")]
