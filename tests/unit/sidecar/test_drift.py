@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 
 from mlops.drift import DriftMonitor, WindowResult, default_spec
-from mlops.drift.table import append, read_windows
+from mlops.drift.table import WindowTable, read_windows
 from mlops.package import Package, add_version, read_package
 from mlops.prediction_log import Batch, parquet
 from mlops.sidecar.drift import DriftConsumer, read_specs
@@ -82,7 +82,8 @@ class Told:
         return DriftConsumer(finder, self.home / "drift", SPECS, self.take)
 
     def take(self, results: Sequence[WindowResult]) -> None:
-        self.windows += results
+        """As the alerts do: what they have been told already tells them nothing."""
+        self.windows += [result for result in results if result not in self.windows]
 
 
 def series(metrics: Sequence[Metric], name: str) -> dict[tuple[str, ...], float]:
@@ -153,6 +154,16 @@ def test_a_state_waits_for_its_version_and_is_not_lost(tmp_path: Path, package: 
     assert again.checkpoint() == saved
 
 
+def test_a_window_that_was_stored_but_not_told_is_told_at_the_next_start(tmp_path: Path, package: Package) -> None:
+    told = Told(tmp_path)
+    told.take = lambda results: None  # type: ignore[method-assign]
+    told.made().add(batch_of(package, ROWS[:100]))
+    again = Told(tmp_path)
+    again.consumer.add(batch_of(package, ROWS[100:120], 100))
+    assert again.windows == again.consumer.latest
+    assert [result.rows for result in again.windows] == [100]
+
+
 def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, package: Package) -> None:
     told = Told(tmp_path)
     told.consumer.add(batch_of(package, ROWS[:30]))
@@ -196,9 +207,20 @@ def test_a_line_that_was_torn_is_written_again(tmp_path: Path, package: Package)
     whole = file.read_bytes()
     file.write_bytes(whole[:-50])
     assert list(read_windows(tmp_path / "drift")) == told.windows[:2]
-    assert append(tmp_path / "drift", told.windows) == told.windows[2:]
+    assert WindowTable(tmp_path / "drift").append(told.windows) == told.windows[2:]
     assert file.read_bytes() == whole
-    assert append(tmp_path / "drift", told.windows) == []
+    assert WindowTable(tmp_path / "drift").append(told.windows) == []
+
+
+def test_a_table_is_bounded_and_keeps_the_newest(tmp_path: Path, package: Package) -> None:
+    told = Told(tmp_path)
+    told.consumer.add(batch_of(package, ROWS))
+    size = (tmp_path / "drift" / "small" / "1.jsonl").stat().st_size
+    small = WindowTable(tmp_path / "few", max_bytes=size * 5 // 8)
+    assert small.append(told.windows) == told.windows
+    assert list(read_windows(tmp_path / "few")) == told.windows[2:]
+    assert small.latest() == told.windows[-1:]
+    assert small.append(told.windows) == []
 
 
 def test_settings_of_models_are_read_and_checked(tmp_path: Path) -> None:
