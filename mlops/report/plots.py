@@ -101,7 +101,7 @@ def _figure(panels: int, *, across: int = _ACROSS, height: float = 2.0) -> Itera
     result: list[str] = []
     down = max(1, -(-panels // across))
     # A dollar in a feature's name is a dollar.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "tickserve", "font.size": 7, "text.parse_math": False}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "tickserve", "font.size": 7, "text.parse_math": False}
     with mpl.rc_context(settings):
         figure = Figure(figsize=(11, height * down + 0.3), layout="constrained")
         FigureCanvasSVG(figure)

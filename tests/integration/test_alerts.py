@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mlops.registry import Registry, RuleOverride
 from mlops.registry.desired import make_state
 from mlops.registry.opening import open_registry
 from tests.e2e.conftest import PROGRAM, Launcher, Running
-from tests.integration.monitoring import DEPLOY, alertmanager, fetch, prometheus, wait_until, webhook
+from tests.integration.monitoring import DEPLOY, alertmanager, fetch, free_port, prometheus, wait_until, webhook
 from tests.support.certificates import Authority
 from tests.support.packages import add_constant, build_constant
 from tests.support.registry import ANN, add, gates
@@ -40,9 +41,17 @@ position_scale = 0.5
 """
 
 
+@dataclass(frozen=True)
+class Beside:
+    """A sidecar process, and the address of its metrics."""
+
+    process: subprocess.Popen[str]
+    http: str
+
+
 @contextmanager
-def sidecar(launcher: Launcher, *options: str, **settings: str) -> Iterator[str]:
-    """A sidecar beside the launcher's server; yields the address of its metrics."""
+def sidecar(launcher: Launcher, *options: str, **settings: str) -> Iterator[Beside]:
+    """A sidecar beside the launcher's server."""
     log = launcher.home / "sidecar.log"
     addresses = ["--http", "127.0.0.1:0", "--listen", f"unix:{launcher.home}/outcomes.sock"]
     environment = launcher.environment | {f"TICKSERVE_SIDECAR_{name.upper()}": text for name, text in settings.items()}
@@ -59,7 +68,7 @@ def sidecar(launcher: Launcher, *options: str, **settings: str) -> Iterator[str]
             assert process.poll() is None, log.read_text()
             return [line for line in log.read_text().splitlines() if '"event": "ready"' in line]
 
-        yield json.loads(wait_until("sidecar ready", ready)[0])["http"]
+        yield Beside(process, json.loads(wait_until("sidecar ready", ready)[0])["http"])
     finally:
         process.terminate()
         try:
@@ -114,7 +123,7 @@ def test_broken_rule_reduces_the_position_pages_and_is_taken_back(launcher: Laun
             alert_window_s="0.5",
         ) as beside,
         alertmanager(launcher.home, hook) as manager,
-        prometheus(launcher.home, {"127.0.0.1:8501": server.http, "127.0.0.1:8503": beside}, manager) as watching,
+        prometheus(launcher.home, {"127.0.0.1:8501": server.http, "127.0.0.1:8503": beside.http}, manager) as watching,
     ):
         traffic = Traffic(client)
         hook.wait_for("/watchdog", lambda body: body["alerts"][0]["labels"]["alertname"] == "TickserveWatchdog")
@@ -157,6 +166,32 @@ def test_broken_rule_reduces_the_position_pages_and_is_taken_back(launcher: Laun
     assert registry.verify().findings == ()
 
 
+def test_sidecar_that_is_killed_repeats_nothing_and_forgets_nothing(launcher: Launcher, registry: Registry) -> None:
+    (launcher.home / "matrix.toml").write_text(MATRIX)
+    settings = {"alert_matrix": str(launcher.home / "matrix.toml"), "alert_window_s": "0.5"}
+    state = launcher.home / "alerts" / "demo" / "state.json"
+    with (
+        webhook() as hook,
+        launcher.serve("--source", "registry") as server,
+        Client(server.address, model="demo", timeout_s=10.0) as client,
+    ):
+        traffic = Traffic(client)
+        with sidecar(launcher, **settings, alert_webhook=f"http://127.0.0.1:{free_port()}/nobody") as beside:
+            override(registry, RuleOverride(rule="small", maximum=0.4))
+            wait_until("smaller position", lambda: traffic.scale() == 0.5)
+            wait_until("only the notice left", lambda: len(json.loads(state.read_text())["outbox"]) == 1)
+            beside.process.kill()
+            beside.process.wait()
+        desired = registry.desired("demo")
+        assert desired is not None
+        with sidecar(launcher, **settings, alert_webhook=f"http://127.0.0.1:{hook.server_port}/sidecar"):
+            told = hook.wait_for("/sidecar", lambda body: body["change"] == "raised")
+            assert told["level"] == "critical"
+            assert registry.desired("demo") == desired
+            override(registry)
+            wait_until("whole position", lambda: traffic.scale() == 1.0)
+
+
 def test_every_metric_that_a_rule_names_is_exposed(launcher: Launcher, tmp_path: Path) -> None:
     add_constant(launcher.models, 0.5)
     authority = Authority(tmp_path)
@@ -166,7 +201,9 @@ def test_every_metric_that_a_rule_names_is_exposed(launcher: Launcher, tmp_path:
         launcher.serve("--tls-cert", str(certificate), "--tls-key", str(key)) as server,
         sidecar(launcher) as beside,
     ):
-        exposed = families(server) | set(re.findall(r"^# TYPE (\w+)", fetch(f"http://{beside}/metrics"), re.MULTILINE))
+        exposed = families(server) | set(
+            re.findall(r"^# TYPE (\w+)", fetch(f"http://{beside.http}/metrics"), re.MULTILINE)
+        )
     named = set()
     for file in (DEPLOY / "prometheus").glob("*.rules.yml"):
         text = re.sub(r"^ *(#|- alert:|- name:|summary:).*$", "", file.read_text(), flags=re.MULTILINE)
