@@ -160,8 +160,8 @@ def test_broken_rule_reduces_the_position_pages_and_is_taken_back(launcher: Laun
         wait_until("whole position", lambda: traffic.scale() == 1.0)
         hook.wait_for("/sidecar", lambda body: body["change"] == "cleared")
         hook.wait_for("/on-call", paged("resolved"))
-    rows = [row for row in read_history(launcher.home / "alerts" / "demo" / "history.jsonl") if row.do != "record"]
-    done = [(row.do, row.change, row.result) for row in rows]
+    rows = [row for row in read_history(launcher.home / "alerts" / "demo" / "history.jsonl") if row.action != "record"]
+    done = [(row.action, row.change, row.result) for row in rows]
     assert done == [(do, change, "done") for change in ("raised", "cleared") for do in ("set_position_scale", "notify")]
     assert registry.verify().findings == ()
 
