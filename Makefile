@@ -63,6 +63,7 @@ integration: native-if-cargo
 bench: native-if-cargo
 	$(BIN)/python -m benchmarks.run --chart docs/benchmarks.svg
 	$(BIN)/python -m benchmarks.registry
+	$(BIN)/python -m benchmarks.sidecar
 
 soak: native-if-cargo
 	$(BIN)/python -m benchmarks.soak $(SCENARIO)

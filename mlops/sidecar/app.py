@@ -21,7 +21,7 @@ from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.outcomes import OutcomeStore
 from mlops.prediction_log.reading import PARQUET, SEGMENTS, read_all, read_segment
 from mlops.prediction_log.segments import SegmentWriter, first_position, segment_paths
-from mlops.sidecar.consumers import Consumer, Exporter, Feed
+from mlops.sidecar.consumers import Closing, Consumer, Exporter, Feed
 from mlops.sidecar.follower import Follower
 from mlops.sidecar.metrics import Facts, SidecarCollector
 from mlops.sidecar.packages import PackageFinder
@@ -115,6 +115,9 @@ class Sidecar:
             self._http.stop()
             if keeper.is_alive():
                 keeper.join()
+            for consumer in self._consumers:
+                if isinstance(consumer, Closing):
+                    consumer.close()
             self._outcomes.close()
             self._follower.close()
             self._writer.close()
