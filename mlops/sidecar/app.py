@@ -196,7 +196,7 @@ class Sidecar:
 
     def _keep(self) -> None:
         settings = self._settings
-        while not self._stopping.wait(_KEEP_S):
+        while not self._stopping.wait(min(_KEEP_S, settings.segment_s)):
             try:
                 keeping.compact(settings.log, self._index)
                 removed = keeping.trim(
