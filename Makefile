@@ -54,7 +54,7 @@ test: native-if-cargo
 ifdef CARGO
 	$(IN_NATIVE) test --quiet --locked
 endif
-	$(BIN)/pytest -m "not integration"
+	$(BIN)/pytest -m "not integration" --numprocesses auto --maxprocesses 4 --dist loadscope
 
 integration: native-if-cargo
 	tests/integration/install-clients
@@ -72,6 +72,7 @@ ifdef CARGO
 	$(BIN)/python -m benchmarks.studies.native_fuzz
 endif
 	$(BIN)/python -m benchmarks.studies.gate_levels
+	$(BIN)/python -m benchmarks.studies.routing_shares
 
 run: setup
 	@$(BIN)/tickserve demo

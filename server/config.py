@@ -13,12 +13,12 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mlops.tap import default_folder
-from server.connections import DEFAULT_BOUNDS, ConnectionBounds
 from server.models.policy import parse_policy
-from server.tls import TlsFiles
 from tickserve.address import check_listener, is_unix, split_host
 from tickserve.errors import ConfigurationError
 from tickserve.home import home
+from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
+from tickserve.listening.tls import TlsFiles
 
 _PREFIX = "TICKSERVE_"
 #: Variables of the other commands.
@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     required_models: Annotated[tuple[str, ...], NoDecode] = ()
     loading_threads: Annotated[int, Field(ge=1, le=16)] = 2
     load_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    trial_load: bool = True
     memory_budget_mb: Annotated[int, Field(ge=0)] = Field(default_factory=lambda: default_memory_mb())
     cache_mb: Annotated[int, Field(ge=1)] = 4096
     breaker_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.5

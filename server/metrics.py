@@ -3,8 +3,10 @@
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -17,6 +19,7 @@ from server.models.records import refused_versions
 from server.plan import Role
 from server.tap import TapTotals
 from tickserve import __version__
+from tickserve.listening.tls import Certificates
 
 _BUCKETS = exposition_buckets()
 _VERSION_LABELS = ("model", "version", "role")
@@ -267,3 +270,25 @@ def _labelled(name: str, text: str, labels: dict[str, str], value: float) -> Met
     family = GaugeMetricFamily(name, text, labels=list(labels))
     family.add_metric(list(labels.values()), value)
     return family
+
+
+def export_certificates(certificates: Certificates, registry: CollectorRegistry) -> None:
+    """Adds what an operator must know of the certificates to the metrics."""
+
+    def expires(setting: str) -> float:
+        return certificates.current.expires_unix[setting]
+
+    expiry = Gauge(
+        "tickserve_tls_certificate_expiry_seconds",
+        "When the first certificate in use from the file of this setting expires, Unix time.",
+        ["setting"],
+        registry=registry,
+    )
+    for setting in certificates.current.expires_unix:
+        expiry.labels(setting).set_function(partial(expires, setting))
+    refused = Gauge(
+        "tickserve_tls_reload_refused",
+        "1 while the TLS files hold something that is not served.",
+        registry=registry,
+    )
+    refused.set_function(lambda: bool(certificates.refused))

@@ -78,13 +78,16 @@ class Halt:
 class ModelPlan:
     """One model: its versions that are loaded, which of them answers what, and which any client may pin.
 
-    `previous` is the version kept warm to go back to; it answers nobody. Empty where there is none.
+    `client_pins` are the versions that only the clients of the named identities may pin: `subject:` and the subject of
+    the client's certificate, else the peer's address without its port, such as `ipv4:10.0.0.1` or `unix`. `previous`
+    is the version kept warm to go back to; it answers nobody. Empty where there is none.
     """
 
     name: str
     versions: Mapping[str, VersionPlan]
     split: Split
     pins: frozenset[str] = frozenset()
+    client_pins: Mapping[str, frozenset[str]] = field(default_factory=dict)
     halt: Halt | None = None
     position_scale: float = 1.0
     previous: str = ""

@@ -245,6 +245,12 @@ class DamagedTapError(TickserveError):
     code = Code.DATA_LOSS
 
 
+class DamagedLogError(TickserveError):
+    """A file of the prediction log is none, or not whole; `field` names it."""
+
+    code = Code.DATA_LOSS
+
+
 class DataError(TickserveError):
     """Reference or training data is unusable; `field` names the column."""
 

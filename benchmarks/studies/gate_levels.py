@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops.package import Horizon, OutcomeSpec
-from mlops.registry.gates.bootstrap import block_length, bootstrap_interval
-from mlops.registry.gates.row_figures import RowFigure, row_figure
-from mlops.registry.gates.rows import Rows
+from mlops.statistics.bootstrap import block_length, bootstrap_interval
+from mlops.statistics.resampled import RowFigure
+from mlops.statistics.row_figures import row_figure
+from mlops.statistics.rows import Rows
 
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "studies" / "gate-levels.md"
 RUNS, REPETITIONS, LEVEL = 500, 500, 0.05

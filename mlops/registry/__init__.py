@@ -28,6 +28,7 @@ from mlops.registry.values import (
     Served,
     Shadow,
     Share,
+    SplitSegment,
     Status,
     Version,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "ServerEvent",
     "Shadow",
     "Share",
+    "SplitSegment",
     "Status",
     "Version",
     "default_actor",

@@ -13,7 +13,8 @@ from mlops.registry.journal import Write, require_reason
 from mlops.registry.lookup import require_model, require_version
 from mlops.registry.overrides import check_overrides
 from mlops.registry.schema import desired, desired_history, packages, revision
-from mlops.registry.values import WHOLE_BP, Desired, DesiredState, Share, Status, read_state
+from mlops.registry.values import Desired, DesiredState, Share, Status, read_state
+from mlops.routing import WHOLE_BP
 from tickserve.errors import ConflictError, RegistryArgumentError, RegistryError, UnknownError
 
 
@@ -74,6 +75,9 @@ def write_state(
 ) -> Desired:
     """Replaces the model's desired state; the same state again writes nothing.
 
+    Segments are not the caller's: they follow from those before and the new weights, so that every server of a fleet,
+    after every restart, has the same ones.
+
     Parameters
     ----------
     expected : int, optional
@@ -91,6 +95,10 @@ def write_state(
     before = read_desired(write.connection, model)
     found = before.revision if before else 0
     require_revision(before, model, expected)
+    try:
+        state = state.following(before.state if before else None)
+    except ValueError as error:
+        raise RegistryArgumentError(str(error), field="split") from None
     if before is not None and before.state == state:
         return before
     for version in sorted(state.versions()):
@@ -134,7 +142,8 @@ def promoted(before: DesiredState | None, version: int, schema_override: int) ->
     state = before or DesiredState()
     shadow = None if state.shadow and state.shadow.version == version else state.shadow
     split = (Share(version=version, role="stable", weight_bp=WHOLE_BP),)
-    return state.model_copy(update={"split": split, "shadow": shadow, "schema_override": schema_override})
+    changes = {"split": split, "segments": (), "shadow": shadow, "schema_override": schema_override}
+    return state.model_copy(update=changes)
 
 
 def roll_back(write: Write, model: str, expected: int | None) -> Desired:

@@ -111,7 +111,7 @@ def _number(connection: Connection, model: str, reference: str) -> int:
         number = read_state(state).named(role) if state is not None else None
         if number is None:
             require_model(connection, model)
-            raise UnknownError(f"no version of model {model!r} is {reference}", field="version")
+            raise UnknownError(f"no one version of model {model!r} is {reference}", field="version")
         return number
     number = connection.execute(
         select(aliases.c.version).where(aliases.c.model == model, aliases.c.alias == reference)

@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from mlops.package.manifest import Count, Frozen, Name
-
-#: Shares of a split are in 1/10,000.
-WHOLE_BP = 10_000
+from mlops.routing import WHOLE_BP, Segment, fits, following, layout
 
 
 class Status(StrEnum):
@@ -159,6 +157,13 @@ class Share(Frozen):
     weight_bp: Weight
 
 
+class SplitSegment(Frozen):
+    """A part of the routing hashes: up to `upto_bp`, in 1/10,000 of them, and from where the one before ends."""
+
+    version: Number
+    upto_bp: Weight
+
+
 class Shadow(Frozen):
     """A version that gets copies of live requests and answers no client."""
 
@@ -198,9 +203,14 @@ class RuleOverride(Frozen):
 
 
 class DesiredState(Frozen):
-    """What is meant to be served for one model. `schema_override` names the version whose other schema is accepted."""
+    """What is meant to be served for one model. `schema_override` names the version whose other schema is accepted.
+
+    `segments` say which routing hashes each version of the split has; empty where they lie as they would without a
+    history. Whoever writes a state gives weights: the registry moves the segments of the state before.
+    """
 
     split: tuple[Share, ...] = ()
+    segments: tuple[SplitSegment, ...] = ()
     salt: Annotated[str, Field(max_length=256)] = ""
     shadow: Shadow | None = None
     fallback_version: Number | None = None
@@ -218,8 +228,6 @@ class DesiredState(Frozen):
                 raise ValueError(f"the split's weights sum to {total}, expected {WHOLE_BP}")
             if sum(share.role == "stable" for share in self.split) != 1:
                 raise ValueError("a split needs exactly one stable version")
-            if sum(share.role == "canary" for share in self.split) > 1:
-                raise ValueError("a split has at most one canary version")
         for what, names in (
             ("version of the split", [share.version for share in self.split]),
             ("pin", [pin.version for pin in self.allowed_pins]),
@@ -227,17 +235,48 @@ class DesiredState(Frozen):
         ):
             if len(set(names)) != len(names):
                 raise ValueError(f"a {what} is named twice")
+        if self.segments and not fits(_routed(self.segments), self.weights()):
+            raise ValueError("the segments do not give each version its weight")
         return self
 
+    def weights(self) -> dict[str, int]:
+        """The weight of each version of the split, in 1/10,000; the stable one last, from which others take."""
+        ordered = sorted(self.split, key=lambda share: share.role == "stable")
+        return {str(share.version): share.weight_bp for share in ordered}
+
+    def layout(self) -> tuple[Segment, ...]:
+        """The segments of the split, which is not empty."""
+        return layout(_routed(self.segments), self.weights())
+
+    def following(self, before: "DesiredState | None") -> "DesiredState":
+        """This state with the segments that come after those of `before`: as few keys as can be get another version.
+
+        Another salt moves every key anyway, so it begins anew.
+
+        Raises
+        ------
+        ValueError
+            Where too many segments would come of it.
+        """
+        earlier = before.layout() if before is not None and before.split and before.salt == self.salt else ()
+        found = following(earlier, self.weights()) if self.split else ()
+        segments = tuple(SplitSegment(version=int(each.version), upto_bp=each.upto_bp) for each in found)
+        return self.model_copy(update={"segments": segments})
+
     def named(self, role: str) -> int | None:
-        """The version of this role, `stable` or `canary`."""
-        return next((share.version for share in self.split if share.role == role), None)
+        """The version of this role, `stable` or `canary`; None where there is none, or more than one."""
+        found = [share.version for share in self.split if share.role == role]
+        return found[0] if len(found) == 1 else None
 
     def versions(self) -> frozenset[int]:
         """Every version that this state may make a server load."""
         found = {share.version for share in self.split} | {pin.version for pin in self.allowed_pins}
         found |= {self.shadow.version} if self.shadow else set()
         return frozenset(found | ({self.fallback_version} if self.fallback_version else set()))
+
+
+def _routed(segments: tuple[SplitSegment, ...]) -> tuple[Segment, ...]:
+    return tuple(Segment(str(each.version), each.upto_bp) for each in segments)
 
 
 def read_state(stored: Any) -> DesiredState:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,18 +51,7 @@ class CatalogWriter:
         number = self._versions.get(key)
         if number is None:
             number = len(self._versions)
-            self._append(
-                {
-                    "kind": "version",
-                    "index": number,
-                    "model": version.model,
-                    "version": version.version,
-                    "digest": version.digest.hex(),
-                    "inputs": _tensors(version.inputs),
-                    "outputs": _tensors(version.outputs),
-                    "feature_names": list(version.feature_names),
-                }
-            )
+            self._append(version_entry(number, version))
             self._versions[key] = number
         return number
 
@@ -104,6 +93,32 @@ class Catalog:
     splits: dict[tuple[str, int], Split]
 
 
+def version_entry(index: int, version: Version) -> dict[str, Any]:
+    """A version as a line of the catalog says it."""
+    return {
+        "kind": "version",
+        "index": index,
+        "model": version.model,
+        "version": version.version,
+        "digest": version.digest.hex(),
+        "inputs": _tensors(version.inputs),
+        "outputs": _tensors(version.outputs),
+        "feature_names": list(version.feature_names),
+    }
+
+
+def version_of(entry: Mapping[str, Any]) -> Version:
+    """The other way round. Raises KeyError, TypeError or ValueError where it says none."""
+    return Version(
+        model=str(entry["model"]),
+        version=str(entry["version"]),
+        digest=bytes.fromhex(entry["digest"]),
+        inputs=_specs(entry["inputs"]),
+        outputs=_specs(entry["outputs"]),
+        feature_names=tuple(map(str, entry["feature_names"])),
+    )
+
+
 def read_catalog(path: Path) -> Catalog:
     """Reads what is there; a last line that is not whole is left out. Raises DamagedTapError, OSError."""
     versions, splits = {}, {}
@@ -111,14 +126,7 @@ def read_catalog(path: Path) -> Catalog:
         try:
             entry = json.loads(line)
             if entry["kind"] == "version":
-                versions[int(entry["index"])] = Version(
-                    model=str(entry["model"]),
-                    version=str(entry["version"]),
-                    digest=bytes.fromhex(entry["digest"]),
-                    inputs=_specs(entry["inputs"]),
-                    outputs=_specs(entry["outputs"]),
-                    feature_names=tuple(map(str, entry["feature_names"])),
-                )
+                versions[int(entry["index"])] = version_of(entry)
             elif entry["kind"] == "split":
                 segments = tuple((int(bound), str(version), int(role)) for bound, version, role in entry["segments"])
                 split = Split(str(entry["model"]), int(entry["generation"]), bytes.fromhex(entry["salt"]), segments)

@@ -144,7 +144,10 @@ class RingReader(RingFile):
 
     def slots(self, first: int, after: int) -> Any:
         """A copy of these slots as one structured array (`layout.slot_dtype`)."""
-        return self._slots[np.arange(first, after) % self.shape.slots]
+        begin, end = first % self.shape.slots, first % self.shape.slots + after - first
+        if end <= self.shape.slots:
+            return self._slots[begin:end].copy()
+        return np.concatenate((self._slots[begin:], self._slots[: end - self.shape.slots]))
 
     def read(self, limit: int = 65_536) -> Reading:
         """The records of about `limit` slots from the tail on, whole ones. Consumes nothing. Raises DamagedTapError."""

@@ -9,8 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops.package.manifest import Metric
+from mlops.statistics.correlation import spearman
+from mlops.statistics.newey_west import newey_west_error
+from mlops.statistics.ranks import midranks
+from mlops.statistics.return_figures import drawdown, mertens_error
 from mlops.training.features import SESSIONS_PER_YEAR
-from mlops.training.uncertainty import bootstrap_errors, newey_west_error
+from mlops.training.uncertainty import bootstrap_errors
 
 #: Cost of trading, in basis points of the position traded; turning from long to short trades twice.
 COST_BP = 1.0
@@ -74,9 +78,9 @@ def auc(up: Floats, labels: NDArray[np.bool_]) -> Metric | None:
     m, n = len(positives), len(negatives)
     if m == 0 or n == 0 or np.ptp(up) == 0:
         return None
-    joint = _midranks(np.concatenate([positives, negatives]))
-    above = (joint[:m] - _midranks(positives)) / n
-    below = 1 - (joint[m:] - _midranks(negatives)) / m
+    joint = midranks(np.concatenate([positives, negatives]))
+    above = (joint[:m] - midranks(positives)) / n
+    below = 1 - (joint[m:] - midranks(negatives)) / m
     error = None
     if m > 1 and n > 1:
         error = float(np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n)) or None
@@ -88,18 +92,12 @@ def information_coefficient(signal: Floats, returns: Floats) -> Metric | None:
 
     One instrument gives one row a period, so there are no cross-sections to average over: the correlation is taken over
     the whole window, by ranks, because daily returns have heavy tails. The standard error is the Newey-West one of
-    the influence function of Spearman's rho: C. Croux and C. Dehon, "Influence Functions of the Spearman and Kendall
-    Correlation Measures", Statistical Methods & Applications 19, 2010.
+    the influence function.
     """
-    n = len(signal)
-    if n < 3 or np.ptp(signal) == 0 or np.ptp(returns) == 0:
+    found = spearman(signal, returns)
+    if found is None:
         return None
-    x, y = _grades(signal), _grades(returns)
-    scale = float(x.std() * y.std())
-    rho = float(x @ y) / n / scale
-    influence = x * y + _mean_above(signal, y) + _mean_above(returns, x)
-    error = newey_west_error(influence)
-    return Metric(value=rho, standard_error=None if error is None else error / scale, n=n)
+    return Metric(value=found.value, standard_error=newey_west_error(found.influence), n=len(signal))
 
 
 def strategy_returns(positions: Floats, returns: Floats, *, cost_bp: float) -> Floats:
@@ -120,31 +118,24 @@ def strategy_figures(strategy: Floats, *, seed: int = 0) -> tuple[Metric | None,
     n = len(strategy)
     if n == 0:
         return None, None
-    drawdown = _drawdown(strategy)
+    fall = float(drawdown(strategy))
     if np.ptp(strategy) == 0:
-        return None, Metric(value=drawdown, n=n)
-    errors = bootstrap_errors(strategy, lambda sample: (_sharpe(sample), _drawdown(sample)), seed=seed)
+        return None, Metric(value=fall, n=n)
+    errors = bootstrap_errors(strategy, lambda sample: (_sharpe(sample), float(drawdown(sample))), seed=seed)
     sharpe_error, drawdown_error = (float(error) if np.isfinite(error) and error > 0 else None for error in errors)
     return (
         Metric(value=_sharpe(strategy), standard_error=sharpe_error, n=n),
-        Metric(value=drawdown, standard_error=drawdown_error, n=n),
+        Metric(value=fall, standard_error=drawdown_error, n=n),
     )
 
 
 def sharpe_mertens(strategy: Floats) -> Metric | None:
-    """The same figure with its standard error for independent returns that need not be normal.
-
-    E. Mertens, "Comments on Variance of the IID Estimator in Lo (2002)", 2002: per period, the variance is
-    (1 + s^2 / 2 - skewness s + (kurtosis - 3) s^2 / 4) / n.
-    """
-    n = len(strategy)
-    if n < 2 or np.ptp(strategy) == 0:
+    """The same figure with its standard error for independent returns that need not be normal."""
+    error = mertens_error(strategy)
+    if len(strategy) < 2 or np.ptp(strategy) == 0:
         return None
-    yearly = _sharpe(strategy)
-    s = yearly / SESSIONS_PER_YEAR**0.5
-    z = (strategy - strategy.mean()) / strategy.std()
-    variance = 1 + s**2 / 2 - float((z**3).mean()) * s + (float((z**4).mean()) - 3) * s**2 / 4
-    return Metric(value=yearly, standard_error=float(np.sqrt(variance * SESSIONS_PER_YEAR / n)), n=n)
+    yearly_error = None if error is None else error * SESSIONS_PER_YEAR**0.5
+    return Metric(value=_sharpe(strategy), standard_error=yearly_error, n=len(strategy))
 
 
 def _mean(values: NDArray[np.bool_] | Floats) -> Metric | None:
@@ -157,30 +148,3 @@ def _mean(values: NDArray[np.bool_] | Floats) -> Metric | None:
 def _sharpe(returns: Floats) -> float:
     deviation = float(returns.std(ddof=1))
     return float(returns.mean()) / deviation * SESSIONS_PER_YEAR**0.5 if deviation > 0 else math.nan
-
-
-def _drawdown(returns: Floats) -> float:
-    capital = np.cumprod(1 + returns)
-    peaks = np.maximum(np.maximum.accumulate(capital), 1.0)
-    return float((1 - capital / peaks).max())
-
-
-def _midranks(values: Floats) -> Floats:
-    """Ranks from 1, ties at their mean."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray(((2 * last - counts + 1) / 2)[places])
-
-
-def _grades(values: Floats) -> Floats:
-    """Empirical distribution function at each value, centred on 0."""
-    ranks = _midranks(values)
-    return np.asarray((ranks - ranks.mean()) / len(values))
-
-
-def _mean_above(values: Floats, weights: Floats) -> Floats:
-    """For each row, the mean over all rows of weight where their value is above its own, half where equal."""
-    order, places = np.unique(values, return_inverse=True)
-    sums = np.bincount(places, weights, minlength=len(order))
-    above = sums.sum() - np.cumsum(sums) + sums / 2
-    return np.asarray((above / len(values))[places])

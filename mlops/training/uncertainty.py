@@ -1,4 +1,4 @@
-"""Standard errors of figures on time series: long-run variance and the stationary bootstrap."""
+"""Standard errors of figures on time series by the stationary bootstrap."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,35 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Statistic = Callable[[NDArray[np.float64]], Sequence[float]]
-
-
-def newey_west_error(values: NDArray[np.float64], lags: int | None = None) -> float | None:
-    """Standard error of the mean of a serially dependent series.
-
-    Bartlett weights, lags floor(4 (n/100)^(2/9)) unless given. W. K. Newey and K. D. West, "A Simple, Positive
-    Semi-definite, Heteroskedasticity and Autocorrelation Consistent Covariance Matrix", Econometrica 55, 1987; the lag
-    rule is that of their "Automatic Lag Selection in Covariance Matrix Estimation", 1994, for the Bartlett kernel.
-
-    Parameters
-    ----------
-    values : numpy.ndarray
-        float64 of shape (n,).
-
-    Returns
-    -------
-    float or None
-        None where the series has no variance to estimate from: fewer than two values, or all equal.
-    """
-    n = len(values)
-    if n < 2 or np.ptp(values) == 0:
-        return None
-    if lags is None:
-        lags = int(4 * (n / 100) ** (2 / 9))
-    centred = values - values.mean()
-    variance = float(centred @ centred)
-    for lag in range(1, min(lags, n - 1) + 1):
-        variance += 2 * (1 - lag / (lags + 1)) * float(centred[lag:] @ centred[:-lag])
-    return float(np.sqrt(variance) / n)
 
 
 def bootstrap_errors(

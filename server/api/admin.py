@@ -13,12 +13,12 @@ from google.protobuf.message import DecodeError, Message
 
 from server.api.control import ControlService
 from server.api.repository import RepositoryService
-from server.connections import DEFAULT_BOUNDS, ConnectionBounds
 from server.engine import texts
-from server.engine.listeners import Listeners, Tls
 from server.engine.status import grpc_status
-from server.tls import Certificates
 from tickserve.errors import TickserveError
+from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
+from tickserve.listening.listeners import Listeners, Tls
+from tickserve.listening.tls import Certificates
 from tickserve.v1 import control_pb2 as pb
 from tickserve.wire import grpc_service_pb2 as oip
 

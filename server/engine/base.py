@@ -1,6 +1,6 @@
 """What an engine is: it executes the installed plan, and is changed only by installing another one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,12 +60,22 @@ class ModelCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class RunCounts:
+    """How one version has done, in all roles that are counted apart: enough to tell whether it does well."""
+
+    answered: int
+    rows: int
+    errors: Mapping[str, int]
+    run: StageCounts
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """Everything an engine counts. `refused` counts by (model or "", reason) what reached no version.
 
-    `versions` are those of the plan and those that left it some minutes ago at most; `folded` are the sums of all that
-    left it before, by model, and none of it is in `versions`. `worker_busy_ns` is how long each thread that serves has
-    run since the start, waiting left out.
+    `versions` are those of the plan and those that left it some minutes ago at most, the last of each model; `folded`
+    are the sums of all others that left it, by model, and none of it is in `versions`. `worker_busy_ns` is how long
+    each thread that serves has run since the start, waiting left out.
     """
 
     versions: Sequence[VersionCounters]
@@ -107,6 +117,12 @@ class Engine(Protocol):
 
     def counters(self) -> Counters:
         """A copy of all counters; never blocks a request."""
+
+    def runs(self, versions: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], RunCounts]:
+        """How some versions have done, by model and version; those that are not counted apart are absent.
+
+        Costs by what is asked for, where `counters` costs by all that is counted. Never blocks a request.
+        """
 
     def take_faults(self) -> Sequence[str]:
         """Tracebacks of unexpected exceptions since the last call, for the log; bounded."""

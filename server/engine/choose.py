@@ -8,8 +8,8 @@ from server.config import Settings
 from server.engine.base import Engine
 from server.engine.native import NativeEngine
 from server.engine.python import PythonEngine
-from server.tls import Certificates
 from tickserve.errors import ConfigurationError
+from tickserve.listening.tls import Certificates
 
 _log = structlog.get_logger()
 

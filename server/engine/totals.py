@@ -18,15 +18,15 @@ def total(model: str, parts: Iterable[_Part]) -> ModelCounters:
     for part in parts:
         for stage, counts in part.stages.items():
             before = stages.get(stage)
-            stages[stage] = counts if before is None else _merge(before, counts)
+            stages[stage] = counts if before is None else merge(before, counts)
     return ModelCounters(
         model=model,
         stages=stages,
         answered=sum(part.answered for part in parts),
         rows=sum(part.rows for part in parts),
         slow=sum(part.slow for part in parts),
-        errors=_sum(part.errors for part in parts),
-        rule_violations=_sum(part.rule_violations for part in parts),
+        errors=add_up(part.errors for part in parts),
+        rule_violations=add_up(part.rule_violations for part in parts),
     )
 
 
@@ -38,11 +38,13 @@ def model_totals(counters: Counters) -> list[ModelCounters]:
     return [total(model, of_model) for model, of_model in parts.items()]
 
 
-def _merge(one: StageCounts, other: StageCounts) -> StageCounts:
+def merge(one: StageCounts, other: StageCounts) -> StageCounts:
+    """Both histograms in one."""
     return StageCounts(list(map(add, one.counts, other.counts)), one.sum_ns + other.sum_ns)
 
 
-def _sum(parts: Iterable[Mapping[_Key, int]]) -> dict[_Key, int]:
+def add_up(parts: Iterable[Mapping[_Key, int]]) -> dict[_Key, int]:
+    """The sum by key."""
     totals: Counter[_Key] = Counter()
     for part in parts:
         totals.update(part)

@@ -15,6 +15,7 @@ from server.models.rows import DesiredRows
 from server.models.served import ServedFile
 from server.models.settling import Settling
 from server.models.source import Source
+from server.models.trials import Trials
 from server.models.values import Desired, ModelDesired, RuleChange, ShadowShare, Share, Target, VersionRef
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Source",
     "Target",
     "ThreadLoader",
+    "Trials",
     "VersionPolicy",
     "VersionRef",
     "parse_policy",

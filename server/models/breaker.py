@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import add, sub
+from operator import sub
 
 from mlops.histogram import quantile_ns
 
@@ -42,10 +42,6 @@ class Sample:
     rows: int
     run_counts: Sequence[int]
 
-    def __add__(self, other: "Sample") -> "Sample":
-        counts = list(map(add, self.run_counts, other.run_counts))
-        return Sample(self.answered + other.answered, self.bad + other.bad, self.rows + other.rows, counts)
-
     def since(self, before: "Sample") -> "Sample":
         """What came after `before`."""
         counts = list(map(sub, self.run_counts, before.run_counts))
@@ -78,6 +74,9 @@ class Breaker:
     def update(self, now: float, sample: Sample) -> Verdict | None:
         """Takes the counts at a monotonic time in seconds; says whether the version is to be taken out."""
         samples = self._samples
+        if samples and sample.answered + sample.bad < samples[-1][1].answered + samples[-1][1].bad:
+            # What it did in a role that it has lost is not counted apart any more.
+            samples.clear()
         samples.append((now, sample))
         # The newest that is as old as the window stays, to count from.
         while len(samples) > 1 and now - samples[1][0] >= self._limits.window_s:

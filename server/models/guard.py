@@ -1,10 +1,9 @@
 """The breaker at work: every installed version's own counts, a few times a second, and what follows from them."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Mapping
 
-from server.engine import Counters
-from server.engine.base import VersionCounters
+from server.engine.base import RunCounts
 from server.models.breaker import Breaker, BreakerLimits, Sample
 from server.models.operations import Operations
 from server.models.reconciler import Reconciler
@@ -13,6 +12,8 @@ from tickserve.errors import Reason
 #: Refusals that are the version's fault and not the caller's.
 _BAD = (Reason.OUTPUT_RULE.value, Reason.INTERNAL.value)
 _Key = tuple[str, str, int]
+#: How versions have done, by model and version.
+Runs = Callable[[Collection[tuple[str, str]]], Mapping[tuple[str, str], RunCounts]]
 
 
 class Guard:
@@ -29,7 +30,7 @@ class Guard:
         self,
         reconciler: Reconciler,
         operations: Operations,
-        counters: Callable[[], Counters],
+        runs: Runs,
         limits: BreakerLimits,
         *,
         halts: bool,
@@ -37,7 +38,7 @@ class Guard:
     ) -> None:
         self._reconciler = reconciler
         self._operations = operations
-        self._counters = counters
+        self._runs = runs
         self._limits = limits
         self._halts = halts
         self._clock = clock
@@ -60,25 +61,20 @@ class Guard:
         }
         if not self._breakers:
             return
-        samples = _samples(self._counters().versions)
+        found = self._runs([(model, version) for model, version, _ in self._breakers])
         now = self._clock()
         for key, breaker in self._breakers.items():
             model, version, _ = key
-            sample = samples.get((model, version))
-            if breaker is None or sample is None:
+            runs = found.get((model, version))
+            if breaker is None or runs is None:
                 continue
-            verdict = breaker.update(now, sample)
+            verdict = breaker.update(now, _sample(runs))
             if verdict is not None:
                 # Once is enough, also where there is no way back.
                 self._breakers[key] = None
                 self._operations.trip(model, version, verdict.why, halts=self._halts, is_slow=verdict.is_slow)
 
 
-def _samples(counters: Iterable[VersionCounters]) -> dict[tuple[str, str], Sample]:
-    found: dict[tuple[str, str], Sample] = {}
-    for item in counters:
-        bad = sum(item.errors.get(reason, 0) for reason in _BAD)
-        sample = Sample(item.answered, bad, item.rows, item.stages["run"].counts)
-        key = item.model, item.version
-        found[key] = found[key] + sample if key in found else sample
-    return found
+def _sample(runs: RunCounts) -> Sample:
+    bad = sum(runs.errors.get(reason, 0) for reason in _BAD)
+    return Sample(runs.answered, bad, runs.rows, runs.run.counts)

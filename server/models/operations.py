@@ -110,7 +110,9 @@ class Operations:
         desired = self._record(model).desired
         target = only(version, schema_override=version)
         if desired.targets:
-            target = replace(desired.targets[0], shares=target.shares, pins=target.pins, schema_override=version)
+            target = replace(
+                desired.targets[0], shares=target.shares, segments=(), pins=target.pins, schema_override=version
+            )
         why = reason or f"rolled back from version {left}"
         try:
             revision = self._reconciler.source.write(model, target, desired.halt, None, actor=actor, reason=why)
@@ -198,7 +200,9 @@ class Operations:
                 )
             rules = record.loaded[back].rules
             one = only(back)
-            return replace(record.target, shares=one.shares, pins=one.pins, schema_override=back, rules=rules)
+            return replace(
+                record.target, shares=one.shares, segments=(), pins=one.pins, schema_override=back, rules=rules
+            )
 
         record = self._reconciler.switch_now(model, choose, lambda overrides: overrides.refusing(model, left, mark))
         self._wake()

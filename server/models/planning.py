@@ -5,21 +5,17 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from mlops.package import Bounds, EventTimeRule, InputRules, OutputRule
-from mlops.routing import MAX_HASH
+from mlops.routing import upper_bound
 from server.models.loading import Loaded
-from server.models.values import WHOLE_BP, RuleChange, Share, Target
-from server.plan import Halt, ModelPlan, Role, Segment, Split, VersionPlan
+from server.models.values import RuleChange, Target
+from server.plan import Halt, ModelPlan, Segment, Split, VersionPlan
 from tickserve.errors import PackageError
 
 
-def segments(shares: Iterable[Share]) -> tuple[Segment, ...]:
-    """The shares as parts of the routing hashes, the canary's first, so that growing it moves keys to it alone."""
-    ordered = sorted(shares, key=lambda share: share.role is Role.STABLE)
-    found, cumulative_bp = [], 0
-    for share in ordered:
-        cumulative_bp += share.weight_bp
-        found.append(Segment(cumulative_bp * (MAX_HASH + 1) // WHOLE_BP - 1, share.version, share.role))
-    return tuple(found)
+def segments(target: Target) -> tuple[Segment, ...]:
+    """The split as parts of the routing hashes."""
+    roles = {share.version: share.role for share in target.shares}
+    return tuple(Segment(upper_bound(each.upto_bp), each.version, roles[each.version]) for each in target.layout)
 
 
 def model_plan(name: str, target: Target, previous: str, loaded: Mapping[str, Loaded], halt: Halt | None) -> ModelPlan:
@@ -29,12 +25,20 @@ def model_plan(name: str, target: Target, previous: str, loaded: Mapping[str, Lo
     return ModelPlan(
         name=name,
         versions=MappingProxyType(versions),
-        split=Split(target.salt.encode(), segments(target.shares)),
+        split=Split(target.salt.encode(), segments(target)),
         pins=frozenset(target.pins & versions.keys()),
+        client_pins=MappingProxyType(
+            {version: frozenset(map(_identity, ids)) for version, ids in target.client_pins if version in versions}
+        ),
         halt=halt,
         position_scale=target.position_scale,
         previous=previous,
     )
+
+
+def _identity(client: str) -> str:
+    """An identity as gRPC writes it: people write the brackets of IPv6 addresses as they are."""
+    return client.replace("[", "%5B").replace("]", "%5D") if client.startswith("ipv6:") else client
 
 
 def schema_differences(old: VersionPlan, new: VersionPlan) -> str:

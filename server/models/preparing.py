@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlops.package import MODEL_FILE
-from server.engine import Engine
-from server.models.loading import Loaded, Memory
+from server.engine import Engine, Prepared
+from server.models.loading import Loaded, Memory, expected_resident_bytes
 from server.models.planning import require_schema, with_rules
 from server.models.records import ModelRecord
 from server.models.source import Source
+from server.models.trials import Trials
 from server.models.values import Target, VersionRef
 from server.plan import VersionPlan
 from tickserve.errors import ControlError, TickserveError
@@ -16,12 +17,17 @@ from tickserve.errors import ControlError, TickserveError
 
 @dataclass(frozen=True, slots=True)
 class Preparer:
-    """Runs on a thread that loads. `make_room` gives up what a model keeps warm, and says whether there was any."""
+    """Runs on a thread that loads.
+
+    `make_room` gives up what a model keeps warm, and says whether there was any. With `trials` each version is tried
+    in a process of its own first.
+    """
 
     source: Source
     engine: Engine
     memory: Memory
     make_room: Callable[[str], bool]
+    trials: Trials | None = None
 
     def load(self, record: ModelRecord, target: Target, ref: VersionRef) -> Loaded:
         """Loads one version of a model.
@@ -37,13 +43,26 @@ class Preparer:
         base = self._served(record, ref)
         if base is not None:
             require_schema(base, plan, lambda: self.source.accepts_schema(target, base, plan))
-        key = record.name, ref.version
+        prepared = self._prepare(record, plan)
+        return Loaded(plan, prepared, target.rules, ref.place, "" if base is None else base.digest.hex())
+
+    def load_previous(self, record: ModelRecord, target: Target, ref: VersionRef) -> Loaded:
+        """Loads again what was kept warm, whatever its schema: going back to it was accepted when it was left.
+
+        Raises as `load` does.
+        """
+        plan = with_rules(self.source.open(record.name, ref), target.rules)
+        return Loaded(plan, self._prepare(record, plan), target.rules, ref.place)
+
+    def _prepare(self, record: ModelRecord, plan: VersionPlan) -> Prepared:
+        key = record.name, plan.version
         self._reserve(key, record, plan)
         try:
-            prepared = self.engine.prepare(plan)
+            if self.trials is not None:
+                self.trials.run(plan, self.memory.room_bytes(key))
+            return self.engine.prepare(plan)
         finally:
             self.memory.settle(key)
-        return Loaded(plan, prepared, target.rules, ref.place, "" if base is None else base.digest.hex())
 
     def _served(self, record: ModelRecord, ref: VersionRef) -> VersionPlan | None:
         """What clients use now, or used before this process started, where that can still be told."""
@@ -59,11 +78,8 @@ class Preparer:
             return None
 
     def _reserve(self, key: tuple[str, str], record: ModelRecord, plan: VersionPlan) -> None:
-        # As others of the same model turned out, else by a rule of thumb.
-        known = [
-            loaded.prepared.resident_bytes / size for loaded in record.loaded.values() if (size := _size(loaded.plan))
-        ]
-        expected_bytes = round(_size(plan) * (max(known) if known else Memory.UNKNOWN_FACTOR))
+        known = [(_size(loaded.plan), loaded.prepared.resident_bytes) for loaded in record.loaded.values()]
+        expected_bytes = expected_resident_bytes(_size(plan), known)
         try:
             self.memory.reserve(key, expected_bytes)
         except ControlError:

@@ -10,31 +10,30 @@ from types import MappingProxyType
 import structlog
 
 from server.engine import Engine
+from server.models import changes
 from server.models.events import EventLog
 from server.models.loading import InlineLoader, Loaded, Loader, Memory, Result
 from server.models.local import LocalState, Overrides
-from server.models.planning import model_plan, schema_differences
+from server.models.planning import schema_differences
 from server.models.preparing import Preparer
 from server.models.records import (
-    FailedChange,
     ModelRecord,
     Snapshot,
     choices,
     find_ref,
     following,
-    known_versions,
     last_served,
     refused_versions,
 )
 from server.models.served import LastServed, ServedFile
 from server.models.source import Source
-from server.models.values import Desired, Target, VersionRef
+from server.models.trials import Trials
+from server.models.values import Target, VersionRef
+from server.models.watching import DesiredWatch
 from server.plan import EMPTY_PLAN, Halt, Plan
 from tickserve.errors import Code, ControlError, PackageError, TickserveError
 
 _log = structlog.get_logger()
-_FIRST_RETRY_S = 5.0
-_LAST_RETRY_S = 300.0
 
 
 class Reconciler:
@@ -54,6 +53,7 @@ class Reconciler:
         served: ServedFile | None = None,
         loader: Loader | None = None,
         memory: Memory | None = None,
+        trials: Trials | None = None,
         events: EventLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -66,16 +66,14 @@ class Reconciler:
         self._last: Mapping[str, LastServed] = {} if served is None else served.read()
         self._loader = loader or InlineLoader()
         self._memory = memory or Memory()
-        self._preparer = Preparer(source, engine, self._memory, self._release_previous)
+        self._preparer = Preparer(source, engine, self._memory, self._release_previous, trials)
         self._clock = clock
         self._lock = threading.RLock()
         self._records: dict[str, ModelRecord] = {}
         self._halts = local.read_halts()
         self._overrides = local.read_overrides()
         self._plan = EMPTY_PLAN
-        self._desired: Desired | None = None
-        self._read_at = clock()
-        self._source_error = ""
+        self._watch = DesiredWatch(source, self.events, clock)
         self._stopping = threading.Event()
         self._is_closed = False
 
@@ -88,25 +86,7 @@ class Reconciler:
 
     def refresh(self) -> None:
         """Reads the source. Where that fails, what was read last stands; at first, what an earlier process read."""
-        try:
-            desired = self.source.read()
-            if not desired.models and self._desired is not None and self._desired.models:
-                # More likely a volume that went away than a wish to serve nothing.
-                raise PackageError(f"every model is gone from the {self.source.name}; the served ones go on")
-        except TickserveError as error:
-            self._miss(error)
-            return
-        except Exception as error:  # noqa: BLE001 - whatever a source does, what is served goes on
-            _log.exception("source_fault", source=self.source.name)
-            self._miss(PackageError(f"{type(error).__name__}: {error}"))
-            return
-        with self._lock:
-            self._desired = desired
-            self._read_at = self._clock()
-            before, self._source_error = self._source_error, ""
-        if before:
-            _log.info("source_back", source=self.source.name)
-            self.events.add("source_back", message=f"desired state is read from the {self.source.name} again")
+        self._watch.refresh()
 
     def converge(self) -> None:
         """Goes towards what is desired as far as it can without waiting: starts loads, installs what is loaded."""
@@ -135,6 +115,7 @@ class Reconciler:
 
     def snapshot(self) -> Snapshot:
         """What is meant and what is served."""
+        desired = self._watch.desired
         with self._lock:
             return Snapshot(
                 plan=self._plan,
@@ -142,9 +123,9 @@ class Reconciler:
                 overrides=self._overrides,
                 loading=self._loader.loading,
                 source_name=self.source.name,
-                source_revision=self._desired.revision if self._desired else 0,
-                source_age_s=self._clock() - self._read_at,
-                source_error=self._source_error,
+                source_revision=desired.revision if desired else 0,
+                source_age_s=self._watch.age_s,
+                source_error=self._watch.error,
             )
 
     def digests(self) -> frozenset[str]:
@@ -154,6 +135,7 @@ class Reconciler:
         loaded = {each.plan.digest.hex() for record in records for each in record.loaded.values()}
         refs = [ref for record in records for ref in record.desired.versions.values()]
         refs += [ref for record in records if record.last for ref in record.last.versions.values()]
+        refs += [record.warm for record in records if record.warm]
         return frozenset(loaded | {ref.digest for ref in refs if ref.digest})
 
     # What operators and the breaker do; see server/models/operations.py
@@ -208,33 +190,16 @@ class Reconciler:
 
     # One pass
 
-    def _miss(self, error: TickserveError) -> None:
-        with self._lock:
-            is_new = error.message != self._source_error
-            self._source_error = error.message
-            is_first = self._desired is None
-        if is_new:
-            _log.error("source_failed", source=self.source.name, error=error.message)
-            self.events.add("source_failed", message=error.message)
-        kept = self.source.last_good() if is_first else None
-        if kept is not None:
-            with self._lock:
-                self._desired = kept
-            _log.warning("last_good_state", source=self.source.name, revision=kept.revision)
-            self.events.add("last_good_state", message=f"revision {kept.revision} of desired state, as kept on disk")
-
     def _adopt(self) -> None:
         """Takes over what was read last: new models, those that are gone, and halts."""
+        desired = self._watch.desired
+        if desired is None:
+            return
         with self._lock:
-            if self._desired is None:
-                return
-            records = {}
-            for name, desired in self._desired.models.items():
-                record = self._records.get(name) or ModelRecord(name, desired, last=self._last.get(name))
-                record = replace(record, desired=desired)
-                known = known_versions(record)
-                failed = {version: change for version, change in record.failed.items() if version in known}
-                records[name] = replace(record, failed=failed)
+            records = {
+                name: changes.adopted(self._records.get(name), wanted, self._last.get(name))
+                for name, wanted in desired.models.items()
+            }
             gone = self._records.keys() - records.keys()
             for name in sorted(gone):
                 _log.warning("model_removed", model=name)
@@ -264,6 +229,7 @@ class Reconciler:
                     if target != record.target:
                         self._switch(record, target)
                     self._approach(name, target, target.optional)
+                    self._restore_previous(name)
                     self._tidy(name)
                     return
                 options = following(options, record.target)
@@ -302,12 +268,26 @@ class Reconciler:
             if record is None or not record.previous:
                 return False
             version = record.previous
-            loaded = {number: each for number, each in record.loaded.items() if number != version}
-            self._install({**self._records, model: replace(record, previous="", loaded=loaded)})
+            self._install({**self._records, model: changes.without_previous(record)})
             self._account()
         _log.warning("previous_released", model=model, version=version, why="memory_budget_mb")
         self.events.add("previous_released", model=model, version=version, message="to make room for the next version")
         return True
+
+    def _restore_previous(self, name: str) -> None:
+        """Loads what an earlier process kept warm, once every model serves that can. Call with the lock held."""
+        record = self._records[name]
+        warm, target = record.warm, record.target
+        if warm is None or target is None or (name, warm.version) in self._loader.loading:
+            return
+        if any(other.target is None and not other.failed for other in self._records.values()):
+            return
+        if warm.version in refused_versions(record, self._overrides):
+            self._records[name] = replace(record, warm=None)
+        elif warm.version in record.loaded:
+            self._install({**self._records, name: changes.warmed(record)})
+        elif not self._loader.start((name, warm.version), partial(self._preparer.load_previous, record, target, warm)):
+            self._records[name] = replace(record, warm=None)
 
     def _finish(self, result: Result) -> None:
         name, version = result.key
@@ -317,10 +297,19 @@ class Reconciler:
                 if result.loaded is not None:
                     self._engine.discard(result.loaded.plan)
                 return
+            is_warm = record.warm is not None and record.warm.version == version
             if result.loaded is None:
-                ref = find_ref(record, version)
                 error = result.error or PackageError(f"version {version} of model {name!r} was not loaded")
+                if is_warm:
+                    self._give_up_previous(record, error)
+                    return
+                ref = find_ref(record, version)
                 self._fail(name, version, error, None if ref is None else ref.looks)
+                return
+            if is_warm:
+                self._install({**self._records, name: changes.warmed(changes.loaded(record, version, result.loaded))})
+                self.events.add("previous_restored", model=name, version=version, message="kept warm to go back to")
+                self._account()
                 return
             base = record.plan.versions[record.target.stable] if record.plan and record.target else None
             if (
@@ -331,8 +320,7 @@ class Reconciler:
                 # Held against what was stable when its load began; the next pass holds it against what is now.
                 self._engine.discard(result.loaded.plan)
                 return
-            failed = {number: change for number, change in record.failed.items() if number != version}
-            changed = replace(record, loaded={**record.loaded, version: result.loaded}, failed=failed)
+            changed = changes.loaded(record, version, result.loaded)
             if record.target is not None and version in record.target.optional:
                 self._install({**self._records, name: changed})
             else:
@@ -344,12 +332,7 @@ class Reconciler:
         if self._is_closed or self._stopping.is_set():
             return
         before = record.target.stable if record.target else ""
-        refused = refused_versions(record, self._overrides)
-        kept = before if before not in {target.stable, *refused} else record.previous
-        previous = kept if kept in record.loaded and kept not in target.required and kept not in refused else ""
-        last = record.last.target.shares if record.last is not None else None
-        went_back = record.target is None and target.shares == last
-        changed = replace(record, target=target, previous=previous, last=None, went_back=went_back)
+        changed = changes.switched(record, target, refused_versions(record, self._overrides))
         self._install({**self._records, record.name: changed})
         for version in target.required:
             loaded = record.loaded[version]
@@ -368,32 +351,34 @@ class Reconciler:
     def _tidy(self, name: str) -> None:
         """Drops what is loaded and no longer needed. Call with the lock held, once the model is where it should be."""
         record = self._records[name]
-        if record.target is None:
-            return
-        needed = {*record.target.required, *record.target.optional, record.previous}
-        unneeded = record.loaded.keys() - needed
+        unneeded = changes.unneeded(record)
         if unneeded:
-            for version in unneeded:
-                self._engine.discard(record.loaded[version].plan)
-            loaded = {version: each for version, each in record.loaded.items() if version in needed}
+            for each in unneeded.values():
+                self._engine.discard(each.plan)
+            loaded = {version: each for version, each in record.loaded.items() if version not in unneeded}
             self._records[name] = replace(record, loaded=loaded)
             self._account()
 
     def _fail(self, name: str, version: str, error: TickserveError, looks: object) -> None:
         record = self._records[name]
-        before = record.failed.get(version)
-        attempts = 1 if before is None or before.looks != looks else before.attempts + 1
-        delay_s = min(_FIRST_RETRY_S * 2 ** min(attempts - 1, 16), _LAST_RETRY_S)
-        change = FailedChange(version, error, time.time_ns(), attempts, looks, self._clock() + delay_s)
-        records = {**self._records, name: replace(record, failed={**record.failed, version: change})}
+        records = {**self._records, name: changes.failed(record, version, error, looks, self._clock())}
         if record.plan is None and record.why != records[name].why:
             self._install(records)
         else:
             self._records = records
         serving = ", ".join(record.target.required) if record.target else "nothing"
         _log.error("change_failed", model=name, version=version, still_serving=serving, error=error.message)
-        if attempts == 1:
+        if records[name].failed[version].attempts == 1:
             self.events.add("failed", model=name, version=version, message=error.message)
+
+    def _give_up_previous(self, record: ModelRecord, error: TickserveError) -> None:
+        """Goes on without a version to go back to: desired state can name one. Call with the lock held."""
+        warm = record.warm
+        self._records[record.name] = replace(record, warm=None)
+        self._is_served_kept = False
+        version = "" if warm is None else warm.version
+        _log.warning("previous_not_restored", model=record.name, version=version, error=error.message)
+        self.events.add("previous_not_restored", model=record.name, version=version, message=error.message)
 
     def _fail_refused(self, record: ModelRecord) -> None:
         version = record.wanted
@@ -408,13 +393,13 @@ class Reconciler:
         """Builds the whole plan from the records and installs it; the records count from then on. Lock held."""
         if self._is_closed:
             return
-        records = {name: _planned(record, self._halt(record)) for name, record in records.items()}
+        records = {name: changes.planned(record, self._halt(record)) for name, record in records.items()}
         models = {name: record.plan for name, record in records.items() if record.plan is not None}
         not_loaded = {name: record.why for name, record in records.items() if record.plan is None}
         plan = Plan(self._plan.generation + 1, MappingProxyType(models), MappingProxyType(not_loaded))
         self._engine.install(plan)
         self._plan = plan
-        self._records = {name: _dated(record) for name, record in records.items()}
+        self._records = {name: changes.dated(record) for name, record in records.items()}
         self._is_served_kept = False
 
     def _keep_served(self) -> None:
@@ -442,19 +427,6 @@ class Reconciler:
 
 def _is_same(loaded: Loaded, ref: VersionRef | None) -> bool:
     return ref is None or not ref.digest or loaded.plan.digest.hex() == ref.digest
-
-
-def _planned(record: ModelRecord, halt: Halt | None) -> ModelRecord:
-    if record.target is None:
-        return replace(record, plan=None)
-    return replace(record, plan=model_plan(record.name, record.target, record.previous, record.loaded, halt))
-
-
-def _dated(record: ModelRecord) -> ModelRecord:
-    """With the time at which each version came into the plan."""
-    versions = record.plan.versions if record.plan is not None else {}
-    now = time.time_ns()
-    return replace(record, since_unix_ns={version: record.since_unix_ns.get(version, now) for version in versions})
 
 
 def _written(write: Callable[[], None]) -> OSError | None:

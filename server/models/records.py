@@ -29,7 +29,7 @@ class ModelRecord:
     """One model: what is meant, what is installed (if anything) since when, what is loaded, and what failed.
 
     `last` is what an earlier process served; it counts until something is installed. `went_back` says that this is
-    what was installed first.
+    what was installed first. `warm` is the version to load again behind it, to go back to.
     """
 
     name: str
@@ -42,6 +42,7 @@ class ModelRecord:
     failed: Mapping[str, FailedChange] = field(default_factory=dict)
     last: LastServed | None = None
     went_back: bool = False
+    warm: VersionRef | None = None
 
     @property
     def wanted(self) -> str:
@@ -81,7 +82,7 @@ class Snapshot:
 def known_versions(record: ModelRecord) -> set[str]:
     """Every version that is wanted, or was served last."""
     named = {version for target in record.desired.targets for version in (*target.required, *target.optional)}
-    return named | (record.last.versions.keys() if record.last else set())
+    return named | ({*record.last.target.required} if record.last else set())
 
 
 def find_ref(record: ModelRecord, version: str) -> VersionRef | None:
@@ -121,7 +122,8 @@ def choices(record: ModelRecord, overrides: Overrides) -> tuple[Target, ...]:
 
 
 def _without(target: Target, refused: Collection[str]) -> Target:
-    return replace(target, pins=target.pins - frozenset(refused))
+    client_pins = tuple((version, clients) for version, clients in target.client_pins if version not in refused)
+    return replace(target, pins=target.pins - frozenset(refused), client_pins=client_pins)
 
 
 def following(options: Sequence[Target], installed: Target | None) -> Sequence[Target]:
@@ -131,12 +133,24 @@ def following(options: Sequence[Target], installed: Target | None) -> Sequence[T
     return rest[next(places, 0) :]
 
 
+def warm_after(last: LastServed | None, target: Target, refused: Collection[str]) -> VersionRef | None:
+    """The version to load again behind the first target that is installed: what was served last where that is another
+    one, else what was kept warm behind it.
+    """
+    if last is None:
+        return None
+    version = last.target.stable if last.target.stable not in target.required else last.previous
+    return None if version in refused or version in target.required else last.versions.get(version)
+
+
 def last_served(record: ModelRecord) -> LastServed | None:
     """What to keep for the next process; of a model that serves nothing yet, what it served last."""
     if record.target is None:
         return record.last
     refs = {
         version: VersionRef(version, record.loaded[version].plan.digest.hex(), record.loaded[version].place)
-        for version in record.target.required
+        for version in (*record.target.required, *((record.previous,) if record.previous else ()))
     }
-    return LastServed(record.target, refs)
+    if record.warm is not None:
+        return LastServed(record.target, {**refs, record.warm.version: record.warm}, record.warm.version)
+    return LastServed(record.target, refs, record.previous)

@@ -19,6 +19,7 @@ from mlops.registry import Share as RegistryShare
 from mlops.registry.desired import make_state
 from mlops.registry.opening import require_registry
 from mlops.registry.wanted import Wanted
+from mlops.routing import Segment
 from server.models.cache import PackageCache
 from server.models.codec import plain_halt, plain_target, read_halt, read_target
 from server.models.directory import version_plan
@@ -205,6 +206,7 @@ def _target(state: DesiredState) -> Target:
         else None,
         fallback=str(state.fallback_version or ""),
         client_pins=tuple((str(pin.version), pin.clients) for pin in state.allowed_pins if pin.clients),
+        segments=tuple(Segment(str(each.version), each.upto_bp) for each in state.segments),
     )
 
 

@@ -58,6 +58,11 @@ class DesiredRows:
                 code=Code.ABORTED,
                 field="expected_revision",
             )
+        before = self._rows.get(model)
+        try:
+            target = target.following(before.target if before else None)
+        except ValueError as error:
+            raise ControlError(str(error), code=Code.INVALID_ARGUMENT, field="desired.split") from None
         rows = {**self._rows, model: DesiredRow(found + 1, target, halt, actor, reason, time.time_ns())}
         try:
             write_checked(self._path, {name: _plain(row) for name, row in rows.items()})

@@ -17,10 +17,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class LastServed:
-    """One model as it was served: the target, and where each of its versions was found, with the digest it had."""
+    """One model as it was served: the target, and where each of its versions was found, with the digest it had.
+
+    `previous` is the version that was kept warm behind them, if any; it is among the versions.
+    """
 
     target: Target
     versions: Mapping[str, VersionRef]
+    previous: str = ""
 
 
 class ServedFile:
@@ -47,6 +51,7 @@ class ServedFile:
             name: {
                 "target": plain_target(last.target),
                 "versions": [plain_ref(last.versions[version]) for version in sorted(last.versions)],
+                "previous": last.previous,
             }
             for name, last in served.items()
         }
@@ -60,4 +65,4 @@ class ServedFile:
 
 def _last(entry: Any) -> LastServed:
     refs = [VersionRef(ref["version"], ref["digest"], ref["place"]) for ref in entry["versions"]]
-    return LastServed(read_target(entry["target"]), {ref.version: ref for ref in refs})
+    return LastServed(read_target(entry["target"]), {ref.version: ref for ref in refs}, entry.get("previous", ""))

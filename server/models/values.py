@@ -1,13 +1,11 @@
 """What a source says should be served, as frozen values that are the same for every source."""
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from mlops.routing import WHOLE_BP, Segment, following, layout
 from server.plan import Halt, Role
-
-#: Shares of a split are in 1/10,000.
-WHOLE_BP = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +40,10 @@ class ShadowShare:
 class Target:
     """What one model is to serve. Two equal ones need no change from one to the other.
 
-    `pins` are the versions that any client may ask for by number; those without a share are loaded when they can be,
-    and hold nothing up. `schema_override` names the version whose other schema is accepted. Shadow, fallback and pins
-    for some clients only (`client_pins`) are carried along; engines do not act on them yet.
+    `pins` are the versions that any client may ask for by number, `client_pins` those that the named clients may;
+    those without a share are loaded when they can be, and hold nothing up. `segments` say which routing hashes each
+    version has; empty where they lie as they would without a history. `schema_override` names the version whose other
+    schema is accepted. Shadow and fallback are carried along; engines do not act on them yet.
     """
 
     shares: tuple[Share, ...]
@@ -56,6 +55,7 @@ class Target:
     shadow: ShadowShare | None = None
     fallback: str = ""
     client_pins: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    segments: tuple[Segment, ...] = ()
 
     @property
     def stable(self) -> str:
@@ -70,7 +70,27 @@ class Target:
     @property
     def optional(self) -> tuple[str, ...]:
         """The versions that are loaded beside them."""
-        return tuple(sorted(self.pins - set(self.required), key=int))
+        pinned = self.pins | {version for version, _ in self.client_pins}
+        return tuple(sorted(pinned - set(self.required), key=int))
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """The weight of each version of the split, in 1/10,000; the stable one last, from which others take."""
+        ordered = sorted(self.shares, key=lambda share: share.role is Role.STABLE)
+        return {share.version: share.weight_bp for share in ordered}
+
+    @property
+    def layout(self) -> tuple[Segment, ...]:
+        """The segments of the split, which is not empty."""
+        return layout(self.segments, self.weights)
+
+    def following(self, before: "Target | None") -> "Target":
+        """This target with the segments that come after those of `before`. Raises ValueError where they are too many.
+
+        Another salt moves every key anyway, so it begins anew.
+        """
+        earlier = before.layout if before is not None and before.shares and before.salt == self.salt else ()
+        return replace(self, segments=following(earlier, self.weights) if self.shares else ())
 
 
 def only(version: str, *, pins: frozenset[str] = frozenset(), schema_override: str = "") -> Target:

@@ -31,6 +31,7 @@ class Model:
     segments: tuple[Segment, ...] = ()
     salt: bytes = b""
     pins: frozenset[str] = frozenset()
+    client_pins: Mapping[str, frozenset[str]] = field(default_factory=dict)
     halt: Halt | None = None
     position_scale: float = 1.0
 
@@ -46,6 +47,7 @@ class Model:
             versions={each.plan.version: write_plan(folder, each.graph, each.plan) for each in self.versions},
             split=Split(self.salt, self.segments or (Segment(MAX_HASH, first, Role.STABLE),)),
             pins=self.pins,
+            client_pins=self.client_pins,
             halt=self.halt,
             position_scale=self.position_scale,
         )

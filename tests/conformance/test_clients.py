@@ -11,13 +11,13 @@ from typing import Any
 import grpc
 import pytest
 
-from server.tls import Certificates, TlsFiles
 from tests.conformance.conftest import Bench, outcome
 from tests.conformance.requests import PREDICT, predict
 from tests.conformance.running import OWN_CONNECTION
 from tests.conformance.served import tensor
 from tests.support.certificates import Authority, Signed
 from tests.support.models import echo_model, slow_model, version_plan
+from tickserve.listening.tls import Certificates, TlsFiles
 
 BOUND_S = 20.0
 PER_CLIENT = 2

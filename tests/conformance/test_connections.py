@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 import grpc
 import pytest
 
-from server.connections import ConnectionBounds
 from server.engine import Engine
 from tests.conformance.conftest import ENGINES
 from tests.conformance.process import descriptors
 from tests.conformance.running import OWN_CONNECTION
 from tickserve.errors import ConfigurationError
+from tickserve.listening.connections import ConnectionBounds
 
 BOUND_S = 20.0
 LIVE = "/inference.GRPCInferenceService/ServerLive"

@@ -13,12 +13,12 @@ from pathlib import Path
 import grpc
 import pytest
 
-from server.tls import Certificates, TlsFiles
 from tests.conformance.conftest import ENGINES, Bench, outcome
 from tests.conformance.requests import PREDICT, predict
 from tests.support.certificates import Authority
 from tests.support.models import echo_model, version_plan
 from tickserve.errors import ConfigurationError
+from tickserve.listening.tls import Certificates, TlsFiles
 
 pytestmark = pytest.mark.skipif("native" not in ENGINES, reason="the native engine is not built here")
 

@@ -5,7 +5,9 @@ What was served goes on, the reason is told once, and the change happens as soon
 
 import contextlib
 import errno
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,10 +30,12 @@ from server.models import (
     Reconciler,
     Source,
     ThreadLoader,
+    Trials,
 )
 from server.models.registry import RegistrySource
 from server.plan import VersionPlan
 from tests.conformance.conftest import Bench
+from tests.support.models import large_model, slow_model
 from tests.support.packages import add_constant, build_constant, flip_byte
 from tests.support.registry import ANN, add, gates
 from tickserve.client import Client
@@ -84,6 +88,8 @@ class Rig:
         self.source: Source = DirectorySource(self.models)
         self.registry: Any = None
         self.events = EventLog(folder / "events.jsonl")
+        self.trials = Trials(60.0)
+        self.uses_trials = False
 
     def start(self) -> None:
         self.reconciler = Reconciler(
@@ -92,9 +98,15 @@ class Rig:
             LocalState(self.folder),
             loader=ThreadLoader(2, 60.0, wake=lambda: None, drop=self.bench.engine.discard),
             memory=self.memory,
+            trials=self.trials if self.uses_trials else None,
             events=self.events,
             clock=lambda: self.now,
         )
+
+    def trials_at_work(self) -> frozenset[int]:
+        """The process that tries a version, once it was told to."""
+        wait_until(lambda: self.trials.busy)
+        return self.trials.busy
 
     def until(self, is_true: Callable[[ModelRecord], bool]) -> ModelRecord:
         """Passes until it is true of the model."""
@@ -190,10 +202,52 @@ def out_of_memory_while_loading(rig: Rig) -> tuple[Code, str, Mend]:
     return Code.RESOURCE_EXHAUSTED, "memory ran out", rig.patch.undo
 
 
-def killed_loader(rig: Rig) -> tuple[Code, str, Mend]:
+def loading_thread_that_ends(rig: Rig) -> tuple[Code, str, Mend]:
     add_constant(rig.models, 2.0)
     failing(rig, SystemExit(9))
     return Code.FAILED_PRECONDITION, "SystemExit", rig.patch.undo
+
+
+def killed_loader(rig: Rig) -> tuple[Code, str, Mend]:
+    mend = add_endless(rig)
+    os.kill(*rig.trials_at_work(), signal.SIGKILL)
+    return Code.FAILED_PRECONDITION, "ended the process that tried it, by SIGKILL", mend
+
+
+def loader_that_hangs(rig: Rig) -> tuple[Code, str, Mend]:
+    rig.trials._timeout_s = 0.2
+    mend = add_endless(rig)
+
+    def mend_both() -> None:
+        rig.trials._timeout_s = 60.0
+        mend()
+
+    return Code.DEADLINE_EXCEEDED, "was not tried within 0.2 s", mend_both
+
+
+def loader_that_needs_more_memory_than_is_left(rig: Rig) -> tuple[Code, str, Mend]:
+    path = rig.models / "demo" / "2"
+    path.mkdir()
+    (path / MODEL_FILE).write_bytes(large_model(1 << 28))
+    rig.memory.budget_bytes = 256 << 20
+    rig.patch.setattr("server.models.preparing.require_schema", lambda *_: None)
+    return (
+        Code.RESOURCE_EXHAUSTED,
+        "loading it takes more than the",
+        lambda: replaced(rig, path),
+    )
+
+
+def add_endless(rig: Rig) -> Mend:
+    """Adds a version 2 whose loading ends with no test, and begins to load it."""
+    path = rig.models / "demo" / "2"
+    staged = rig.folder / "staged"
+    staged.mkdir()
+    (staged / MODEL_FILE).write_bytes(slow_model(repeats=20_000))
+    rig.patch.setattr("server.models.preparing.require_schema", lambda *_: None)
+    staged.rename(path)
+    rig.reconciler.reconcile()
+    return lambda: replaced(rig, path)
 
 
 def clock_step(rig: Rig) -> tuple[Code, str, Mend]:
@@ -230,7 +284,10 @@ FAULTS: dict[str, Fault] = {
         golden_mismatch,
         over_the_memory_budget,
         out_of_memory_while_loading,
+        loading_thread_that_ends,
         killed_loader,
+        loader_that_hangs,
+        loader_that_needs_more_memory_than_is_left,
         clock_step,
         disk_full,
         registry_gone_half_way,
@@ -240,9 +297,10 @@ FAULTS: dict[str, Fault] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_failed_change_leaves_what_was_served_and_happens_once_it_can(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, fault: str
 ) -> None:
     rig = Rig(bench, tmp_path, monkeypatch)
+    request.addfinalizer(rig.trials.close)
     add_constant(rig.models, 1.0)
     BEFORE.get(fault, lambda _: None)(rig)
     rig.start()
@@ -340,11 +398,19 @@ def with_registry(rig: Rig) -> None:
     rig.source = RegistrySource(lambda: opened(cache.folder), cache, folder / "registry.json", keys=folder / "keys")
 
 
+def with_trials(rig: Rig) -> None:
+    """Each version is tried in a process of its own first."""
+    rig.uses_trials = True
+
+
 #: What must be there before anything is served.
 BEFORE: dict[str, Callable[[Rig], None]] = {
     "signature": with_keys,
     "disk_full": with_registry,
     "registry_gone_half_way": with_registry,
+    "killed_loader": with_trials,
+    "loader_that_hangs": with_trials,
+    "loader_that_needs_more_memory_than_is_left": with_trials,
 }
 
 

@@ -17,11 +17,13 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from mlops.registry.gates.bootstrap import block_length, bootstrap_interval
+from mlops.package.build import Task
 from mlops.registry.gates.deflated import deflated_sharpe, expected_best
-from mlops.registry.gates.policy import Task
-from mlops.registry.gates.row_figures import RowFigure, drawdown, row_figure
-from mlops.registry.gates.rows import Rows
+from mlops.statistics.bootstrap import block_length, bootstrap_interval
+from mlops.statistics.resampled import RowFigure
+from mlops.statistics.return_figures import drawdown
+from mlops.statistics.row_figures import row_figure
+from mlops.statistics.rows import Rows
 from mlops.training import metrics as training
 from tests.support.evaluations import OUTCOMES
 

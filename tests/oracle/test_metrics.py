@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
+from mlops.statistics.newey_west import newey_west_error
 from mlops.training import metrics
-from mlops.training.uncertainty import bootstrap_errors, newey_west_error
+from mlops.training.uncertainty import bootstrap_errors
 
 Floats = NDArray[np.float64]
 

@@ -170,8 +170,8 @@ def test_what_is_no_registry_is_neither_whole_nor_made_by_asking(run: Run, packa
     [
         (("models", "as-of", "demo", "0001-01-01T00:00:00+05:00"), "outside of the years 1 to 9999"),
         (("models", "register", "PACKAGE", "--metadata", '{"a": ' + "[" * 9999 + "]" * 9999 + "}"), "no JSON"),
-        (("desired", "set", "demo", "--pin", "9" * 20, "--reason", "r"), "VERSION=CLIENT,CLIENT is expected"),
-        (("desired", "set", "demo", "--pin", "1=" + "x" * 300, "--reason", "r"), "VERSION=CLIENT,CLIENT is expected"),
+        (("desired", "set", "demo", "--pin", "9" * 20, "--reason", "r"), "VERSION=CLIENT;CLIENT is expected"),
+        (("desired", "set", "demo", "--pin", "1=" + "x" * 300, "--reason", "r"), "VERSION=CLIENT;CLIENT is expected"),
     ],
     ids=["time", "metadata", "pin", "client"],
 )
@@ -215,3 +215,59 @@ def test_wrong_use_says_so(run: Run, packages: Packages, tmp_path: Path) -> None
     assert "no file of SQLite and no PostgreSQL" in run("models", "list", "--registry", "mysql://x/y", code=2)
     unreachable = f"postgresql://nobody@/nothing?host={tmp_path}"
     assert "database failed" in run("models", "list", "--registry", unreachable, code=3)
+
+
+def test_a_split_is_set_shown_and_tells_where_a_key_goes(run: Run, packages: Packages) -> None:
+    for value in (1, 2, 3):
+        run("models", "register", packages(value))
+        run("models", "approve", "demo", value, "--reason", "fine", "--inconclusive")
+    assert "has no split yet" in run("split", "show", "demo", code=2)
+    run("models", "promote", "demo", "1", "--reason", "go")
+    first = run("split", "set", "demo", "2=12.5", "3=0.01%", "--reason", "try", "--actor", "kim", "--json")
+    assert [(each["version"], each["role"], each["weight_bp"]) for each in first["split"]] == [
+        (2, "canary", 1250),
+        (3, "canary", 1),
+        (1, "stable", 8749),
+    ]
+    assert (first["revision"], first["actor"], first["reason"]) == (2, "kim", "try")
+    assert [(each["version"], each["upto_bp"]) for each in first["segments"]] == [(2, 1250), (3, 1251), (1, 10_000)]
+    shown = run("split", "show", "demo", "--key", "SPY", "--key", "QQQ", "--json")
+    assert [each["key"] for each in shown["keys"]] == ["SPY", "QQQ"]
+    assert {each["version"] for each in shown["keys"]} <= {1, 2, 3}
+    assert "12.51% to 100%" in run("split", "show", "demo")
+    assert "moved from revision 1 to 2" in run(
+        "split", "set", "demo", "2=50", "--expected-revision", 1, "--reason", "r", code=1
+    )
+    alone = run("split", "set", "demo", "--salt", "next", "--reason", "enough", "--json")
+    assert [each["weight_bp"] for each in alone["split"]] == [10_000]
+    assert alone["salt"] == "next"
+    assert run("models", "history", "demo", "--json")[0]["reason"] == "enough"
+
+
+@pytest.mark.parametrize(
+    "shares", [["2=0"], ["2=100"], ["2=0.001"], ["2"], ["x=1"], ["2=nan"], ["2=1", "2=2"], ["2=60", "3=40"], ["1=50"]]
+)
+def test_shares_that_are_none_are_wrong_use(run: Run, packages: Packages, shares: list[str]) -> None:
+    run("models", "register", packages(1))
+    run("models", "approve", "demo", "1", "--reason", "fine", "--inconclusive")
+    run("models", "promote", "demo", "1", "--reason", "go")
+    run("split", "set", "demo", *shares, "--reason", "r", code=2)
+    assert run("split", "show", "demo", "--json")["revision"] == 1
+
+
+def test_a_split_needs_a_reason_and_an_approved_version(run: Run, packages: Packages) -> None:
+    for value in (1, 2):
+        run("models", "register", packages(value))
+    run("models", "approve", "demo", "1", "--reason", "fine", "--inconclusive")
+    run("models", "promote", "demo", "1", "--reason", "go")
+    assert "say why" in run("split", "set", "demo", "2=1", "--reason", " ", code=2)
+    assert "is validated" in run("split", "set", "demo", "2=1", "--reason", "r", code=1)
+
+
+def test_a_pin_may_name_the_subject_of_a_certificate(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1))
+    run("models", "approve", "demo", "1", "--reason", "fine", "--inconclusive")
+    run("models", "promote", "demo", "1", "--reason", "go")
+    pin = "1=subject:CN=desk,O=fund;ipv4:10.0.0.1"
+    state = run("desired", "set", "demo", "--pin", pin, "--reason", "r", "--json")["state"]
+    assert state["allowed_pins"] == [{"version": 1, "clients": ["subject:CN=desk,O=fund", "ipv4:10.0.0.1"]}]

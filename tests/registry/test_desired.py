@@ -11,6 +11,7 @@ from mlops.registry import (
     RuleOverride,
     Shadow,
     Share,
+    SplitSegment,
     Status,
 )
 from mlops.registry.desired import make_state
@@ -283,3 +284,86 @@ def test_gates_may_be_run_before_approval(registry: Registry, packages: Packages
     registry.register(packages(1), ANN)
     assert registry.check("demo", 1, ANN).verdict == "pass"
     assert registry.desired("demo") is None
+
+
+def two(canary: int, weight_bp: int, stable: int, salt: str = "") -> DesiredState:
+    return DesiredState(
+        split=(
+            Share(version=canary, role="canary", weight_bp=weight_bp),
+            Share(version=stable, role="stable", weight_bp=10_000 - weight_bp),
+        ),
+        salt=salt,
+    )
+
+
+def layout(registry: Registry) -> list[tuple[str, int]]:
+    desired = registry.desired("demo")
+    assert desired is not None
+    return [(each.version, each.upto_bp) for each in desired.state.layout()]
+
+
+def test_segments_follow_from_the_state_before_and_are_kept_where_that_matters(
+    backend: Backend, packages: Packages
+) -> None:
+    with backend.open(evaluate=gates("pass")) as registry:
+        for value in (1, 2, 3):
+            add(registry, packages(value))
+        registry.promote("demo", 1, ANN)
+        first = registry.set_desired("demo", two(2, 1_000, 1), ANN, None)
+        assert first.state == two(2, 1_000, 1)
+        registry.set_desired("demo", two(2, 6_000, 1), ANN, None)
+        # Another canary and stable version: version 2 keeps what it has, though canaries come first without a history.
+        registry.set_desired("demo", two(3, 3_000, 2), ANN, None)
+        assert layout(registry) == [("2", 6_000), ("3", 9_000), ("2", 10_000)]
+    # Every process that opens the registry has the same ones, and the log replays to them.
+    with backend.open() as again:
+        assert layout(again) == [("2", 6_000), ("3", 9_000), ("2", 10_000)]
+        assert again.verify().findings == ()
+        history = again.desired("demo")
+        assert history is not None
+        assert again.set_desired("demo", two(3, 3_000, 2), ANN, None).revision == history.revision
+        # Another salt moves every key anyway.
+        again.set_desired("demo", two(3, 3_000, 2, salt="new"), ANN, None)
+        assert layout(again) == [("3", 3_000), ("2", 10_000)]
+        assert again.verify().findings == ()
+
+
+def test_segments_that_a_caller_sends_are_not_taken(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2):
+        add(registry, packages(value))
+    registry.promote("demo", 1, ANN)
+    state = two(2, 1_000, 1).model_copy(
+        update={"segments": (SplitSegment(version=1, upto_bp=9_000), SplitSegment(version=2, upto_bp=10_000))}
+    )
+    assert registry.set_desired("demo", state, ANN, None).state == two(2, 1_000, 1)
+
+
+def test_segments_of_other_weights_are_no_state() -> None:
+    with pytest.raises(RegistryArgumentError, match="do not give each version its weight"):
+        make_state(split=two(2, 1_000, 1).split, segments=(SplitSegment(version=1, upto_bp=10_000),))
+
+
+def test_a_rollout_that_went_through_leaves_no_segments_behind(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2, 3):
+        add(registry, packages(value))
+    registry.promote("demo", 1, ANN)
+    registry.set_desired("demo", two(2, 6_000, 1), ANN, None)
+    registry.set_desired("demo", two(3, 3_000, 2), ANN, None)
+    assert registry.promote("demo", 3, ANN)[0].state == only(3)
+    assert registry.rollback("demo", ANN).state == only(2)
+
+
+def test_several_canaries_are_a_split_and_none_of_them_is_the_canary(registry: Registry, packages: Packages) -> None:
+    for value in (1, 2, 3):
+        add(registry, packages(value))
+    registry.promote("demo", 1, ANN)
+    split = (
+        Share(version=2, role="canary", weight_bp=1_000),
+        Share(version=3, role="canary", weight_bp=2_000),
+        Share(version=1, role="stable", weight_bp=7_000),
+    )
+    registry.set_desired("demo", make_state(split=split), ANN, None)
+    assert layout(registry) == [("2", 1_000), ("3", 3_000), ("1", 10_000)]
+    assert registry.resolve("demo", "live").version == 1
+    with pytest.raises(UnknownError, match="no one version of model 'demo' is canary"):
+        registry.resolve("demo", "canary")

@@ -42,12 +42,50 @@ def constant_model(value: float) -> bytes:
     )
 
 
+def ballasted_model(value: float, size_bytes: int) -> bytes:
+    """As `constant_model`, in a file of at least this size: its weights are zeros, and many."""
+    inner = size_bytes // 12
+    return _model(
+        [
+            helper.make_node("MatMul", ["features", "first"], ["inner"]),
+            helper.make_node("ReduceSum", ["inner", "axes"], ["nothing"], keepdims=1),
+            helper.make_node("Add", ["nothing", "value"], ["values"]),
+        ],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", 1])],
+        [
+            helper.make_tensor("first", TensorProto.FLOAT, [3, inner], bytes(12 * inner), raw=True),
+            helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("value", TensorProto.FLOAT, [1], [value]),
+        ],
+    )
+
+
 def bool_model() -> bytes:
     """Gives its three flags back."""
     return _model(
         [helper.make_node("Identity", ["features"], ["values"])],
         [helper.make_tensor_value_info("features", TensorProto.BOOL, ["rows", 3])],
         [helper.make_tensor_value_info("values", TensorProto.BOOL, ["rows", 3])],
+    )
+
+
+def large_model(values: int) -> bytes:
+    """A small file that takes four bytes a value once it is loaded, and is answered by sums of the features."""
+    size = helper.make_tensor("size", TensorProto.INT64, [1], [values])
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    return _model(
+        [
+            # Constant, so that the runtime works it out as it loads.
+            helper.make_node("ConstantOfShape", ["size"], ["many"], value=one),
+            helper.make_node("ReduceMean", ["many"], ["mean"], keepdims=0),
+            helper.make_node("ReduceSum", ["features", "axes"], ["row_sum"], keepdims=1),
+            helper.make_node("Mul", ["row_sum", "mean"], ["values"]),
+        ],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", 1])],
+        [size, axes],
     )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from server.config import Settings, load_settings
-from server.connections import ConnectionBounds
-from server.tls import TlsFiles
 from tickserve.errors import ConfigurationError
 from tickserve.home import home
+from tickserve.listening.connections import ConnectionBounds
+from tickserve.listening.tls import TlsFiles
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,16 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVER_MAY_USE = ("mlops.package", "mlops.routing", "mlops.registry", "mlops.histogram", "mlops.tap")
 #: Library by the places that may import it.
 CONFINED = {
-    "grpc": ("tickserve/client/", "tickserve/v1/", "server/engine/", "server/api/admin.py", "mlops/sidecar/"),
+    "grpc": (
+        "tickserve/client/",
+        "tickserve/listening/",
+        "tickserve/v1/",
+        "server/engine/",
+        "server/api/admin.py",
+        "mlops/sidecar/",
+    ),
     "onnxruntime": ("server/engine/python/session.py", "mlops/package/"),
-    "prometheus_client": ("server/metrics.py", "server/http.py", "server/app.py", "mlops/sidecar/"),
+    "prometheus_client": ("server/metrics.py", "server/app.py", "tickserve/listening/", "mlops/sidecar/"),
 }
 FORBIDDEN_EVERYWHERE = ("pickle", "joblib", "dill", "cloudpickle")
 

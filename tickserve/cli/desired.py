@@ -47,7 +47,11 @@ def set_(
     ] = None,
     pin: Annotated[
         list[str] | None,
-        typer.Option(help="VERSION or VERSION=CLIENT,CLIENT; replaces all pins; none for none.", show_default=False),
+        typer.Option(
+            help="VERSION or VERSION=CLIENT;CLIENT, a client such as subject:CN=desk or ipv4:10.0.0.1; replaces all "
+            "pins; none for none.",
+            show_default=False,
+        ),
     ] = None,
     rule: Annotated[
         list[str] | None,
@@ -97,10 +101,12 @@ def _pins(texts: list[str]) -> "tuple[AllowedPin, ...]":
     pins = []
     for text in texts:
         version, _, clients = text.partition("=")
+        # Commas part the clients too, but for the subject of a certificate, which has commas of its own.
+        separator = ";" if ";" in clients or "subject:" in clients else ","
         try:
-            pins.append(AllowedPin(version=int(version), clients=tuple(filter(None, clients.split(",")))))
+            pins.append(AllowedPin(version=int(version), clients=tuple(filter(None, clients.split(separator)))))
         except (ValueError, ValidationError):
-            raise typer.BadParameter(f"pin {text!r}: VERSION or VERSION=CLIENT,CLIENT is expected") from None
+            raise typer.BadParameter(f"pin {text!r}: VERSION or VERSION=CLIENT;CLIENT is expected") from None
     return tuple(pins)
 
 

@@ -5,13 +5,14 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlops.registry.gates.bootstrap import block_length, bootstrap_interval
 from mlops.registry.gates.deflated import deflated_sharpe, expected_best
 from mlops.registry.gates.facts import VersionFacts
 from mlops.registry.gates.policy import DOMAINS, GatePolicy, Minimum
 from mlops.registry.gates.report import Fact, GateResult, Verdict
-from mlops.registry.gates.row_figures import RowFigure, period_returns, row_figure
-from mlops.registry.gates.rows import Rows, read_rows
+from mlops.statistics.bootstrap import block_length, bootstrap_interval
+from mlops.statistics.resampled import RowFigure
+from mlops.statistics.row_figures import period_returns, row_figure
+from mlops.statistics.rows import Rows, read_rows
 
 #: Of each side of the interval that is shown; the verdict is on the value.
 _LEVEL = 0.025

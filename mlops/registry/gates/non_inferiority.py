@@ -9,12 +9,13 @@ import numpy as np
 
 from mlops.package import Manifest
 from mlops.registry.figures import HIGHER_IS_BETTER
-from mlops.registry.gates.bootstrap import block_length, bootstrap_interval
 from mlops.registry.gates.facts import VersionFacts
 from mlops.registry.gates.policy import GatePolicy, NonInferiority
 from mlops.registry.gates.report import Fact, GateResult, Verdict
-from mlops.registry.gates.row_figures import RowFigure, row_figure
-from mlops.registry.gates.rows import Floats, Integers, Rows, read_rows
+from mlops.statistics.bootstrap import block_length, bootstrap_interval
+from mlops.statistics.resampled import RowFigure
+from mlops.statistics.row_figures import row_figure
+from mlops.statistics.rows import Floats, Integers, Rows, read_rows
 
 
 class _UndecidedError(Exception):

@@ -87,14 +87,13 @@ fn described(
     found.cloned().ok_or_else(|| refuse::fault(texts))
 }
 
-/// Whether the version, or any, answers now. An unknown model is not ready.
+/// Whether the version, or any, takes requests now. An unknown model is not ready.
 fn model_ready(texts: &Texts, installed: &Installed, message: &[u8]) -> Result<Bytes, Refusal> {
     let request: oip::ModelReadyRequest = parse(texts, message, "ModelReadyRequest")?;
     let model = installed
         .model(&request.name)
         .filter(|model| model.plan.halt.is_none());
-    let ready =
-        model.is_some_and(|model| request.version.is_empty() || model.version(&request.version).is_some());
+    let ready = model.is_some_and(|model| request.version.is_empty() || model.answers(&request.version));
     Ok(encoded(&oip::ModelReadyResponse { ready }))
 }
 

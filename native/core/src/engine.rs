@@ -279,6 +279,16 @@ impl Engine {
         }
     }
 
+    /// What some versions have done, by model and version, in all roles: one entry each, None where nothing is counted
+    /// apart. Costs by what is asked for.
+    pub fn counts_of(&self, versions: &[(String, String)]) -> Vec<Option<Counts>> {
+        let control = self.control();
+        versions
+            .iter()
+            .map(|(model, version)| control.ledger.of_version(model, version))
+            .collect()
+    }
+
     /// The texts of unexpected failures since the last call.
     pub fn take_faults(&self) -> Vec<String> {
         self.shared.faults.take()

@@ -85,6 +85,8 @@ pub struct ServingModel {
     /// The index of the version of each segment.
     segments: Vec<usize>,
     pins: BTreeSet<String>,
+    /// By version: the clients that may pin it, where not every client may.
+    client_pins: BTreeMap<String, BTreeSet<String>>,
     described: usize,
 }
 
@@ -167,11 +169,16 @@ impl Installed {
                 .unwrap_or(0);
             by_name.insert(name.clone(), models.len());
             let pins = model.pins.iter().cloned().collect();
+            let client_pins = model.client_pins.iter();
+            let client_pins =
+                client_pins.map(|(version, clients)| (version.clone(), clients.iter().cloned().collect()));
+            let client_pins = client_pins.collect();
             models.push(ServingModel {
                 plan: model.clone(),
                 versions,
                 segments,
                 pins,
+                client_pins,
                 described,
             });
         }
@@ -197,8 +204,8 @@ impl Installed {
         self.by_name.contains_key(name) || self.plan.not_loaded.contains_key(name)
     }
 
-    /// The version that answers: the pinned one, or the one whose segment holds the key's hash.
-    pub fn route(&self, texts: &Texts, target: &Target<'_>) -> Result<Routed<'_>, Refusal> {
+    /// The version that answers: the one that the client may pin, or the one whose segment holds the key's hash.
+    pub fn route(&self, texts: &Texts, target: &Target<'_>, client: &str) -> Result<Routed<'_>, Refusal> {
         let Target {
             model: name,
             version: pin,
@@ -219,7 +226,7 @@ impl Installed {
             let serving = model
                 .version(pin)
                 .ok_or_else(|| model.unknown_version(texts, pin))?;
-            return if model.pins.contains(pin) {
+            return if model.may_pin(pin, client) {
                 Ok(Routed { serving, place: None })
             } else {
                 Err(refuse::pin_refused(texts, name, pin))
@@ -281,6 +288,20 @@ impl ServingModel {
         self.versions
             .iter()
             .find(|serving| serving.runtime.version.version == number)
+    }
+
+    /// Whether requests may go to this version: the split names it, or somebody may pin it. One that is only kept
+    /// warm takes none.
+    pub fn answers(&self, number: &str) -> bool {
+        self.version(number).is_some()
+            && (self.pins.contains(number)
+                || self.client_pins.contains_key(number)
+                || self.plan.segments.iter().any(|segment| segment.version == number))
+    }
+
+    fn may_pin(&self, version: &str, client: &str) -> bool {
+        let is_client_allowed = |clients: &BTreeSet<String>| clients.contains(client);
+        self.pins.contains(version) || self.client_pins.get(version).is_some_and(is_client_allowed)
     }
 
     fn unknown_version(&self, texts: &Texts, number: &str) -> Refusal {

@@ -21,6 +21,7 @@ pub mod histogram;
 pub mod in_flight;
 pub mod installed;
 pub mod job;
+pub mod load;
 pub mod loaded;
 pub mod numbers;
 pub mod pipeline;

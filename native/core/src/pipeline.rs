@@ -136,7 +136,7 @@ impl Worker {
         let installed = shared.installed.load();
         let routed = in_flight.admit().and_then(|()| {
             let target = request.target(drawn, &shared.texts)?;
-            let routed = installed.route(&shared.texts, &target)?;
+            let routed = installed.route(&shared.texts, &target, &arrival.identity)?;
             let why = if target.version.is_empty() {
                 Why::Split
             } else {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 /// The format of these values. The adapter in Python holds the same number, and refuses a wheel that differs.
-pub const PLAN_FORMAT: u32 = 2;
+pub const PLAN_FORMAT: u32 = 3;
 
 /// Datatypes of the Open Inference Protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -186,7 +186,10 @@ pub struct ModelPlan {
     pub versions: BTreeMap<String, (Bytes, Role)>,
     pub salt: Bytes,
     pub segments: Vec<Segment>,
+    /// Any client may pin these.
     pub pins: Vec<String>,
+    /// The clients of these identities may pin these.
+    pub client_pins: Vec<(String, Vec<String>)>,
     pub halt: Option<Halt>,
     pub position_scale: f64,
     pub described: BTreeMap<(Describing, String), Bytes>,

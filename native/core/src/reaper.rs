@@ -10,7 +10,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 const POLL: Duration = Duration::from_millis(20);
-/// What is worth asking the allocator to return pages for, which makes it lock its arenas one by one.
+/// What is worth asking the allocator to return pages for, which makes it lock its arenas one by one: freed at once or
+/// little by little.
 const LARGE_BYTES: u64 = 8 << 20;
 
 /// Something that may be long in dropping.
@@ -60,6 +61,7 @@ impl Drop for Reaper {
 
 fn reap(receiver: &Receiver<Arc<dyn Retired>>) {
     let mut held: Vec<Arc<dyn Retired>> = Vec::new();
+    let mut freed_bytes = 0;
     loop {
         let wait = if held.is_empty() {
             Duration::from_secs(3600)
@@ -73,28 +75,28 @@ fn reap(receiver: &Receiver<Arc<dyn Retired>>) {
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                while drop_unshared(&mut held) {}
+                while drop_unshared(&mut held, &mut freed_bytes) {}
                 return;
             }
         }
-        while drop_unshared(&mut held) {}
+        while drop_unshared(&mut held, &mut freed_bytes) {}
+        if freed_bytes >= LARGE_BYTES {
+            trim();
+            freed_bytes = 0;
+        }
     }
 }
 
 /// Drops what nobody else holds; says whether anything went, since that may have held something else.
-fn drop_unshared(held: &mut Vec<Arc<dyn Retired>>) -> bool {
-    let mut freed_bytes = 0_u64;
+fn drop_unshared(held: &mut Vec<Arc<dyn Retired>>, freed_bytes: &mut u64) -> bool {
     let before = held.len();
     held.retain(|retired| {
         let is_shared = Arc::strong_count(retired) > 1;
         if !is_shared {
-            freed_bytes = freed_bytes.saturating_add(retired.resident_bytes());
+            *freed_bytes = freed_bytes.saturating_add(retired.resident_bytes());
         }
         is_shared
     });
-    if freed_bytes >= LARGE_BYTES {
-        trim();
-    }
     held.len() < before
 }
 

@@ -100,6 +100,62 @@ mod tests {
         }
     }
 
+    fn vectors() -> serde_json::Value {
+        let file =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/routing/routing.json");
+        serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+    }
+
+    fn hex(text: &serde_json::Value) -> Vec<u8> {
+        let digits = text.as_str().unwrap().as_bytes().chunks_exact(2);
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        digits.map(byte).collect()
+    }
+
+    fn number(text: &serde_json::Value) -> u64 {
+        text.as_str().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn places_are_those_of_the_shared_vectors() {
+        let vectors = vectors();
+        let places = vectors["places"].as_array().unwrap();
+        assert!(!places.is_empty());
+        for each in places {
+            let found = place(&hex(&each["salt"]), &hex(&each["key"]));
+            assert_eq!(found.hash, number(&each["hash"]), "{each}");
+            assert_eq!(
+                u64::from(found.bucket),
+                each["bucket"].as_u64().unwrap(),
+                "{each}"
+            );
+        }
+    }
+
+    #[test]
+    fn versions_are_those_of_the_shared_vectors() {
+        let vectors = vectors();
+        let splits = vectors["splits"].as_array().unwrap();
+        assert!(!splits.is_empty());
+        for split in splits {
+            let part = |each: &serde_json::Value| Segment {
+                upper_bound: number(&each["upper_bound"]),
+                version: each["version"].as_str().unwrap().to_owned(),
+                role: Role::Stable,
+            };
+            let segments: Vec<Segment> = split["segments"].as_array().unwrap().iter().map(part).collect();
+            for each in split["keys"].as_array().unwrap() {
+                let hash = place(&hex(&split["salt"]), &hex(&each["key"])).hash;
+                let found = segment(&segments, hash).unwrap();
+                assert_eq!(
+                    segments[found].version,
+                    each["version"].as_str().unwrap(),
+                    "{each}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn bounds_are_inclusive() {
         let part = |upper_bound, version: &str| Segment {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -53,6 +54,8 @@ pub struct Arrival {
     pub deadline: Option<Instant>,
     /// The client, where clients are bounded.
     pub client: Option<Arc<Client>>,
+    /// Who asks: mTLS subject, else peer address.
+    pub identity: Rc<str>,
 }
 
 /// An answer: at once, or when a thread of the pool is through. Dropping the future gives the request up.

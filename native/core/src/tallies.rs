@@ -1,4 +1,5 @@
-//! The counts of every version of the plan; those that left it are folded into their model's after some minutes.
+//! The counts of every version of the plan; those that left it are folded into their model's after some minutes, and
+//! sooner where many left it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,6 +10,9 @@ use crate::counters::{Counts, Identity, Tallies};
 /// Longer than scrapes are apart and than any request runs: a scraper has seen the last value of each series before
 /// it goes.
 pub const FOLD_AFTER: Duration = Duration::from_secs(300);
+/// How many of one model may wait for that, each in one role: more are folded at once, oldest first, so that changes
+/// in quick succession hold no more memory than slow ones.
+pub const KEPT_APART: usize = 16;
 
 /// Every tally that may still be written to, and the total of the others by model. Used by one control thread at a
 /// time; the threads that write hold their tallies by themselves.
@@ -62,6 +66,18 @@ impl Ledger {
         self.fold(now);
     }
 
+    /// What one version has done, in every role that is counted apart; None where there is none.
+    pub fn of_version(&self, model: &str, version: &str) -> Option<Counts> {
+        let roles = self
+            .tallies
+            .iter()
+            .filter(|(identity, _)| identity.model == model && identity.version == version);
+        roles.map(|(_, tallies)| tallies.sum()).reduce(|mut sum, counts| {
+            sum.merge(&counts);
+            sum
+        })
+    }
+
     /// What is counted apart, and the totals of what is not any more.
     pub fn read(&mut self, now: Instant) -> Sums {
         self.fold(now);
@@ -77,14 +93,18 @@ impl Ledger {
 
     /// Only what no plan holds any more: nothing is counted after it was folded.
     fn fold(&mut self, now: Instant) {
-        let is_due = |identity: &Identity, left: &Instant| {
-            now.saturating_duration_since(*left) >= FOLD_AFTER
+        let mut newest_first: Vec<(&Identity, &Instant)> = self.left.iter().collect();
+        newest_first.sort_by_key(|(_, left)| std::cmp::Reverse(**left));
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        let due = newest_first.into_iter().filter(|(identity, left)| {
+            let newer = seen.entry(&identity.model).or_default();
+            *newer += 1;
+            (*newer > KEPT_APART || now.saturating_duration_since(**left) >= FOLD_AFTER)
                 && self
                     .tallies
-                    .get(identity)
+                    .get(*identity)
                     .is_none_or(|tallies| Arc::strong_count(tallies) == 1)
-        };
-        let due = self.left.iter().filter(|(identity, left)| is_due(identity, left));
+        });
         for identity in due.map(|(identity, _)| identity.clone()).collect::<Vec<_>>() {
             self.left.remove(&identity);
             if let Some(gone) = self.tallies.remove(&identity) {
@@ -155,6 +175,56 @@ mod tests {
         ledger.keep(&planned, start + FOLD_AFTER / 2);
         let sums = ledger.read(start + FOLD_AFTER * 3);
         assert_eq!((sums.versions[0].1.answered, sums.folded.len()), (1, 0));
+    }
+
+    #[test]
+    fn of_many_that_left_the_oldest_are_folded_at_once() {
+        let (mut ledger, start) = (Ledger::new(1), Instant::now());
+        let count = |ledger: &mut Ledger, identity: &Identity| {
+            ledger
+                .of(identity)
+                .of(0)
+                .count(&Durations::default(), 1, false, 0);
+        };
+        let other = Identity {
+            model: "other".to_owned(),
+            ..identity("1")
+        };
+        count(&mut ledger, &other);
+        ledger.keep(&BTreeSet::new(), start);
+        for number in 0..100 {
+            let one = identity(&number.to_string());
+            count(&mut ledger, &one);
+            ledger.keep(&BTreeSet::from([one]), start + Duration::from_millis(number));
+        }
+        let sums = ledger.read(start + Duration::from_secs(1));
+        let apart = |model: &str| {
+            let versions = sums.versions.iter().filter(|(each, _)| each.model == model);
+            versions.map(|(each, _)| each.version.clone()).collect::<Vec<_>>()
+        };
+        let expected: Vec<String> = (100 - KEPT_APART - 1..100)
+            .map(|number| number.to_string())
+            .collect();
+        let mut found = apart("demo");
+        found.sort_by_key(|version| version.parse::<usize>().unwrap());
+        assert_eq!(found, expected);
+        assert_eq!(apart("other"), ["1"], "another model's changes fold nothing");
+        assert_eq!(sums.folded["demo"].answered as usize, 100 - KEPT_APART - 1);
+    }
+
+    #[test]
+    fn a_version_is_summed_over_its_roles() {
+        let mut ledger = Ledger::new(1);
+        let previous = Identity {
+            role: Role::Previous,
+            ..identity("1")
+        };
+        for each in [identity("1"), previous, identity("2")] {
+            ledger.of(&each).of(0).count(&Durations::default(), 3, false, 0);
+        }
+        let found = ledger.of_version("demo", "1").unwrap();
+        assert_eq!((found.answered, found.rows), (2, 6));
+        assert_eq!(ledger.of_version("demo", "3"), None);
     }
 
     #[test]

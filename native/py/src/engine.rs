@@ -49,6 +49,18 @@ type GivenText = (String, String, Option<String>, String, bool);
 /// PEM of the certificate with its chain, of its key, and of the authorities of clients.
 type GivenTls = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
 
+/// What a version has done, as far as its runs say whether it does well.
+type GivenRuns<'py> = (
+    u64,
+    u64,
+    Vec<(Option<&'static str>, u64)>,
+    Bound<'py, PyBytes>,
+    u64,
+);
+
+/// Where the run is among the stages.
+const RUN: usize = 3;
+
 /// The data plane.
 #[pyclass(frozen, module = "tickserve_native")]
 pub struct NativeEngine {
@@ -279,6 +291,26 @@ impl NativeEngine {
         Ok(dict)
     }
 
+    /// What some versions have done in all roles, for (model, version) each: (answered, rows, errors by reason, counts of
+    /// the stage run by bucket, sum of them in ns), or None where nothing is counted apart.
+    fn runs<'py>(&self, py: Python<'py>, versions: Vec<(String, String)>) -> Vec<Option<GivenRuns<'py>>> {
+        let counts = py.detach(|| self.engine.counts_of(&versions));
+        let given = |counts: Counts| {
+            let run = &counts.stages[RUN];
+            let errors = counts.errors.iter();
+            (
+                counts.answered,
+                counts.rows,
+                errors
+                    .map(|(reason, count)| (reason.map(Reason::label), *count))
+                    .collect(),
+                PyBytes::new(py, &little_endian(&run.counts)),
+                run.sum_ns,
+            )
+        };
+        counts.into_iter().map(|counts| counts.map(given)).collect()
+    }
+
     /// Texts of unexpected failures since the last call.
     fn take_faults(&self) -> Vec<String> {
         let mut faults = self.engine.take_faults();
@@ -352,11 +384,7 @@ impl TryFrom<GivenBounds> for Bounds {
 fn counts_dict<'py>(py: Python<'py>, counts: &Counts) -> PyResult<Bound<'py, PyDict>> {
     let stages = PyDict::new(py);
     for (name, stage) in STAGES.iter().zip(&counts.stages) {
-        let bytes: Vec<u8> = stage
-            .counts
-            .iter()
-            .flat_map(|count| count.to_le_bytes())
-            .collect();
+        let bytes = little_endian(&stage.counts);
         stages.set_item(name, (PyBytes::new(py, &bytes), stage.sum_ns))?;
     }
     let errors: Vec<_> = counts
@@ -378,6 +406,10 @@ fn counts_dict<'py>(py: Python<'py>, counts: &Counts) -> PyResult<Bound<'py, PyD
     dict.set_item("rule_violations", violations)?;
     dict.set_item("last_answer_unix_ns", counts.last_answer_unix_ns)?;
     Ok(dict)
+}
+
+fn little_endian(counts: &[u64]) -> Vec<u8> {
+    counts.iter().flat_map(|count| count.to_le_bytes()).collect()
 }
 
 fn server_config((certificate, key, client_ca): GivenTls) -> PyResult<Arc<rustls::ServerConfig>> {

@@ -1,8 +1,10 @@
 //! The native engine as Python sees it.
 
 mod client;
+mod client_codec;
 mod client_link;
 mod engine;
+mod load;
 mod plan;
 mod tensor;
 
@@ -23,5 +25,8 @@ fn tickserve_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::ClientMethod>()?;
     module.add_class::<client::ClientStream>()?;
     module.add_class::<client_link::ClientLink>()?;
+    module.add_class::<client_codec::ArrayEncoder>()?;
+    module.add_class::<client_codec::AnswerDecoder>()?;
+    module.add_class::<load::Load>()?;
     Ok(())
 }

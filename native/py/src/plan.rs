@@ -107,6 +107,8 @@ struct ModelPlan {
     /// (upper bound, version, role)
     segments: Vec<(u64, String, u8)>,
     pins: Vec<String>,
+    /// (version, identities of clients)
+    client_pins: Vec<(String, Vec<String>)>,
     halt: Option<Halt>,
     position_scale: f64,
     /// (call, version or "", encoded answer)
@@ -206,6 +208,7 @@ fn model_plan(name: String, model: ModelPlan) -> PyResult<plan::ModelPlan> {
             })
             .collect::<PyResult<_>>()?,
         pins: model.pins,
+        client_pins: model.client_pins,
         halt: model.halt.map(|halt| plan::Halt {
             reason: halt.reason,
             actor: halt.actor,

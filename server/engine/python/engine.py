@@ -3,13 +3,11 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from server.connections import DEFAULT_BOUNDS, ConnectionBounds
-from server.engine.base import Counters, Prepared
-from server.engine.listeners import Listeners, Tls
+from server.engine.base import Counters, Prepared, RunCounts
 from server.engine.python.pipeline import Pipeline
 from server.engine.python.reaper import Reaper
 from server.engine.python.recorder import Recorder
@@ -19,7 +17,9 @@ from server.engine.python.tallies import Identity, Tallies
 from server.engine.python.transport import Transport
 from server.plan import Plan, VersionPlan
 from server.tap import Tap
-from server.tls import Certificates
+from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
+from tickserve.listening.listeners import Listeners, Tls
+from tickserve.listening.tls import Certificates
 
 _T = TypeVar("_T")
 _Key = tuple[str, str, bytes]
@@ -102,7 +102,7 @@ class PythonEngine:
             self._on_loop(lambda: self._swap(installed))
             self._tallies.keep(
                 {
-                    Identity(name, version, serving.role)
+                    Identity(name, version, serving.role): serving
                     for name, model in installed.models.items()
                     for version, serving in model.versions.items()
                 }
@@ -134,6 +134,11 @@ class PythonEngine:
             faults=pipeline.fault_count,
             worker_busy_ns=[self._busy_ns()],
         )
+
+    def runs(self, versions: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], RunCounts]:
+        """How some versions have done."""
+        with self._lock:
+            return self._tallies.runs(versions)
 
     def take_faults(self) -> Sequence[str]:
         """Tracebacks since the last call."""

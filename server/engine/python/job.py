@@ -28,7 +28,7 @@ class Codec(Generic[_Request, _Pending]):
     parse: Callable[[bytes], _Request]
     model: Callable[[_Request], str]
     identify: Callable[[_Request, str], str]
-    route: Callable[[_Request, Installed, str], tuple[Serving, _Pending]]
+    route: Callable[[_Request, Installed, str, str], tuple[Serving, _Pending]]
     shape: Callable[[Serving, _Pending], Shape]
     ask: Callable[[_Request, _Pending], Asked]
     read: Callable[[Serving, _Pending, Shape], Call]

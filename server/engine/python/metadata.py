@@ -32,13 +32,11 @@ def server_metadata() -> bytes:
 
 
 def model_ready(data: bytes, installed: Installed) -> bytes:
-    """Answers ModelReady: whether the version, or any, answers now. An unknown model is not ready."""
+    """Answers ModelReady: whether the version, or any, takes requests now. An unknown model is not ready."""
     request = oip.ModelReadyRequest()
     _parse(request, data)
     model = installed.models.get(request.name)
-    is_ready = (
-        model is not None and model.plan.halt is None and (not request.version or request.version in model.versions)
-    )
+    is_ready = model is not None and model.plan.halt is None and (not request.version or model.answers(request.version))
     return oip.ModelReadyResponse(ready=is_ready).SerializeToString()
 
 
@@ -82,10 +80,14 @@ def repository_index(data: bytes, installed: Installed) -> bytes:
     for name, model in sorted(installed.models.items()):
         halt = model.plan.halt
         for number in sorted(model.versions, key=int):
-            if halt is None:
-                response.models.add(name=name, version=number, state="READY")
-            elif not request.ready:
+            if halt is not None:
                 reason = texts.INDEX_HALTED.fill(actor=halt.actor, why=halt.reason)
+            elif not model.answers(number):
+                reason = texts.INDEX_KEPT_WARM.fill()
+            else:
+                response.models.add(name=name, version=number, state="READY")
+                continue
+            if not request.ready:
                 response.models.add(name=name, version=number, state="UNAVAILABLE", reason=reason)
     if not request.ready:
         for name, why in sorted(installed.plan.not_loaded.items()):

@@ -36,12 +36,12 @@ def parse(data: bytes) -> Any:
         raise texts.MALFORMED.error(message="ModelInferRequest") from None
 
 
-def route(request: Any, installed: Installed, drawn_id: str) -> tuple[Serving, Pending]:
+def route(request: Any, installed: Installed, drawn_id: str, client: str) -> tuple[Serving, Pending]:
     """Finds the version that answers. Raises PredictionError."""
     check_length("id", request.id)
     options = read_options(request.parameters) if request.parameters else NO_OPTIONS
     key = options.routing_key or request.id or drawn_id
-    return installed.route(request.model_name, request.model_version, key), (request, options)
+    return installed.route(request.model_name, request.model_version, key, client), (request, options)
 
 
 def ask(request: Any, pending: Pending) -> Asked:

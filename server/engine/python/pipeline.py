@@ -39,6 +39,7 @@ class Pipeline:
         self._pool = pool
         self._max_in_flight = max_in_flight
         self._max_per_client = max_in_flight_per_client
+        self._bounds_clients = max_in_flight_per_client < max_in_flight
         self.max_answer_bytes = max_message_bytes - FRAME_BYTES
         self._boot = os.urandom(6).hex()
         self._drawn = itertools.count(1)
@@ -54,9 +55,9 @@ class Pipeline:
         self.fault_count = 0
 
     @property
-    def bounds_clients(self) -> bool:
-        """Whether `answer` needs to know the client."""
-        return self._max_per_client < self._max_in_flight
+    def asks_client(self) -> bool:
+        """Whether `answer` needs to know the client of a call."""
+        return self._bounds_clients or self.installed.knows_clients
 
     async def answer(
         self,
@@ -76,7 +77,7 @@ class Pipeline:
         arrived, deadline : int
             On the monotonic clock, in nanoseconds.
         client : str
-            Who asks, where clients are bounded; else empty.
+            Who asks; may be empty while `asks_client` says so.
 
         Raises
         ------
@@ -92,7 +93,7 @@ class Pipeline:
         self.in_flight += 1
         try:
             self._admit(client)
-            serving, pending = codec.route(request, self.installed, drawn_id)
+            serving, pending = codec.route(request, self.installed, drawn_id, client)
             wait, limits = self.lag_ns, serving.version.limits
             if limits.max_wait_us and wait > limits.max_wait_us * 1000:
                 raise texts.OVERLOADED_WAIT.error(
@@ -124,7 +125,7 @@ class Pipeline:
             self.in_flight -= 1
             if self.is_draining and not self.in_flight:
                 self._idle.set()
-            if client:
+            if client and self._bounds_clients:
                 self._forget(client)
             if job is not None and job.call is not None and job.call.findings.violations:
                 job.serving.tally.count_violations(job.call.findings.violations)
@@ -171,7 +172,7 @@ class Pipeline:
             self.keep_fault()
 
     def _admit(self, client: str) -> None:
-        if client:
+        if client and self._bounds_clients:
             self._clients[client] = count = self._clients.get(client, 0) + 1
             if count > self._max_per_client:
                 raise texts.CLIENT_IN_FLIGHT.error(count=count, bound=self._max_per_client)

@@ -50,13 +50,13 @@ def identify(request: pb.PredictRequest, drawn_id: str) -> str:
     return request.request_id or drawn_id
 
 
-def route(request: pb.PredictRequest, installed: Installed, drawn_id: str) -> tuple[Serving, Pending]:
+def route(request: pb.PredictRequest, installed: Installed, drawn_id: str, client: str) -> tuple[Serving, Pending]:
     """Finds the version that answers. Raises PredictionError."""
     request_id = identify(request, drawn_id)
     check_length("request_id", request_id)
     check_length("routing_key", request.routing_key)
     key = request.routing_key or request_id
-    return installed.route(request.model, request.version, key), (request, request_id)
+    return installed.route(request.model, request.version, key, client), (request, request_id)
 
 
 def ask(request: pb.PredictRequest, _pending: Pending) -> Asked:

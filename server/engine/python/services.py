@@ -96,7 +96,7 @@ class Services:
 
         async def handle(data: bytes, context: Context) -> bytes:
             arrived = time.perf_counter_ns()
-            client = _client(context) if pipeline.bounds_clients else ""
+            client = _client(context) if pipeline.asks_client else ""
             try:
                 request = codec.parse(data)
             except TickserveError as error:
@@ -128,8 +128,8 @@ class Services:
 
     def _streaming(self, answer: AnswerMessage) -> grpc.RpcMethodHandler[Any, Any]:
         async def handle(_requests: Any, context: Context) -> None:
-            client = _client(context) if self._pipeline.bounds_clients else ""
-            await self.streams.serve(context, answer, _deadline_ns(context), client)
+            # Always: a plan that asks for it may come while the stream is open.
+            await self.streams.serve(context, answer, _deadline_ns(context), _client(context))
 
         return grpc.stream_stream_rpc_method_handler(handle)
 

@@ -30,7 +30,18 @@ class Tapped(NamedTuple):
 class Serving:
     """One version in one role under one plan."""
 
-    __slots__ = ("generation", "heads", "model", "position_scale", "role", "runtime", "tally", "tapped", "version")
+    __slots__ = (
+        "__weakref__",
+        "generation",
+        "heads",
+        "model",
+        "position_scale",
+        "role",
+        "runtime",
+        "tally",
+        "tapped",
+        "version",
+    )
 
     def __init__(
         self, runtime: Runtime, role: Role, tally: Tally, generation: int, model: ModelPlan, tapped: Tapped | None
@@ -56,6 +67,17 @@ class ServingModel:
     versions: Mapping[str, Serving]
     segments: tuple[tuple[int, Serving], ...]
 
+    def answers(self, number: str) -> bool:
+        """Whether requests may go to this version: the split names it, or somebody may pin it.
+
+        One that is only kept warm takes none.
+        """
+        return number in self.versions and (
+            number in self.plan.pins
+            or number in self.plan.client_pins
+            or any(segment.version == number for segment in self.plan.split.segments)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Installed:
@@ -63,9 +85,11 @@ class Installed:
 
     plan: Plan
     models: Mapping[str, ServingModel]
+    #: Whether some versions are for some clients only.
+    knows_clients: bool = False
 
-    def route(self, name: str, pin: str, key: str) -> Serving:
-        """The version that answers: the pinned one, or the one whose segment holds the key's hash."""
+    def route(self, name: str, pin: str, key: str, client: str) -> Serving:
+        """The version that answers: the one that the client may pin, or the one whose segment holds the key's hash."""
         model = self.models.get(name)
         if model is None:
             raise self._unknown(name)
@@ -77,7 +101,7 @@ class Installed:
             if serving is None:
                 known = ", ".join(model.versions)
                 raise texts.UNKNOWN_VERSION.error(at="version", version=pin[:64], model=name, known=known)
-            if pin not in model.plan.pins:
+            if pin not in model.plan.pins and client not in model.plan.client_pins.get(pin, ()):
                 raise texts.PIN_REFUSED.error(at="version", version=pin, model=name)
             return serving
         if len(model.segments) == 1:
@@ -137,7 +161,7 @@ def build(
         }
         segments = tuple((segment.upper_bound, versions[segment.version]) for segment in model.split.segments)
         models[name] = ServingModel(model, versions, segments)
-    return Installed(plan, models)
+    return Installed(plan, models, any(model.client_pins for model in plan.models.values()))
 
 
 def _tapped(model: TappedModel, number: str, version: VersionPlan, role: Role, generation: int) -> Tapped | None:

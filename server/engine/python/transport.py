@@ -8,9 +8,9 @@ import time
 
 import grpc
 
-from server.engine.listeners import Listeners
 from server.engine.python.pipeline import Pipeline
 from server.engine.python.services import Services
+from tickserve.listening.listeners import Listeners
 
 _LAG_PERIOD_S = 0.01
 #: How long clients have to take what was answered, once nothing is in flight.

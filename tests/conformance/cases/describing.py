@@ -41,6 +41,14 @@ INDEXED = Served(
     (Model((version(echo_model(), "good"),)), _STOPPED),
     not_loaded={"new": "", "bad": "model.onnx is damaged"},
 )
+#: Version 2 is the one before, which one model lets clients pin.
+KEPT_WARM = Served(
+    "kept warm",
+    tuple(
+        Model((version(echo_model(), name), version(echo_model(), name, "2")), pins=pins)
+        for name, pins in (("warm", frozenset({"1"})), ("pinned", frozenset({"1", "2"})))
+    ),
+)
 NOT_READY = one(version(echo_model(), "waiting"), name="not ready", is_ready=False)
 #: Too small for the description of its model, whose feature names are long.
 TIGHT = one(
@@ -162,6 +170,9 @@ MODELS = (
     _ready("one version", ON_ECHO, "echo", "1", is_ready=True),
     _ready("unknown version", ON_ECHO, "echo", "2", is_ready=False),
     _ready("unknown model", ON_ECHO, "nope", "", is_ready=False),
+    _ready("stable version that may not be pinned", INDEXED, "good", "1", is_ready=True),
+    _ready("version that is only kept warm", KEPT_WARM, "warm", "2", is_ready=False),
+    _ready("version before that may be pinned", KEPT_WARM, "pinned", "2", is_ready=True),
     _ready("halted", routing.SERVED, "echo", "", is_ready=False),
     _ready("loading", routing.SERVED, "loading", "", is_ready=False),
     _ask(
@@ -290,6 +301,28 @@ REPOSITORY = (
             texts.INDEX_HALTED,
         ),
         INDEXED,
+    ),
+    _ask(
+        "versions that take requests",
+        OIP + "RepositoryIndex",
+        oip.RepositoryIndexRequest(ready=True),
+        _index(("pinned", "1", "READY", ""), ("pinned", "2", "READY", ""), ("warm", "1", "READY", "")),
+        KEPT_WARM,
+    ),
+    _ask(
+        "a version that is only kept warm",
+        OIP + "RepositoryIndex",
+        oip.RepositoryIndexRequest(),
+        told(
+            _index(
+                ("pinned", "1", "READY", ""),
+                ("pinned", "2", "READY", ""),
+                ("warm", "1", "READY", ""),
+                ("warm", "2", "UNAVAILABLE", texts.INDEX_KEPT_WARM.fill()),
+            ),
+            texts.INDEX_KEPT_WARM,
+        ),
+        KEPT_WARM,
     ),
     _ask(
         "another repository",

@@ -1,5 +1,6 @@
 """Which version answers: splits by the hash of a key, pins and roles; and models that do not answer at all."""
 
+from dataclasses import replace
 from itertools import count
 
 from mlops.routing import MAX_HASH, routing_hash
@@ -44,6 +45,21 @@ APART = Model(
 HALTED = Model((ECHO,), pins=frozenset({"1"}), halt=Halt("bad fills", "kim", 1))
 SERVED = Served("routing", (SPLIT, APART, HALTED), not_loaded={"loading": "", "broken": "model.onnx is damaged"})
 NOTHING = Served("nothing")
+#: As an engine names the clients of the suite.
+HERE = "ipv4:127.0.0.1"
+CLIENTS = Served(
+    "pins of some clients",
+    (
+        replace(
+            SPLIT,
+            pins=frozenset({"1"}),
+            client_pins={
+                "2": frozenset({"subject:CN=desk", HERE}),
+                "3": frozenset({"subject:CN=desk", "ipv4:127.0.0.2"}),
+            },
+        ),
+    ),
+)
 
 _STABLE_KEY, _CANARY_KEY = _key(is_below=True), _key(is_below=False)
 
@@ -115,6 +131,39 @@ PINS = (
     ),
 )
 
+CLIENT_PINS = (
+    _predict(
+        "pin that this client may",
+        predict([1, 2, 3], model="split", version="2", routing_key=_STABLE_KEY),
+        predicted(CANARY, [1, 2, 3], role=Role.CANARY, position_scale=0.25),
+        CLIENTS,
+    ),
+    _infer(
+        "pin that this client may",
+        infer(raw([[1, 2, 3]]), model="split", version="2"),
+        inferred(CANARY, role=Role.CANARY, features=[[1, 2, 3]]),
+        CLIENTS,
+    ),
+    _predict(
+        "pin that every client may, where some may others",
+        predict([1, 2, 3], model="split", version="1", routing_key=_CANARY_KEY),
+        predicted(STABLE, [1, 2, 3], role=Role.STABLE, position_scale=0.25),
+        CLIENTS,
+    ),
+    _predict(
+        "pin that other clients may",
+        predict([1, 2, 3], model="split", version="3"),
+        refused(texts.PIN_REFUSED, by="split", at="version", version="3", model="split"),
+        CLIENTS,
+    ),
+    _infer(
+        "pin that other clients may",
+        infer(raw([[1, 2, 3]]), model="split", version="3"),
+        refused(texts.PIN_REFUSED, by="split", at="version", version="3", model="split"),
+        CLIENTS,
+    ),
+)
+
 _HALTED = refused(texts.HALTED, by="echo", model="echo", actor="kim", why="bad fills")
 _LOADING = refused(texts.LOADING, by="loading", at="model", model="loading")
 _NOT_LOADED = refused(texts.NOT_LOADED, by="broken", at="model", model="broken", why="model.onnx is damaged")
@@ -137,4 +186,4 @@ STATES = (
     _infer("no models", infer(raw([[1, 2, 3]])), _NO_MODELS, NOTHING),
 )
 
-CASES = (*SPLITS, *PINS, *STATES)
+CASES = (*SPLITS, *PINS, *CLIENT_PINS, *STATES)

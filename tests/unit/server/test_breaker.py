@@ -12,8 +12,10 @@ def sample(answered: int, bad: int = 0, *, run_ns: int = RUN_NS, rows: int = 1, 
     histogram = Histogram()
     for _ in range(answered):
         histogram.record(run_ns)
-    more = Sample(answered, bad, answered * rows, histogram.counts)
-    return more if before is None else before + more
+    if before is None:
+        return Sample(answered, bad, answered * rows, histogram.counts)
+    counts = [sum(pair) for pair in zip(before.run_counts, histogram.counts, strict=True)]
+    return Sample(before.answered + answered, before.bad + bad, before.rows + answered * rows, counts)
 
 
 def started(limits: BreakerLimits = LIMITS, run_time_ns: int = RUN_NS) -> Breaker:
@@ -36,6 +38,15 @@ def test_counts_from_before_it_was_installed_do_not_matter() -> None:
     bad = sample(0, 1000)
     assert breaker.update(0.0, bad) is None
     assert breaker.update(1.0, sample(100, before=bad)) is None
+
+
+def test_counts_that_were_folded_begin_anew() -> None:
+    breaker = started()
+    assert breaker.update(1.0, sample(1000)) is None
+    assert breaker.update(2.0, sample(0, 500)) is None
+    verdict = breaker.update(3.0, sample(1, 9, before=sample(0, 500)))
+    assert verdict is not None
+    assert verdict.why == "9 of 10 answers were bad, more than 10.0%"
 
 
 def test_what_is_older_than_the_window_is_forgotten() -> None:

@@ -15,8 +15,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from structlog.testing import capture_logs
 
-from server.http import HttpServer
 from tickserve.errors import ConfigurationError
+from tickserve.listening.http import HttpServer
 
 BOUND_S = 20.0
 REQUEST = b"GET /metrics HTTP/1.0\r\n\r\n"

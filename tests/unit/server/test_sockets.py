@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from server.sockets import socket_file
 from tickserve.errors import ConfigurationError
+from tickserve.listening.sockets import socket_file
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlops.registry import Registry
+from mlops.routing import MAX_HASH, upper_bound
 from server.engine.python import PythonEngine
 from server.models import (
     DesiredRows,
@@ -22,7 +23,8 @@ from server.models import (
     parse_policy,
 )
 from server.models.registry import RegistrySource, connect
-from server.models.values import only
+from server.models.values import WHOLE_BP, Share, Target, only
+from server.plan import Role
 from tests.support.packages import add_constant, build_constant
 from tests.support.registry import ANN, add, gates
 from tickserve.errors import Code, ConfigurationError, ControlError, UnknownError
@@ -280,3 +282,73 @@ def test_server_goes_on_with_what_it_served_as_that_very_package(
     assert stable(reconciler) == "3"
     [record] = reconciler.snapshot().models
     assert set(record.failed) == {"4"}
+
+
+def shares(canary: str, weight_bp: int, stable_version: str) -> tuple[Share, ...]:
+    return (
+        Share(canary, Role.CANARY, weight_bp),
+        Share(stable_version, Role.STABLE, WHOLE_BP - weight_bp),
+    )
+
+
+def segments(reconciler: Reconciler) -> list[tuple[str, int]]:
+    split = reconciler.snapshot().plan.models["demo"].split
+    return [(segment.version, segment.upper_bound) for segment in split.segments]
+
+
+def test_rows_keep_each_key_where_it_is_also_over_a_restart(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
+    def start() -> Reconciler:
+        source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+        return Reconciler(source, engine, LocalState(tmp_path), served=ServedFile(tmp_path / "served.json"))
+
+    reconciler = start()
+    operations = Operations(reconciler, reconciler.reconcile)
+    reconciler.reconcile()
+    for wanted in (shares("2", 6_000, "1"), shares("3", 3_000, "2")):
+        operations.set_desired("demo", Target(wanted), None, None, actor="kim", reason="try")
+    expected = [("2", upper_bound(6_000)), ("3", upper_bound(9_000)), ("2", MAX_HASH)]
+    assert segments(reconciler) == expected
+    again = start()
+    again.reconcile()
+    assert segments(again) == expected
+
+
+def test_going_back_at_once_leaves_the_segments_of_the_split_behind(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    operations = Operations(reconciler, reconciler.reconcile)
+    reconciler.reconcile()
+    for wanted in (only("1").shares, shares("2", 6_000, "1"), shares("3", 3_000, "2")):
+        operations.set_desired("demo", Target(wanted), None, None, actor="kim", reason="try")
+    operations.rollback("demo", actor="kim", reason="bad fills")
+    assert segments(reconciler) == [("1", MAX_HASH)]
+    reconciler.reconcile()
+    assert segments(reconciler) == [("1", MAX_HASH)]
+
+
+def test_registry_and_what_is_kept_of_it_give_the_same_segments(desk: Desk) -> None:
+    add(desk.registry, build_constant(desk.folder / "packages", 3.0))
+    source = desk.source()
+    for wanted in (shares("2", 6_000, "1"), shares("3", 3_000, "2")):
+        source.write("demo", Target(wanted), None, None, actor="kim", reason="try")
+    target = source.read().models["demo"].targets[0]
+    assert [(each.version, each.upto_bp) for each in target.layout] == [("2", 6_000), ("3", 9_000), ("2", 10_000)]
+    kept = desk.source().last_good()
+    assert kept is not None
+    assert kept.models["demo"].targets == (target,)
+
+
+def test_versions_that_some_clients_may_pin_are_loaded_and_named_as_grpc_does(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    operations = Operations(reconciler, reconciler.reconcile)
+    reconciler.reconcile()
+    target = replace(only("1"), client_pins=(("2", ("ipv6:[::1]", "subject:CN=desk")),))
+    operations.set_desired("demo", target, None, None, actor="kim", reason="try")
+    plan = reconciler.snapshot().plan.models["demo"]
+    assert set(plan.versions) >= {"1", "2"}
+    assert plan.client_pins == {"2": {"ipv6:%5B::1%5D", "subject:CN=desk"}}

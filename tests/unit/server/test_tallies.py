@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from server.engine.base import Counters
 from server.engine.python import PythonEngine
-from server.engine.python.tallies import FOLD_AFTER_S, Identity, Tallies
+from server.engine.python.tallies import FOLD_AFTER_S, KEPT_APART, Identity, Tallies
 from server.engine.totals import model_totals
 from server.metrics import ServerCollector
 from server.models import DirectorySource, LocalState, Reconciler
@@ -17,6 +17,10 @@ from tests.support.packages import add_constant
 from tickserve.client import Client
 
 ONE, TWO = (Identity("demo", version, Role.STABLE) for version in "12")
+
+
+class Holder:
+    """What a request holds while it may count."""
 
 
 class Clock:
@@ -61,9 +65,9 @@ def versions(tallies: Tallies) -> list[str]:
 
 def test_version_that_left_is_counted_apart_for_its_time_and_then_folded(tallies: Tallies, clock: Clock) -> None:
     answer(tallies, ONE, 100)
-    tallies.keep({ONE})
+    tallies.keep({ONE: Holder()})
     answer(tallies, TWO, 2000)
-    tallies.keep({TWO})
+    tallies.keep({TWO: Holder()})
     clock.now += FOLD_AFTER_S - 1
     # What was accepted before the swap is counted where it ran.
     answer(tallies, ONE, 100)
@@ -80,16 +84,16 @@ def test_version_that_left_is_counted_apart_for_its_time_and_then_folded(tallies
 
 def test_version_in_the_plan_is_never_folded(tallies: Tallies, clock: Clock) -> None:
     answer(tallies, ONE, 100)
-    tallies.keep({ONE})
+    tallies.keep({ONE: Holder()})
     clock.now += 10 * FOLD_AFTER_S
     assert versions(tallies) == ["1"]
 
 
 def test_version_that_comes_back_in_time_goes_on_counting(tallies: Tallies, clock: Clock) -> None:
     answer(tallies, ONE, 100)
-    tallies.keep(set())
+    tallies.keep({})
     clock.now += FOLD_AFTER_S - 1
-    tallies.keep({ONE})
+    tallies.keep({ONE: Holder()})
     clock.now += FOLD_AFTER_S
     answer(tallies, ONE, 100)
     assert [item.answered for item in counters(tallies).versions] == [2]
@@ -97,22 +101,60 @@ def test_version_that_comes_back_in_time_goes_on_counting(tallies: Tallies, cloc
 
 def test_version_that_comes_back_late_begins_anew_and_the_model_does_not(tallies: Tallies, clock: Clock) -> None:
     answer(tallies, ONE, 100)
-    tallies.keep(set())
+    tallies.keep({})
     clock.now += FOLD_AFTER_S
-    tallies.keep(set())
+    tallies.keep({})
     answer(tallies, ONE, 100)
-    tallies.keep({ONE})
+    tallies.keep({ONE: Holder()})
     assert [item.answered for item in counters(tallies).versions] == [1]
     assert [item.answered for item in model_totals(counters(tallies))] == [2]
 
 
 def test_time_of_a_version_that_left_goes_on_over_further_swaps(tallies: Tallies, clock: Clock) -> None:
     answer(tallies, ONE, 100)
-    tallies.keep({ONE})
+    tallies.keep({ONE: Holder()})
     for _ in range(4):
-        tallies.keep({TWO})
+        tallies.keep({TWO: Holder()})
         clock.now += FOLD_AFTER_S / 4
     assert versions(tallies) == []
+
+
+def test_of_many_versions_that_left_the_oldest_are_folded_at_once(tallies: Tallies, clock: Clock) -> None:
+    other = Identity("other", "1", Role.STABLE)
+    answer(tallies, other, 100)
+    tallies.keep({other: Holder()})
+    count = KEPT_APART + 10
+    for number in range(count):
+        one = Identity("demo", str(number), Role.STABLE)
+        answer(tallies, one, 100)
+        # Two at the same time too: changes may come faster than the clock goes on.
+        clock.now += number % 2
+        tallies.keep({one: Holder()})
+    assert versions(tallies) == ["1", *map(str, range(count - KEPT_APART - 1, count))]
+    assert [(item.model, item.answered) for item in model_totals(counters(tallies))] == [("demo", count), ("other", 1)]
+
+
+def test_nothing_is_folded_while_a_request_may_still_count(tallies: Tallies, clock: Clock) -> None:
+    answer(tallies, ONE, 100)
+    held = Holder()
+    tallies.keep({ONE: held})
+    tallies.keep({})
+    clock.now += 10 * FOLD_AFTER_S
+    assert versions(tallies) == ["1"]
+    answer(tallies, ONE, 100)
+    del held
+    assert versions(tallies) == []
+    assert [item.answered for item in model_totals(counters(tallies))] == [2]
+
+
+def test_runs_are_those_of_a_version_in_all_of_its_roles(tallies: Tallies) -> None:
+    for identity in (ONE, TWO, Identity("demo", "1", Role.PREVIOUS)):
+        answer(tallies, identity, 100)
+    found = tallies.runs([("demo", "1"), ("demo", "9")])
+    assert found.keys() == {("demo", "1")}
+    runs = found["demo", "1"]
+    assert (runs.answered, runs.rows, runs.errors, runs.run.sum_ns) == (2, 4, {"INVALID_INPUT": 2}, 200)
+    assert sum(runs.run.counts) == 2
 
 
 @pytest.fixture

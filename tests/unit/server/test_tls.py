@@ -11,9 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from server.app import export_certificates
-from server.tls import Certificates, TlsFiles
 from tests.support.certificates import Authority, Signed
 from tickserve.errors import ConfigurationError
+from tickserve.listening.tls import Certificates, TlsFiles
 
 Spoil = Callable[[TlsFiles], object]
 

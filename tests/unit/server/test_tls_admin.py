@@ -10,10 +10,10 @@ from server.api.control import ControlService, ProcessFacts
 from server.api.repository import RepositoryService
 from server.engine.python import PythonEngine
 from server.models import DirectorySource, LocalState, Memory, Operations, Reconciler
-from server.tls import Certificates, TlsFiles
 from tests.support.certificates import Authority
 from tickserve.client import ControlClient, Tls
 from tickserve.errors import UnreachableError
+from tickserve.listening.tls import Certificates, TlsFiles
 
 Serve = Callable[[Certificates | None], str]
 

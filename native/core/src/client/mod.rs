@@ -9,6 +9,7 @@ mod dial;
 mod fork;
 mod held;
 mod link;
+pub mod prediction;
 mod status;
 mod timeout;
 mod tls;

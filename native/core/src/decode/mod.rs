@@ -11,7 +11,7 @@ mod parameters;
 mod predict;
 mod schema;
 mod tensors;
-mod wire;
+pub(crate) mod wire;
 
 use bytes::Bytes;
 

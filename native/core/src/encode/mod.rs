@@ -3,7 +3,7 @@
 mod findings;
 mod infer;
 mod predict;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 

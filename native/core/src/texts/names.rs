@@ -104,6 +104,7 @@ names! {
     AdminOnly = "ADMIN_ONLY" [],
     UnknownService = "UNKNOWN_SERVICE" ["service"],
     IndexHalted = "INDEX_HALTED" ["actor", "why"],
+    IndexKeptWarm = "INDEX_KEPT_WARM" [],
     ReflectionNothing = "REFLECTION_NOTHING" [],
     ReflectionUnknown = "REFLECTION_UNKNOWN" ["what"],
     ChangeUnsigned = "CHANGE_UNSIGNED" ["name"],

@@ -83,7 +83,7 @@ impl Connection {
     async fn open(worker: Rc<Worker>, socket: Socket, born: Instant, number: u64) -> io::Result<Self> {
         let bounds = worker.shared.bounds;
         let (io, identity) = secure(&worker, socket).await?;
-        let connected = worker.shared.connect(identity);
+        let connected = worker.shared.connect(&identity);
         let meter = Meter::new(bounds.client_ping_interval, born);
         let metered = Metered::new(io, Rc::clone(&meter), Rc::clone(&worker.turn));
         let mut h2 = h2::server::Builder::new()
@@ -102,7 +102,7 @@ impl Connection {
         let lifetime = Lifetime::new(&bounds, born, number);
         let listening = Listening::new(&worker.retire);
         let client = connected.as_ref().map(|connected| connected.client.clone());
-        let peer = Peer::new(worker, meter, client);
+        let peer = Peer::new(worker, meter, client, identity.into());
         let timer = lifetime
             .next(born, peer.activity())
             .map(|at| Box::pin(tokio::time::sleep_until(at.into())));

@@ -18,17 +18,24 @@ pub(super) struct Peer {
     pub(super) worker: Rc<Worker>,
     pub(super) meter: Rc<Meter>,
     client: Option<Arc<Client>>,
+    identity: Rc<str>,
     open_calls: Cell<usize>,
     last_call: Cell<Instant>,
 }
 
 impl Peer {
-    pub(super) fn new(worker: Rc<Worker>, meter: Rc<Meter>, client: Option<Arc<Client>>) -> Rc<Self> {
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        meter: Rc<Meter>,
+        client: Option<Arc<Client>>,
+        identity: Rc<str>,
+    ) -> Rc<Self> {
         let now = worker.turn.began();
         Rc::new(Self {
             worker,
             meter,
             client,
+            identity,
             open_calls: Cell::new(0),
             last_call: Cell::new(now),
         })
@@ -39,6 +46,7 @@ impl Peer {
             arrived,
             deadline,
             client: self.client.clone(),
+            identity: Rc::clone(&self.identity),
         }
     }
 

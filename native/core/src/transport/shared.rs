@@ -72,8 +72,9 @@ impl Shared {
     }
 
     /// Counts a connection of a client, where clients are bounded.
-    pub(super) fn connect(&self, identity: String) -> Option<Connected> {
-        self.bounds_clients.then(|| self.clients.connect(identity))
+    pub(super) fn connect(&self, identity: &str) -> Option<Connected> {
+        self.bounds_clients
+            .then(|| self.clients.connect(identity.to_owned()))
     }
 
     /// How many clients are connected, where clients are bounded.

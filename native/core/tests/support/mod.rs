@@ -109,6 +109,7 @@ pub fn plan_of(generation: u64, version: &VersionPlan) -> Plan {
             role: Role::Stable,
         }],
         pins: vec![version.version.clone()],
+        client_pins: Vec::new(),
         halt: None,
         position_scale: 1.0,
         described: BTreeMap::new(),
@@ -232,6 +233,7 @@ pub fn arrival() -> Arrival {
         arrived: Instant::now(),
         deadline: None,
         client: None,
+        identity: "ipv4:127.0.0.1".into(),
     }
 }
 

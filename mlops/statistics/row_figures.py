@@ -1,45 +1,20 @@
-"""Figures computed from an evaluation's rows, for the sample itself and for any resample of its periods.
-
-A resample says which periods were drawn, in which order, as places of shape (draws, n). A figure takes a whole batch of
-resamples and gives one value each; NaN where it is undefined. Most need no more of a resample than how often each
-period was drawn: rows are sorted once, and a resample weights them.
-"""
+"""Figures computed from the rows of an evaluation: predictions, and what came of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlops.package import OutcomeSpec
-from mlops.registry.gates.policy import Task
-from mlops.registry.gates.rows import Floats, Integers, Rows
+from mlops.package.build import Task
+from mlops.statistics.resampled import RowFigure, Weighted, dot, ratio, weighted
+from mlops.statistics.return_figures import return_figure
+from mlops.statistics.rows import Floats, Integers, Rows
 
-#: From how often each period counts, float64 of shape (draws, periods), to values of shape (draws,).
-Weighted = Callable[[Floats], Floats]
+Booleans = NDArray[np.bool_]
+_OF_STRATEGY = ("sharpe", "sortino", "max_drawdown", "total_return", "profit_factor", "positive_share")
 #: Fewer names than this make a cross-section's rank correlation worthless.
 _LEAST_NAMES = 20
-
-
-@dataclass(frozen=True, eq=False)
-class RowFigure:
-    """One figure of one evaluation.
-
-    Parameters
-    ----------
-    resampled : callable
-        From places of shape (draws, n) to values of shape (draws,).
-    series : numpy.ndarray
-        float64 of shape (periods,): what the figure mostly is a mean of; its dependence over time sets the length
-        of blocks.
-    """
-
-    resampled: Callable[[Integers], Floats]
-    series: Floats
-
-    @property
-    def value(self) -> float:
-        """On the sample itself."""
-        return float(self.resampled(np.arange(len(self.series), dtype=np.int64)[None, :])[0])
 
 
 def row_figure(metric: str, rows: Rows, task: Task, outcomes: OutcomeSpec | None) -> RowFigure | None:
@@ -50,8 +25,9 @@ def row_figure(metric: str, rows: Rows, task: Task, outcomes: OutcomeSpec | None
     Parameters
     ----------
     metric : str
-        `accuracy`, `auc`, `brier` and `log_loss` of a classification; `mae`, `mse` and `r2` of a regression; `ic`,
-        `sharpe`, `max_drawdown` and `total_return` of either.
+        `accuracy`, `precision`, `recall`, `f1`, `auc`, `brier` and `log_loss` of a classification; `mae`, `mse` and
+        `r2` of a regression; `ic`, and of trading it `sharpe`, `sortino`, `max_drawdown`, `total_return`,
+        `profit_factor` and `positive_share`, of either.
     rows : Rows
         Predictions of a classification are probabilities of up, and its outcomes 1 or 0.
     outcomes : OutcomeSpec, optional
@@ -59,7 +35,7 @@ def row_figure(metric: str, rows: Rows, task: Task, outcomes: OutcomeSpec | None
     """
     if len(rows) == 0:
         return None
-    if metric in ("sharpe", "max_drawdown", "total_return"):
+    if metric in _OF_STRATEGY:
         return _of_strategy(metric, rows, task, outcomes)
     if metric == "ic":
         return _ic(rows)
@@ -90,25 +66,7 @@ def _of_strategy(metric: str, rows: Rows, task: Task, outcomes: OutcomeSpec | No
     returns = period_returns(rows, task, outcomes)
     if returns is None or outcomes is None:
         return None
-    if metric == "sharpe":
-        return _weighted(_sharpe(returns, outcomes.periods_per_year), returns)
-    of = drawdown if metric == "max_drawdown" else total_return
-    return RowFigure(lambda places: of(returns[places]), returns)
-
-
-def drawdown(returns: Floats) -> Floats:
-    """Largest fall of compounded capital below its highest so far, over the last axis, as a positive share.
-
-    The first peak is 1, the capital before the first return.
-    """
-    capital = np.cumprod(1 + returns, axis=-1)
-    peaks = np.maximum(np.maximum.accumulate(capital, axis=-1), 1.0)
-    return np.asarray((1 - capital / peaks).max(axis=-1))
-
-
-def total_return(returns: Floats) -> Floats:
-    """Compounded return over the last axis."""
-    return np.asarray(np.prod(1 + returns, axis=-1) - 1)
+    return return_figure(metric, returns, outcomes.periods_per_year)
 
 
 def _of_classification(metric: str, rows: Rows, outcome: Floats) -> RowFigure | None:
@@ -118,6 +76,8 @@ def _of_classification(metric: str, rows: Rows, outcome: Floats) -> RowFigure | 
     match metric:
         case "accuracy":
             return _mean(rows, ((up > 0.5) == (outcome == 1)) + invalid)
+        case "precision" | "recall" | "f1":
+            return _of_hits(metric, rows, up > 0.5, outcome == 1, invalid)
         case "log_loss":
             given = np.maximum(np.where(outcome == 1, up, 1 - up), np.finfo(np.float64).eps)
             return _mean(rows, -np.log(given) + invalid)
@@ -126,7 +86,7 @@ def _of_classification(metric: str, rows: Rows, outcome: Floats) -> RowFigure | 
         case "auc":
             # A row's own part in the AUC is how far its prediction leans the right way.
             leaning = (up - up.mean()) * (outcome - outcome.mean()) + invalid
-            return _weighted(_auc(rows, outcome, is_valid=not np.isnan(leaning).any()), _means(rows, leaning))
+            return weighted(_auc(rows, outcome, is_valid=not np.isnan(leaning).any()), _means(rows, leaning))
         case _:
             return None
 
@@ -139,33 +99,26 @@ def _of_regression(metric: str, rows: Rows, outcome: Floats) -> RowFigure | None
         case "mae":
             return _mean(rows, np.abs(error))
         case "r2":
-            return _weighted(_r2(rows, outcome), _means(rows, error**2))
+            return weighted(_r2(rows, outcome), _means(rows, error**2))
         case _:
             return None
+
+
+def _of_hits(metric: str, rows: Rows, says_up: Booleans, is_up: Booleans, invalid: Floats) -> RowFigure:
+    """Of what was said to be up the share that was; of what was up the share that was said; their harmonic mean."""
+    hits = _sums(rows, (says_up & is_up) + invalid)
+    said, came = _sums(rows, says_up.astype(np.float64)), _sums(rows, is_up.astype(np.float64))
+    of = {"precision": (hits, said), "recall": (hits, came), "f1": (2 * hits, said + came)}
+    above, below = of[metric]
+    return weighted(
+        lambda weights: ratio(dot(weights, above), dot(weights, below)), _means(rows, (says_up == is_up) + invalid)
+    )
 
 
 def _mean(rows: Rows, values: Floats) -> RowFigure:
     """The mean over rows; a period with more of them weighs more."""
     sums, counts = _sums(rows, values), _sums(rows, np.ones(len(rows)))
-    return _weighted(lambda weights: (weights @ sums) / (weights @ counts), sums / counts)
-
-
-def _sharpe(returns: Floats, periods_per_year: float) -> Weighted:
-    """Mean over standard deviation of the period returns, a year."""
-    centre = returns.mean()
-    centred = returns - centre
-
-    def of(weights: Floats) -> Floats:
-        n = weights.sum(axis=1)
-        mean = weights @ centred / n
-        variance = _ratio(weights @ centred**2 - n * mean**2, n - 1)
-        # A constant series leaves rounding, not variance.
-        is_defined = variance > 1e-24 * centre**2
-        return np.asarray(
-            _ratio(mean + centre, np.sqrt(np.where(is_defined, variance, 0.0))) * np.sqrt(periods_per_year)
-        )
-
-    return of
+    return weighted(lambda weights: dot(weights, sums) / dot(weights, counts), sums / counts)
 
 
 def _r2(rows: Rows, outcome: Floats) -> Weighted:
@@ -176,8 +129,8 @@ def _r2(rows: Rows, outcome: Floats) -> Weighted:
     counts = _sums(rows, np.ones(len(rows)))
 
     def of(weights: Floats) -> Floats:
-        total = weights @ squared - (weights @ linear) ** 2 / (weights @ counts)
-        return 1 - _ratio(weights @ squared_error, total)
+        total = dot(weights, squared) - dot(weights, linear) ** 2 / dot(weights, counts)
+        return 1 - ratio(dot(weights, squared_error), total)
 
     return of
 
@@ -194,7 +147,7 @@ def _auc(rows: Rows, outcome: Floats, *, is_valid: bool) -> Weighted:
         down = np.add.reduceat(by_row * ~is_up, starts, axis=1)
         wins = (up * (np.cumsum(down, axis=1) - down / 2)).sum(axis=1)
         # One prediction for all ranks nothing.
-        found = _ratio(wins, up.sum(axis=1) * down.sum(axis=1))
+        found = ratio(wins, up.sum(axis=1) * down.sum(axis=1))
         return np.where(((up + down) > 0).sum(axis=1) > 1, found, np.nan) if is_valid else np.full_like(found, np.nan)
 
     return of
@@ -207,7 +160,7 @@ def _ic(rows: Rows) -> RowFigure | None:
         return None
     if rows.periods == len(rows):
         leaning = (rows.prediction - rows.prediction.mean()) * (realised - realised.mean())
-        return _weighted(_rank_correlation(rows.prediction, realised), leaning)
+        return weighted(_rank_correlation(rows.prediction, realised), leaning)
     names = _sums(rows, np.ones(len(rows)))
     is_wide = names >= _LEAST_NAMES
     if not is_wide.any():
@@ -219,8 +172,9 @@ def _ic(rows: Rows) -> RowFigure | None:
         found[place] = correlation(np.ones((1, int(names[place]))))[0]
     counted, counts = np.where(is_wide, found, 0.0), is_wide.astype(np.float64)
     # Cross-sections that are too narrow are left out; for the length of blocks they lie at the mean.
-    return _weighted(
-        lambda weights: _ratio(weights @ counted, weights @ counts), np.where(is_wide, found, found[is_wide].mean())
+    return weighted(
+        lambda weights: ratio(dot(weights, counted), dot(weights, counts)),
+        np.where(is_wide, found, found[is_wide].mean()),
     )
 
 
@@ -232,7 +186,7 @@ def _rank_correlation(x: Floats, y: Floats) -> Weighted:
         n = weights.sum(axis=1, keepdims=True)
         a, b = x_ranks(weights) - (n + 1) / 2, y_ranks(weights) - (n + 1) / 2
         covariance = (weights * a * b).sum(axis=1)
-        found = _ratio(covariance, np.sqrt((weights * a**2).sum(axis=1) * (weights * b**2).sum(axis=1)))
+        found = ratio(covariance, np.sqrt((weights * a**2).sum(axis=1) * (weights * b**2).sum(axis=1)))
         return found if is_valid else np.full_like(found, np.nan)
 
     return of
@@ -255,21 +209,6 @@ def _weighted_ranks(values: Floats) -> Callable[[Floats], Floats]:
 def _group_starts(ordered: Floats) -> Integers:
     """Where each run of equal values begins."""
     return np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-
-
-def _weighted(of: Weighted, series: Floats) -> RowFigure:
-    def resampled(places: Integers) -> Floats:
-        draws, n = len(places), len(series)
-        shifted = places + n * np.arange(draws)[:, None]
-        weights = np.bincount(shifted.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
-        return of(weights)
-
-    return RowFigure(resampled, series)
-
-
-def _ratio(above: Floats, below: Floats) -> Floats:
-    """NaN where below is 0."""
-    return np.asarray(np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0))
 
 
 def _sums(rows: Rows, values: Floats) -> Floats:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import grpc
 
-from server.connections import ConnectionBounds
-from server.sockets import socket_file
-from server.tls import Certificates, TlsIdentity
 from tickserve.address import is_unix
 from tickserve.errors import ConfigurationError
+from tickserve.listening.connections import ConnectionBounds
+from tickserve.listening.sockets import socket_file
+from tickserve.listening.tls import Certificates, TlsIdentity
 
 
 @dataclass(frozen=True, slots=True)

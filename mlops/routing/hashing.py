@@ -1,4 +1,4 @@
-"""Which version a routing key gets: one hash for every engine, client and replay."""
+"""The routing hash of a key, and the bucket that counts are kept by."""
 
 import hashlib
 

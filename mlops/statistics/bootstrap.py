@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlops.registry.gates.rows import Floats, Integers
+from mlops.statistics.rows import Floats, Integers
 
-#: Resamples times periods that are worked on at once.
+#: Resamples times periods (or rows) that are worked on at once.
 _BATCH = 1 << 20
 
 
@@ -21,11 +21,13 @@ _BATCH = 1 << 20
 class Interval:
     """A two-sided interval: on each side the true value lies beyond it with about `level`.
 
-    `undefined` is the share of resamples that the figure was undefined on; they are in neither tail.
+    `undefined` is the share of resamples that the figure was undefined on; they are in neither tail. `error` is the
+    standard deviation over the others.
     """
 
     low: float
     high: float
+    error: float
     level: float
     block_length: int
     repetitions: int
@@ -53,6 +55,7 @@ def bootstrap_interval(
     level: float,
     repetitions: int,
     seed: int,
+    rows: int = 0,
 ) -> Interval:
     """The interval of a figure.
 
@@ -64,18 +67,22 @@ def bootstrap_interval(
         Mean length of blocks.
     level : float
         Error rate on each side.
+    rows : int
+        Where a period has many rows: how many they are in all, so that no more are worked on at once than memory holds.
     """
-    values = np.concatenate([figure(places) for places in _resamples(periods, length, repetitions, seed)])
+    resamples = _resamples(periods, length, repetitions, seed, max(periods, rows))
+    values = np.concatenate([figure(places) for places in resamples])
     is_defined = np.isfinite(values)
     low, high = np.quantile(values[is_defined], [level, 1 - level]) if is_defined.any() else (math.nan, math.nan)
-    return Interval(float(low), float(high), level, length, repetitions, 1 - float(is_defined.mean()))
+    error = float(values[is_defined].std(ddof=1)) if is_defined.sum() > 1 else math.nan
+    return Interval(float(low), float(high), error, level, length, repetitions, 1 - float(is_defined.mean()))
 
 
-def _resamples(periods: int, length: int, repetitions: int, seed: int) -> Iterator[Integers]:
+def _resamples(periods: int, length: int, repetitions: int, seed: int, width: int) -> Iterator[Integers]:
     from arch.bootstrap import StationaryBootstrap
 
     generator = np.random.Generator(np.random.PCG64(seed))
     drawn = StationaryBootstrap(length, np.arange(periods), seed=generator).bootstrap(repetitions)
-    batch = max(1, _BATCH // periods)
+    batch = max(1, _BATCH // width)
     for start in range(0, repetitions, batch):
         yield np.stack([next(drawn)[0][0] for _ in range(min(batch, repetitions - start))])

@@ -1,0 +1,88 @@
+"""What becomes of one model's record when something happens to it: pure functions, without effects."""
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from server.models.loading import Loaded
+from server.models.planning import model_plan
+from server.models.records import FailedChange, ModelRecord, known_versions, warm_after
+from server.models.served import LastServed
+from server.models.values import ModelDesired, Target
+from server.plan import Halt
+from tickserve.errors import TickserveError
+
+_FIRST_RETRY_S = 5.0
+_LAST_RETRY_S = 300.0
+
+
+def adopted(found: ModelRecord | None, desired: ModelDesired, last: LastServed | None) -> ModelRecord:
+    """With what is desired now; what failed and is not wanted any more is forgotten."""
+    record = replace(found or ModelRecord(desired.name, desired, last=last), desired=desired)
+    known = known_versions(record)
+    return replace(record, failed={version: change for version, change in record.failed.items() if version in known})
+
+
+def failed(record: ModelRecord, version: str, error: TickserveError, looks: object, now: float) -> ModelRecord:
+    """With a failure of one version, to be tried again after a time that doubles while nothing changes."""
+    before = record.failed.get(version)
+    attempts = 1 if before is None or before.looks != looks else before.attempts + 1
+    delay_s = min(_FIRST_RETRY_S * 2 ** min(attempts - 1, 16), _LAST_RETRY_S)
+    change = FailedChange(version, error, time.time_ns(), attempts, looks, now + delay_s)
+    return replace(record, failed={**record.failed, version: change})
+
+
+def loaded(record: ModelRecord, version: str, found: Loaded) -> ModelRecord:
+    """With a version that is loaded."""
+    failures = {number: change for number, change in record.failed.items() if number != version}
+    return replace(record, loaded={**record.loaded, version: found}, failed=failures)
+
+
+def warmed(record: ModelRecord) -> ModelRecord:
+    """With the version behind what is served, which is loaded, kept to go back to."""
+    return record if record.warm is None else replace(record, previous=record.warm.version, warm=None)
+
+
+def switched(record: ModelRecord, target: Target, refused: Collection[str]) -> ModelRecord:
+    """With a target whose versions are loaded, and what was stable before kept warm."""
+    before = record.target.stable if record.target else ""
+    kept = before if before not in {target.stable, *refused} else record.previous
+    previous = kept if kept in record.loaded and kept not in target.required and kept not in refused else ""
+    is_first = record.target is None
+    last = record.last.target.shares if record.last is not None else None
+    return replace(
+        record,
+        target=target,
+        previous=previous,
+        last=None,
+        went_back=is_first and target.shares == last,
+        warm=warm_after(record.last, target, refused) if is_first else None,
+    )
+
+
+def without_previous(record: ModelRecord) -> ModelRecord:
+    """Without the version that is kept warm."""
+    others = {version: each for version, each in record.loaded.items() if version != record.previous}
+    return replace(record, previous="", loaded=others)
+
+
+def unneeded(record: ModelRecord) -> Mapping[str, Loaded]:
+    """What is loaded for nothing, once the model is where it should be."""
+    if record.target is None:
+        return {}
+    needed = {*record.target.required, *record.target.optional, record.previous}
+    return {version: each for version, each in record.loaded.items() if version not in needed}
+
+
+def planned(record: ModelRecord, halt: Halt | None) -> ModelRecord:
+    """With its part of the plan."""
+    if record.target is None:
+        return replace(record, plan=None)
+    return replace(record, plan=model_plan(record.name, record.target, record.previous, record.loaded, halt))
+
+
+def dated(record: ModelRecord) -> ModelRecord:
+    """With the time at which each version came into the plan."""
+    versions = record.plan.versions if record.plan is not None else {}
+    now = time.time_ns()
+    return replace(record, since_unix_ns={version: record.since_unix_ns.get(version, now) for version in versions})

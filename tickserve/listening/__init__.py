@@ -1,0 +1,1 @@
+"""What every process that listens shares: its HTTP port, certificates, socket files and log lines."""
