@@ -167,7 +167,9 @@ def show(console: Console, results: Sequence[Result]) -> None:
     table = Table("call", "rows", "native p50/p99/CPU us", "grpcio p50/p99/CPU us", "p50", "p99", "CPU")
     for each in results:
         turns = (f"{t.p50_us:.0f} / {t.p99_us:.0f} / {t.cpu_us:.0f}" for t in (each.native, each.grpcio))
-        ratios = (f"{r.median:.2f} ({r.low:.2f}-{r.high:.2f})" for r in (each.p50_ratio, each.p99_ratio, each.cpu_ratio))
+        ratios = (
+            f"{r.median:.2f} ({r.low:.2f}-{r.high:.2f})" for r in (each.p50_ratio, each.p99_ratio, each.cpu_ratio)
+        )
         table.add_row(each.call, str(each.rows), *turns, *ratios)
     console.print(table)
 

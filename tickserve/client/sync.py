@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-from tickserve.client.choice import TransportName
+from tickserve.client.choice import TransportName, codec
 from tickserve.client.choice import connect as connect_by_name
-from tickserve.client.core import Core, Job, Outcome, Pause, Step
+from tickserve.client.core import PREDICT, Core, Job, Outcome, Pause, Step
 from tickserve.client.exchange import DEFAULT_WINDOW
 from tickserve.client.features import Features
 from tickserve.client.options import Request, RequestOptions
@@ -58,7 +58,13 @@ class Client:
         transport: TransportName = "auto",
         connect: Connect | None = None,
     ) -> None:
-        self._core = Core(address, model=model, timeout_s=timeout_s, check_features=check_features)
+        self._core = Core(
+            address,
+            model=model,
+            timeout_s=timeout_s,
+            check_features=check_features,
+            codec=codec(transport) if connect is None else None,
+        )
         self._transport = connect_by_name(address, tls, transport) if connect is None else connect(address, tls)
 
     def predict(self, features: Features, **options: Unpack[RequestOptions]) -> Prediction:
@@ -81,7 +87,14 @@ class Client:
         UnreachableError, DeadlineError, StatusError
             Where no answer came. `executed` is False only where the model certainly did not run.
         """
-        return self._do(self._core.predict(Request(features, **options)))
+        quick = self._core.quick(features, options)
+        if quick is None:
+            return self._do(self._core.predict(Request(features, **options)))
+        try:
+            answer = self._transport.call(PREDICT, quick.data, quick.timeout_s)
+        except CallError as failed:
+            raise self._core.refused(quick, failed) from None
+        return self._core.answered(quick, answer)
 
     def stream(
         self, *, model: str | None = None, timeout_s: float | None = None, window: int = DEFAULT_WINDOW

@@ -4,7 +4,7 @@ use prost::Message;
 
 pub use crate::wire::tickserve::v1::PredictResponse;
 
-use crate::encode::wire::Writer;
+use crate::encode::Writer;
 
 /// What a request holds besides its numbers. What is empty or zero is left out.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,8 +38,8 @@ pub fn encode(request: &Request<'_>, features: &[u8]) -> Vec<u8> {
     message.text(4, request.routing_key);
     message.bytes(5, features);
     message.bytes(6, request.feature_digest);
-    message.number(8, u64::from(request.rows));
-    message.number(9, u64::from(request.steps));
+    message.integer(8, u64::from(request.rows));
+    message.integer(9, u64::from(request.steps));
     for entity in request.entities {
         message.bytes_always(10, entity.as_bytes());
     }

@@ -3,7 +3,7 @@
 mod findings;
 mod infer;
 mod predict;
-pub(crate) mod wire;
+mod wire;
 
 use std::sync::Arc;
 
