@@ -130,6 +130,7 @@ class Server:
                 self._reconciler.snapshot,
                 self._is_ready,
                 lambda: None if self._tap is None else self._tap.totals(),
+                self._reconciler.events.counts,
             )
         )
         if self._certificates is not None:

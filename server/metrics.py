@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -35,12 +35,14 @@ class ServerCollector(Collector):
         snapshot: Callable[[], Snapshot],
         is_ready: Callable[[], bool],
         tap: Callable[[], TapTotals | None] = lambda: None,
+        events: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._engine_name = engine_name
         self._counters = counters
         self._snapshot = snapshot
         self._is_ready = is_ready
         self._tap = tap
+        self._events = events
         self._started = time.time()
         self._busy = BusyRatio(time.monotonic())
 
@@ -98,6 +100,12 @@ class ServerCollector(Collector):
         )
         faults.add_metric([], counters.faults)
         yield faults
+        events = CounterMetricFamily(
+            "tickserve_events", "What changed at this server, by kind of event.", labels=("kind",)
+        )
+        for kind, count in self._events().items():
+            events.add_metric([kind], count)
+        yield events
         yield from _requests(counters)
         yield _stages(counters)
         yield from _totals(model_totals(counters))

@@ -1,4 +1,4 @@
-"""The load generator of the native wheel: encoded requests at a constant rate or so many in flight.
+"""The load generator of the native wheel: encoded requests at a constant rate, or so many in flight.
 
 It knows no models. `tickserve bench` gives it what a server takes, the benchmarks what they measure.
 """
@@ -109,7 +109,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Durations in microseconds, to three digits; `quantiles` by name, `buckets` (upper edge in ns, count)."""
+    """Durations in microseconds, to three significant digits; `buckets` are pairs of upper edge in ns and count."""
 
     count: int
     mean_us: float

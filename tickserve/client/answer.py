@@ -5,7 +5,7 @@ from typing import TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from tickserve.errors import InternalError
+from tickserve.errors import InternalError, TickserveError
 from tickserve.prediction import Finding, FindingKind, FloatArray, Limits, ModelInfo, Prediction, Role, TensorSpec
 from tickserve.v1 import prediction_pb2 as pb
 
@@ -67,6 +67,26 @@ def to_prediction(answer: pb.PredictResponse, info: ModelInfo | None) -> Predict
         server_duration_ns=answer.server_duration_ns,
         value_names=names if len(names) == values.shape[1] else (),
         findings_left_out=answer.findings_left_out,
+    )
+
+
+def default_prediction(model: str, request_id: str, signal: FloatArray, because: TickserveError) -> Prediction:
+    """What stands for an answer where there is none, `signal` being the caller's own, of shape (rows,)."""
+    return Prediction(
+        values=np.empty((len(signal), 0), dtype=np.float32),
+        rows=len(signal),
+        signal=signal,
+        confidence=None,
+        model=model,
+        version="",
+        digest="",
+        role=Role.UNSPECIFIED,
+        plan_generation=0,
+        position_scale=0.0,
+        findings=(),
+        request_id=request_id,
+        server_duration_ns=0,
+        default_because=because,
     )
 
 

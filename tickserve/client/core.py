@@ -9,21 +9,22 @@ import copy
 import math
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
 from google.protobuf.message import Message
 
-from tickserve.client.answer import decode, to_model_info, to_prediction
-from tickserve.client.failure import prediction_error
-from tickserve.client.features import Features, NamedLines, NamesDifferError, parse_features
+from tickserve.client.answer import decode, default_prediction, to_model_info, to_prediction
+from tickserve.client.failure import is_unexecuted, prediction_error
+from tickserve.client.features import Features, NamedLines, NamesDifferError, parse_features, to_rows
 from tickserve.client.known import Key, KnownModels
 from tickserve.client.options import Request
 from tickserve.client.request import Head, encode_array, encode_lines, make_head, unix_ns
-from tickserve.client.transport import CallError, check_address
+from tickserve.client.transport import CallError, check_addresses
 from tickserve.errors import (
+    Code,
     ConfigurationError,
     DeadlineError,
     FeaturesChangedError,
@@ -118,14 +119,15 @@ class Core:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         model: str | None,
         timeout_s: float,
         check_features: bool,
         codec: NativeCodec | None = None,
     ) -> None:
-        self.address = check_address(address)
+        self.addresses = check_addresses(address)
+        self.address = ", ".join(self.addresses)
         if not _is_duration(timeout_s):
             raise ConfigurationError(f"timeout_s is {timeout_s!r}; expected seconds above 0", field="timeout_s")
         self._model = model
@@ -141,6 +143,15 @@ class Core:
         if timeout_s is not None:
             other._timeout_s = _checked(timeout_s)
         return other
+
+    def goes_elsewhere(self, outcome: Outcome) -> bool:
+        """Whether what a stream could not do is for another server: there is one, and nothing was executed."""
+        return (
+            len(self.addresses) > 1
+            and isinstance(outcome, CallError)
+            and outcome.code is Code.UNAVAILABLE
+            and is_unexecuted(outcome)
+        )
 
     def predict(self, request: Request) -> Job[Prediction]:
         """Answers one request; the job is never without a step that calls PREDICT."""
@@ -211,12 +222,19 @@ class Core:
         end = self._end(request.timeout_s)
         try:
             given = parse_features(request.features)
+            default = _default(request, given)
+        except TickserveError as error:
+            error.request_id = head.request_id
+            raise
+        try:
             if isinstance(given, NamedLines):
                 return (yield from self._predict_lines(head, given, request.steps, end))
             return (yield from self._predict_array(head, given, request.steps, end))
         except TickserveError as error:
             error.request_id = head.request_id
-            raise
+            if default is None:
+                raise
+            return default_prediction(head.model, head.request_id, default, error)
 
     def _predict_array(self, head: Head, values: FloatArray, steps: int | None, end: float) -> _Steps[Prediction]:
         key = (head.model, head.version)
@@ -301,6 +319,24 @@ class Core:
 def _say_how_to_follow(error: FeaturesChangedError) -> None:
     error.message += "; this client goes by the order it saw first, so make a new one when your arrays follow"
     error.args = (error.message,)
+
+
+def _default(request: Request, given: FloatArray | NamedLines) -> FloatArray | None:
+    """The signal to give where there is none from a model, of shape (rows,); None where errors are to be raised.
+
+    Raises InvalidInputError for what would be wrong at any server.
+    """
+    if request.default is None:
+        return None
+    try:
+        signal = float(request.default)
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"default is {request.default!r}; expected a number", field="default") from None
+    if isinstance(given, NamedLines):
+        rows = max(1, len(given.values) // (request.steps or 1))
+    else:
+        rows = to_rows(given, request.steps).shape[0]
+    return np.full(rows, signal, np.float32)
 
 
 def _checked(timeout_s: float) -> float:

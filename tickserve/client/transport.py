@@ -1,6 +1,6 @@
 """How the bytes of a call travel: what every transport offers, and what it is told."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -109,6 +109,16 @@ def check_address(address: str) -> str:
         return check_target(address)
     except ValueError as error:
         raise ConfigurationError(f"address: {error}", field="address") from None
+
+
+def check_addresses(address: str | Sequence[str]) -> tuple[str, ...]:
+    """One address, or several different ones; raises ConfigurationError for anything else."""
+    addresses = (address,) if isinstance(address, str) else tuple(address)
+    if not addresses or len(set(addresses)) != len(addresses):
+        raise ConfigurationError(
+            f"address: {list(addresses)} - one address, or several different ones, are expected", field="address"
+        )
+    return tuple(check_address(each) for each in addresses)
 
 
 def is_closed() -> CallError:
