@@ -46,6 +46,10 @@ impl ArrayEncoder {
             return None;
         }
         let features = PyBuffer::<f32>::get(features).ok()?;
+        // Others say `>f`, which the type alone does not tell apart.
+        if features.format() != c"f" && features.format() != c"<f" {
+            return None;
+        }
         let (rows, steps, width) = match *features.shape() {
             [width] => (1, 1, width),
             [rows, width] => (rows, 1, width),

@@ -11,6 +11,8 @@ mod held;
 mod link;
 pub mod prediction;
 mod status;
+#[cfg(test)]
+mod tests;
 mod timeout;
 mod tls;
 mod watch;
