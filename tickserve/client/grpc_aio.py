@@ -33,13 +33,13 @@ class GrpcAioTransport:
         if bound is None:
             bound = self._methods[method] = channel.unary_unary(method, bytes, bytes)
         try:
-            answer: bytes | None = await bound(request, timeout=timeout_s)
+            answer: object = await bound(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise _call_error(error) from None
         except asyncio.CancelledError:
             raise _unless_cancelled() from None
         # What grpc makes of a call that ended well without a message, or inside one.
-        if answer is None or answer is grpc.aio.EOF:
+        if not isinstance(answer, bytes):
             raise no_answer()
         return answer
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import fields
 from typing import Any, cast
 
 import numpy as np
@@ -10,6 +12,27 @@ from tickserve.client.answer import FINDING_KINDS, ROLES
 from tickserve.client.known import Key
 from tickserve.client.native_channel import find_native
 from tickserve.prediction import Finding, ModelInfo, Prediction
+
+#: Fields of a prediction that the extension reads from an answer.
+_SAID = frozenset(
+    (
+        "values",
+        "rows",
+        "signal",
+        "confidence",
+        "model",
+        "version",
+        "digest",
+        "role",
+        "plan_generation",
+        "position_scale",
+        "findings",
+        "request_id",
+        "server_duration_ns",
+        "value_names",
+        "findings_left_out",
+    )
+)
 
 
 class NativeCodec:
@@ -20,7 +43,7 @@ class NativeCodec:
         self._new_encoder: Any = module.ArrayEncoder
         self._encoders: dict[Key, Any] = {}
         self._decode: Any = module.AnswerDecoder(
-            Prediction, Finding, np.ndarray, np.dtype("<f4"), ROLES, FINDING_KINDS
+            Prediction, Finding, np.ndarray, np.dtype("<f4"), ROLES, FINDING_KINDS, _others()
         ).decode
 
     def encode(
@@ -49,3 +72,8 @@ class NativeCodec:
         """The prediction in an answer."""
         found = self._decode(answer, "", ()) if info is None else self._decode(answer, info.digest, info.value_names)
         return cast("Prediction | None", found)
+
+
+def _others() -> list[tuple[str, object]]:
+    """What a prediction has besides what an answer says, each with its default."""
+    return [(sys.intern(field.name), field.default) for field in fields(Prediction) if field.name not in _SAID]

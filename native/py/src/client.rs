@@ -15,7 +15,7 @@ use tickserve_core::client::{
 };
 
 /// What is handed over has this format; it must agree with tickserve/client/native.py.
-pub const CLIENT_FORMAT: u32 = 1;
+pub const CLIENT_FORMAT: u32 = 2;
 
 /// Longer than any process lives.
 const FOR_EVER: f64 = 1e9;

@@ -57,7 +57,11 @@ impl ArrayEncoder {
             _ => return None,
         };
         let is_known = self.width.is_none_or(|known| known == width);
-        if !is_known || features.item_count() == 0 || !features.is_c_contiguous() || cfg!(target_endian = "big") {
+        if !is_known
+            || features.item_count() == 0
+            || !features.is_c_contiguous()
+            || cfg!(target_endian = "big")
+        {
             return None;
         }
         let request = Request {
@@ -74,7 +78,8 @@ impl ArrayEncoder {
         // SAFETY: the buffer is C-contiguous, so that its `len_bytes` bytes lie behind the pointer, and it is held until
         // the end of this function. Another thread that writes them meanwhile, without the interpreter's lock, can only
         // make other numbers of them: they are copied at once and never looked at.
-        let bytes = unsafe { std::slice::from_raw_parts(features.buf_ptr().cast::<u8>(), features.len_bytes()) };
+        let bytes =
+            unsafe { std::slice::from_raw_parts(features.buf_ptr().cast::<u8>(), features.len_bytes()) };
         Some(PyBytes::new(py, &prediction::encode(&request, bytes)))
     }
 }
@@ -88,11 +93,13 @@ pub struct AnswerDecoder {
     float32: Py<PyAny>,
     roles: Py<PyDict>,
     kinds: Py<PyDict>,
+    others: Vec<(Py<PyString>, Py<PyAny>)>,
 }
 
 #[pymethods]
 impl AnswerDecoder {
-    /// Of the classes to make, numpy's `ndarray` and float32, and the roles and kinds by their numbers; of 0, too.
+    /// Of the classes to make, numpy's `ndarray` and float32, the roles and kinds by their numbers (of 0, too), and what
+    /// a prediction has besides that no answer says.
     #[new]
     fn new(
         prediction: Py<PyType>,
@@ -101,6 +108,7 @@ impl AnswerDecoder {
         float32: Py<PyAny>,
         roles: Py<PyDict>,
         kinds: Py<PyDict>,
+        others: Vec<(Py<PyString>, Py<PyAny>)>,
     ) -> Self {
         Self {
             prediction,
@@ -109,6 +117,7 @@ impl AnswerDecoder {
             float32,
             roles,
             kinds,
+            others,
         }
     }
 
@@ -133,25 +142,56 @@ impl AnswerDecoder {
         } else {
             PyTuple::empty(py)
         };
-        let digest = if is_known { digest.clone() } else { PyString::new(py, &said) };
+        let digest = if is_known {
+            digest.clone()
+        } else {
+            PyString::new(py, &said)
+        };
         let values = self.floats(py, &answer.values, (rows, columns))?;
         let made = new_instance(self.prediction.bind(py))?;
         set(&made, intern!(py, "values"), &values)?;
         set(&made, intern!(py, "rows"), &rows.into_pyobject(py)?)?;
         set(&made, intern!(py, "signal"), &self.optional(py, &answer.signal)?)?;
-        set(&made, intern!(py, "confidence"), &self.optional(py, &answer.confidence)?)?;
+        set(
+            &made,
+            intern!(py, "confidence"),
+            &self.optional(py, &answer.confidence)?,
+        )?;
         set(&made, intern!(py, "model"), &PyString::new(py, &answer.model))?;
         set(&made, intern!(py, "version"), &PyString::new(py, &answer.version))?;
         set(&made, intern!(py, "digest"), &digest)?;
-        set(&made, intern!(py, "role"), &named(self.roles.bind(py), answer.role)?)?;
-        set(&made, intern!(py, "plan_generation"), &answer.plan_generation.into_pyobject(py)?)?;
+        set(
+            &made,
+            intern!(py, "role"),
+            &named(self.roles.bind(py), answer.role)?,
+        )?;
+        set(
+            &made,
+            intern!(py, "plan_generation"),
+            &answer.plan_generation.into_pyobject(py)?,
+        )?;
         let scale = f64::from(answer.position_scale);
         set(&made, intern!(py, "position_scale"), &scale.into_pyobject(py)?)?;
         set(&made, intern!(py, "findings"), &self.findings(py, &answer)?)?;
-        set(&made, intern!(py, "request_id"), &PyString::new(py, &answer.request_id))?;
-        set(&made, intern!(py, "server_duration_ns"), &answer.server_duration_ns.into_pyobject(py)?)?;
+        set(
+            &made,
+            intern!(py, "request_id"),
+            &PyString::new(py, &answer.request_id),
+        )?;
+        set(
+            &made,
+            intern!(py, "server_duration_ns"),
+            &answer.server_duration_ns.into_pyobject(py)?,
+        )?;
         set(&made, intern!(py, "value_names"), &names)?;
-        set(&made, intern!(py, "findings_left_out"), &answer.findings_left_out.into_pyobject(py)?)?;
+        set(
+            &made,
+            intern!(py, "findings_left_out"),
+            &answer.findings_left_out.into_pyobject(py)?,
+        )?;
+        for (name, value) in &self.others {
+            set(&made, name.bind(py), value.bind(py))?;
+        }
         Ok(Some(made))
     }
 }
@@ -185,7 +225,11 @@ impl AnswerDecoder {
         let made = PyList::empty(py);
         for found in &answer.findings {
             let kind = named(self.kinds.bind(py), found.kind)?;
-            made.append(self.finding.bind(py).call1((kind, found.row, found.column, &found.rule))?)?;
+            made.append(
+                self.finding
+                    .bind(py)
+                    .call1((kind, found.row, found.column, &found.rule))?,
+            )?;
         }
         Ok(made.to_tuple())
     }
@@ -201,7 +245,10 @@ fn named<'py>(names: &Bound<'py, PyDict>, number: i32) -> PyResult<Bound<'py, Py
 
 fn hex(bytes: &[u8]) -> String {
     let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value & 15)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(*byte)])
+        .collect()
 }
 
 /// An instance of which nothing is set: `object.__new__(cls)`.
@@ -210,8 +257,16 @@ fn new_instance<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> 
 }
 
 /// `object.__setattr__`, as the class's own `__init__` does where it is frozen.
-fn set<'py, T>(object: &Bound<'py, PyAny>, name: &Bound<'py, PyString>, value: &Bound<'py, T>) -> PyResult<()> {
+fn set<'py, T>(
+    object: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+    value: &Bound<'py, T>,
+) -> PyResult<()> {
     // SAFETY: all three are objects that are held, and the interpreter is.
     let result = unsafe { ffi::PyObject_GenericSetAttr(object.as_ptr(), name.as_ptr(), value.as_ptr()) };
-    if result == 0 { Ok(()) } else { Err(PyErr::fetch(object.py())) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(PyErr::fetch(object.py()))
+    }
 }

@@ -46,7 +46,9 @@ pub fn encode(request: &Request<'_>, features: &[u8]) -> Vec<u8> {
     if request.event_time_unix_ns != 0 {
         // A fixed field of 64 bits.
         message.varint(11 << 3 | 1);
-        message.0.extend_from_slice(&request.event_time_unix_ns.to_le_bytes());
+        message
+            .0
+            .extend_from_slice(&request.event_time_unix_ns.to_le_bytes());
     }
     message.0
 }

@@ -18,7 +18,10 @@ const BOUND: Duration = Duration::from_secs(20);
 fn echo_server(connections: Arc<AtomicUsize>) -> SocketAddr {
     let (sender, receiver) = std::sync::mpsc::channel();
     thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -50,7 +53,10 @@ async fn echo(request: http::Request<h2::RecvStream>, mut respond: h2::server::S
         Some(&delay) => tokio::time::sleep(Duration::from_millis(u64::from(delay))).await,
         None => {}
     }
-    let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+    let head = Response::builder()
+        .header("content-type", "application/grpc")
+        .body(())
+        .unwrap();
     // The client may have gone meanwhile.
     if let Ok(mut sending) = respond.send_response(head, false) {
         let _ = sending.send_data(Bytes::from(message), false);
@@ -68,7 +74,9 @@ fn client(address: SocketAddr) -> Arc<Client> {
 fn call(client: &Arc<Client>, message: &[u8], timeout: Duration) -> Result<Bytes, super::Status> {
     let method = client.method("/x.Y/Z").unwrap();
     let frame = framed(message.len(), |frame| frame.put_slice(message)).unwrap();
-    client.call(&method, &frame, Instant::now() + timeout, &mut || Ok(())).unwrap()
+    client
+        .call(&method, &frame, Instant::now() + timeout, &mut || Ok(()))
+        .unwrap()
 }
 
 #[test]
@@ -104,14 +112,19 @@ fn threads_share_one_connection_and_a_fast_call_does_not_wait_for_a_slow_one() {
 fn a_deadline_stands_and_the_connection_goes_on() {
     let client = client(echo_server(Arc::default()));
     let failed = call(&client, &[255], Duration::from_millis(50)).unwrap_err();
-    assert_eq!((failed.code, failed.request_sent), (code::DEADLINE_EXCEEDED, true));
+    assert_eq!(
+        (failed.code, failed.request_sent),
+        (code::DEADLINE_EXCEEDED, true)
+    );
     assert_eq!(&call(&client, &[0, 7], BOUND).unwrap()[..], [0, 7]);
 }
 
 #[test]
 fn messages_larger_than_every_window_go_both_ways() {
     let client = client(echo_server(Arc::default()));
-    let message: Vec<u8> = std::iter::once(0).chain((0..40_000_000u32).map(|number| number as u8)).collect();
+    let message: Vec<u8> = std::iter::once(0)
+        .chain((0..40_000_000u32).map(|number| number as u8))
+        .collect();
     assert!(call(&client, &message, Duration::from_secs(60)).unwrap() == message);
 }
 
