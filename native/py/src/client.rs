@@ -225,7 +225,8 @@ fn waited<T: Send>(
     let mut raised = None;
     let done = py.detach(|| {
         wait(&mut || {
-            Python::attach(|py| py.check_signals()).map_err(|error| {
+            // None where the interpreter ends, and this thread with it.
+            Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(())).map_err(|error| {
                 raised = Some(error);
                 Interrupted
             })
