@@ -64,6 +64,7 @@ bench: native-if-cargo
 	$(BIN)/python -m benchmarks.run --chart docs/benchmarks.svg
 	$(BIN)/python -m benchmarks.registry
 	$(BIN)/python -m benchmarks.sidecar
+	$(BIN)/python -m benchmarks.client
 
 soak: native-if-cargo
 	$(BIN)/python -m benchmarks.soak $(SCENARIO)
