@@ -83,6 +83,16 @@ class AlertPolicy:
             return dict(self._state.rows)
 
     @property
+    def is_stored(self) -> bool:
+        """Whether the disk has everything that was counted."""
+        return self._is_stored
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `act` has anything to do."""
+        return bool(self.pending) or not self._is_stored
+
+    @property
     def pending(self) -> int:
         """Actions that are not done yet."""
         with self._lock:
@@ -108,24 +118,27 @@ class AlertPolicy:
     def act(self) -> int:
         """Tries everything that is to be done, and returns how much is left. Never raises for what an action meets."""
         with self._acting:
-            with self._lock:
-                if not self._is_stored:
-                    self._store()
-                if not self._is_stored:
-                    return len(self._state.outbox)
-                outbox = self._state.outbox
-                if outbox:
-                    # Stored first, so that after a crash it is known what may be done already.
-                    self._state = replace(self._state, outbox=tuple(replace(each, is_tried=True) for each in outbox))
-                    if not self._store():
-                        return len(outbox)
-            for intent in outbox:
-                self._try(intent)
+            seen: set[str] = set()
+            while found := self._take_up(seen):
+                for intent in found:
+                    self._try(intent)
+                seen |= {intent.id for intent in found}
             return self.pending
 
     def close(self) -> None:
         """Lets another process act for the model."""
         self._file.close()
+
+    def _take_up(self, seen: set[str]) -> tuple[Intent, ...]:
+        """What was not tried in this call of `act`; stored as tried first, so that a crash leaves that to be known."""
+        with self._lock:
+            if not self._is_stored and not self._store():
+                return ()
+            outbox = self._state.outbox
+            found = tuple(each for each in outbox if each.id not in seen)
+            if found:
+                self._state = replace(self._state, outbox=tuple(replace(each, is_tried=True) for each in outbox))
+            return found if not found or self._store() else ()
 
     def _take(self, row: Row, reading: Reading) -> list[Transition]:
         key = f"{row.name}@{reading.horizon}" if reading.horizon else row.name
@@ -148,11 +161,11 @@ class AlertPolicy:
             if level.position_scale is not None:
                 self._state = replace(self._state, claims={**self._state.claims, claim: level.position_scale})
         else:
-            deeds += ["notify"] if "notify" in level.actions else []
             self._withdraw_halts(key, transition.level)
             if claim in self._state.claims:
                 self._drop_claims({claim})
                 deeds.append("set_position_scale")
+            deeds += ["notify"] if "notify" in level.actions else []
         reading = transition.reading
         for deed in deeds:
             self._queue(

@@ -1,0 +1,199 @@
+"""All evidence about one rollout: a pure function of its windows of counts, equal bit for bit when done again."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlops.rollout.counts import SideCounts, WindowCounts
+from mlops.rollout.metrics import CellMetric, LatencyMetric, Levels, MetricVerdict, OutputMetric, Verdict
+from mlops.rollout.outputs import MIN_BUCKETS, Counts, psi_bounds, sign_flips
+from mlops.rollout.spec import RolloutSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the analysis knows at one moment; what the decision rests on, and what the audit log keeps.
+
+    `share_bp` is the canary's share of the keys in the last window; `step_windows`, and the `answers` and `buckets` of
+    the canary, are those since it has that share; `bad_answers` those that reached clients from the canary
+    since the start, `excess_bad_answers` those of them that stable's rate does not explain.
+    """
+
+    windows: int
+    verdicts: tuple[MetricVerdict, ...]
+    share_bp: int = 0
+    step_windows: int = 0
+    answers: int = 0
+    buckets: int = 0
+    stable_buckets: int = 0
+    bad_answers: int = 0
+    excess_bad_answers: float = 0.0
+
+    @property
+    def overall(self) -> Verdict:
+        """Fail where any metric fails, pass where every one passes: nothing judged passes nothing."""
+        found = {each.verdict for each in self.verdicts}
+        if Verdict.FAIL in found:
+            return Verdict.FAIL
+        return Verdict.PASS if found == {Verdict.PASS} else Verdict.INCONCLUSIVE
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        verdicts = [
+            {"metric": each.metric, "verdict": str(each.verdict), "why": each.why, "figures": each.figures}
+            for each in self.verdicts
+        ]
+        return {
+            "windows": self.windows,
+            "verdicts": verdicts,
+            "share_bp": self.share_bp,
+            "step_windows": self.step_windows,
+            "answers": self.answers,
+            "buckets": self.buckets,
+            "stable_buckets": self.stable_buckets,
+            "bad_answers": self.bad_answers,
+            "excess_bad_answers": self.excess_bad_answers,
+        }
+
+
+class Analysis:
+    """The judge of one rollout.
+
+    Examples
+    --------
+    >>> from mlops.rollout.spec import RolloutSpec
+    >>> Analysis(RolloutSpec(keys=500)).evidence().overall
+    <Verdict.INCONCLUSIVE: 'inconclusive'>
+    """
+
+    def __init__(self, spec: RolloutSpec) -> None:
+        rules = spec.analysis
+        levels = Levels.of(rules.metric_alpha, rules.alpha)
+        is_paired = spec.strategy == "blue_green"
+        self._spec = spec
+        self._cells: list[CellMetric] = []
+        if rules.errors is not None:
+            self._cells.append(CellMetric("errors", "failures", rules.errors, levels, is_paired=is_paired))
+        if rules.violations is not None:
+            self._cells.append(CellMetric("violations", "violations", rules.violations, levels, is_paired=is_paired))
+        self._latency = None if rules.latency is None else LatencyMetric(rules.latency, levels)
+        self._psi = None if rules.psi is None else OutputMetric("psi", rules.psi)
+        self._flips = None if rules.sign_flips is None else OutputMetric("sign_flips", rules.sign_flips)
+        self._windows = self._step_windows = self._share_bp = 0
+        self._step = SideCounts.empty(), SideCounts.empty()
+        self._seen: tuple[set[int], set[int]] = set(), set()
+        self._bad, self._excess = 0, 0.0
+
+    def update(self, window: WindowCounts) -> None:
+        """Takes the next window, summed over servers; one in which the shares changed is to be left out."""
+        if window.share_bp != self._share_bp:
+            self._begin_step(window.share_bp)
+        self._windows += 1
+        self._step_windows += 1
+        for metric in (*self._cells, *((self._latency,) if self._latency else ())):
+            metric.update(window)
+        self._step = self._step[0] + window.canary, self._step[1] + window.stable
+        ours, theirs = window.canary, window.stable
+        for seen, side in zip(self._seen, (ours, theirs), strict=True):
+            seen.update(np.flatnonzero(side.requests).tolist())
+        self._bad += ours.bad
+        of_stable = int(theirs.requests.sum())
+        expected = theirs.bad / of_stable * int(ours.requests.sum()) if of_stable else 0.0
+        self._excess += ours.bad - expected
+
+    def _begin_step(self, share_bp: int) -> None:
+        """The shares changed: what is counted by step begins anew; evidence goes on."""
+        self._share_bp, self._step_windows = share_bp, 0
+        self._step = SideCounts.empty(), SideCounts.empty()
+        for metric in (self._psi, self._flips):
+            if metric is not None:
+                metric.begin_step()
+
+    @property
+    def output_alpha(self) -> float:
+        """Of one output metric at one step end."""
+        return self._spec.analysis.metric_alpha / len(self._spec.steps)
+
+    def end_step(
+        self,
+        *,
+        canary_bins: Counts | None = None,
+        baseline_bins: Counts | None = None,
+        pairs: Counts | None = None,
+        flips: Counts | None = None,
+    ) -> None:
+        """Takes the outputs of a step: once a step, when it could end, because its part of alpha is spent then.
+
+        Parameters
+        ----------
+        canary_bins, baseline_bins : array of int, shape (256, bins) and (blocks, bins)
+            Counts of the canary's outputs by key bucket, and of its own package's baseline by block.
+        pairs, flips : array of int, shape (256,)
+            Answers that stable's shadow gave too, and those of another sign.
+        """
+        if self._psi is not None:
+            has_bins = canary_bins is not None and baseline_bins is not None
+            bounds = psi_bounds(canary_bins, baseline_bins, self.output_alpha) if has_bins else None  # type: ignore[arg-type]
+            self._psi.update(bounds)
+        if self._flips is not None:
+            has_pairs = pairs is not None and flips is not None
+            self._flips.update(sign_flips(pairs, flips, self.output_alpha) if has_pairs else None)  # type: ignore[arg-type]
+
+    def evidence(self) -> Evidence:
+        """What is known now."""
+        ours, theirs = self._step
+        buckets, stable_buckets = int((ours.requests > 0).sum()), int((theirs.requests > 0).sum())
+        unpaired = [metric.verdict() for metric in (*self._cells, *((self._latency,) if self._latency else ()))]
+        # To pass, this step has to have them; to fail, the rollout.
+        may_pass = min(buckets, stable_buckets) >= MIN_BUCKETS
+        may_fail = min(len(seen) for seen in self._seen) >= MIN_BUCKETS
+        why = f"{buckets} key buckets of the canary and {stable_buckets} of stable, {MIN_BUCKETS} are needed"
+        unpaired = [
+            each
+            if (each.verdict is Verdict.FAIL and may_fail) or (each.verdict is not Verdict.FAIL and may_pass)
+            else MetricVerdict(each.metric, Verdict.INCONCLUSIVE, why, each.figures)
+            for each in unpaired
+        ]
+        outputs = [metric.verdict() for metric in (self._psi, self._flips) if metric is not None]
+        return Evidence(
+            windows=self._windows,
+            verdicts=(*unpaired, *outputs),
+            share_bp=self._share_bp,
+            step_windows=self._step_windows,
+            answers=int(ours.answers.sum()),
+            buckets=buckets,
+            stable_buckets=stable_buckets,
+            bad_answers=self._bad,
+            excess_bad_answers=self._excess,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """As JSON has it: whoever restores it goes on to the same bits."""
+        return {
+            "windows": self._windows,
+            "step_windows": self._step_windows,
+            "share_bp": self._share_bp,
+            "step": [side.as_dict() for side in self._step],
+            "seen": [sorted(seen) for seen in self._seen],
+            "bad": self._bad,
+            "excess": self._excess,
+            "metrics": {metric.name: metric.state() for metric in self._metrics()},
+        }
+
+    @classmethod
+    def restored(cls, spec: RolloutSpec, state: dict[str, Any]) -> "Analysis":
+        """The analysis that `state()` was taken of, under the same spec."""
+        found = cls(spec)
+        found._windows, found._bad, found._excess = state["windows"], state["bad"], state["excess"]
+        found._step_windows, found._share_bp = state["step_windows"], state["share_bp"]
+        ours, theirs = (SideCounts.from_dict(side) for side in state["step"])
+        found._step = ours, theirs
+        found._seen = set(state["seen"][0]), set(state["seen"][1])
+        for metric in found._metrics():
+            metric.restore(state["metrics"][metric.name])
+        return found
+
+    def _metrics(self) -> list[CellMetric | LatencyMetric | OutputMetric]:
+        others = (self._latency, self._psi, self._flips)
+        return [*self._cells, *(metric for metric in others if metric is not None)]

@@ -1,0 +1,87 @@
+"""What a rollout is judged on: integer counts by key bucket of one window, which add up over servers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.tap.layout import BUCKETS, ERRORS, FAILURES, OUTPUT_VIOLATIONS, OVER_EDGE, REQUESTS
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SideCounts:
+    """One version in one role: int64 counts by key bucket, shape (256,) each.
+
+    `failures` are errors that are not the client's, `violations` broken output rules, `slow` the answers over the
+    frozen edge.
+    """
+
+    requests: Counts
+    answers: Counts
+    failures: Counts
+    violations: Counts
+    slow: Counts
+
+    @classmethod
+    def empty(cls) -> "SideCounts":
+        """Nothing happened."""
+        return cls(*(np.zeros(BUCKETS, np.int64) for _ in fields(cls)))
+
+    @classmethod
+    def of_page(cls, difference: NDArray[Any]) -> "SideCounts":
+        """Of the difference of two readings of a block of the counters page, shape (256, 8)."""
+        found = difference.astype(np.int64)
+        requests = found[:, REQUESTS]
+        return cls(
+            requests,
+            # A reading may catch a request between two of its columns; the next difference makes up for it.
+            np.maximum(requests - found[:, ERRORS], 0),
+            found[:, FAILURES],
+            found[:, OUTPUT_VIOLATIONS],
+            found[:, OVER_EDGE],
+        )
+
+    def __add__(self, other: "SideCounts") -> "SideCounts":
+        return SideCounts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    @property
+    def bad(self) -> int:
+        """Answers that were bad: refused by the server's fault, or against an output rule."""
+        return int(self.failures.sum() + self.violations.sum())
+
+    def as_dict(self) -> dict[str, list[int]]:
+        """As JSON has it."""
+        return {each.name: getattr(self, each.name).tolist() for each in fields(self)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, list[int]]) -> "SideCounts":
+        """What `as_dict` gave."""
+        return cls(*(np.array(plain[each.name], np.int64) for each in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowCounts:
+    """One aligned window of one rollout, under one split: the canary has `share_bp` of the keys, stable the rest."""
+
+    share_bp: int
+    canary: SideCounts
+    stable: SideCounts
+
+    def __add__(self, other: "WindowCounts") -> "WindowCounts":
+        """The same window on another server. Raises ValueError where the split is another one."""
+        if self.share_bp != other.share_bp:
+            raise ValueError(f"windows under shares of {self.share_bp} and {other.share_bp} do not add up")
+        return WindowCounts(self.share_bp, self.canary + other.canary, self.stable + other.stable)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"share_bp": self.share_bp, "canary": self.canary.as_dict(), "stable": self.stable.as_dict()}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "WindowCounts":
+        """What `as_dict` gave."""
+        return cls(plain["share_bp"], SideCounts.from_dict(plain["canary"]), SideCounts.from_dict(plain["stable"]))

@@ -1,0 +1,95 @@
+"""How far a canary's outputs lie from what they should be, with bounds that take the key bucket as the unit.
+
+Looked at at step ends only: retrained models differ, and only how much they differ decides.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Under so many key buckets nothing is said.
+MIN_BUCKETS = 20
+#: Added to each cell that is not empty on both sides, before shares are taken.
+_SMOOTHING = 0.5
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A figure with its one-sided bounds; None where there is too little to say."""
+
+    value: float
+    lower: float
+    upper: float
+    buckets: int
+
+
+def sign_flips(pairs: Counts, flips: Counts, alpha: float) -> Bounds | None:
+    """The share of paired answers whose signal has the other sign than stable's on the same inputs.
+
+    Parameters
+    ----------
+    pairs, flips : array of int, shape (256,)
+        By key bucket: pairs seen, and those of another sign.
+    alpha : float
+        Of each bound.
+    """
+    live = pairs > 0
+    buckets, total = int(live.sum()), int(pairs.sum())
+    if buckets < MIN_BUCKETS:
+        return None
+    share = float(flips.sum()) / total
+    # The ratio estimator's variance with buckets as clusters (Cochran, Sampling Techniques, 6.13); where all of them
+    # agree it is 0, and the rule of three over buckets stands in for it.
+    spread = flips[live] - share * pairs[live]
+    error = math.sqrt(buckets / (buckets - 1) * float((spread**2).sum())) / total
+    width = _quantile(alpha, buckets) * error
+    least = -math.log(alpha) / buckets
+    lower = max(0.0, share - width) if share < 1 else 1 - least
+    upper = min(1.0, share + width) if share > 0 else least
+    return Bounds(share, lower, upper, buckets)
+
+
+def psi_bounds(canary: Counts, baseline: Counts, alpha: float) -> Bounds | None:
+    """The canary's PSI against its own baseline, corrected for its bias by the jackknife over buckets and over blocks.
+
+    Parameters
+    ----------
+    canary : array of int, shape (256, bins)
+        Counts of one output by key bucket and bin.
+    baseline : array of int, shape (blocks, bins)
+        The package's counts by time-ordered block.
+    alpha : float
+        Of each bound.
+    """
+    canary, baseline = canary[canary.sum(axis=1) > 0], baseline[baseline.sum(axis=1) > 0]
+    if len(canary) < MIN_BUCKETS or len(baseline) < MIN_BUCKETS:
+        return None
+    window, reference = canary.sum(axis=0), baseline.sum(axis=0)
+    value = _psi(reference, window)
+    without_bucket = np.array([_psi(reference, window - each) for each in canary])
+    without_block = np.array([_psi(reference - each, window) for each in baseline])
+    bias = sum((len(each) - 1) * (float(each.mean()) - value) for each in (without_bucket, without_block))
+    variance = sum(
+        (len(each) - 1) / len(each) * float(((each - each.mean()) ** 2).sum())
+        for each in (without_bucket, without_block)
+    )
+    corrected = max(0.0, value - bias)
+    width = _quantile(alpha, min(len(canary), len(baseline))) * math.sqrt(variance)
+    return Bounds(corrected, max(0.0, corrected - width), corrected + width, len(canary))
+
+
+def _psi(reference: Counts, window: Counts) -> float:
+    kept = (reference > 0) | (window > 0)
+    p, q = reference[kept] + _SMOOTHING, window[kept] + _SMOOTHING
+    p, q = p / p.sum(), q / q.sum()
+    return float(((p - q) * np.log(p / q)).sum())
+
+
+def _quantile(alpha: float, n: int) -> float:
+    """Student's t upper quantile with n - 1 degrees of freedom (Abramowitz and Stegun 26.7.5, two terms)."""
+    z, nu = NormalDist().inv_cdf(1 - alpha), n - 1
+    return z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)

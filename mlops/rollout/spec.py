@@ -1,0 +1,236 @@
+"""What a rollout is to do, as a small file or a Python object; refused where it could never reach a decision."""
+
+import json
+import math
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from mlops.package.manifest import Frozen, explain
+from mlops.rollout.betting import windows_to_reach
+from mlops.rollout.outputs import MIN_BUCKETS
+from mlops.routing import WHOLE_BP
+from mlops.tap.layout import BUCKETS
+from tickserve.errors import ConfigurationError
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Step(Frozen):
+    """One share of the keys, held until there is evidence.
+
+    Parameters
+    ----------
+    share : float
+        Percent of the routing keys, in steps of 0.01.
+    min_time_s, max_time_s : float
+        How long it is watched at least; after how long without a verdict it pauses and tells.
+    min_requests : int
+        Answered by the canary in this step, at least.
+    """
+
+    share: Annotated[float, Field(ge=0.01, lt=100)]
+    min_time_s: Annotated[float, Field(ge=0)] = 600.0
+    max_time_s: Positive = 86_400.0
+    min_requests: Annotated[int, Field(ge=1)] = 1_000
+
+    @property
+    def share_bp(self) -> int:
+        """The share in 1/10,000."""
+        return round(self.share * 100)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Step":
+        if abs(self.share * 100 - self.share_bp) > 1e-6:
+            raise ValueError(f"share {self.share:g}% is not in steps of 0.01%")
+        if self.max_time_s <= self.min_time_s:
+            raise ValueError(f"max_time_s {self.max_time_s:g} is not above min_time_s {self.min_time_s:g}")
+        return self
+
+
+class CellRule(Frozen):
+    """Bad cells: fails where the canary's keys go bad more than `ratio` times as often as stable's.
+
+    Passes where they are shown to be bad less than `margin` times as often, or the canary's own cells less than
+    `tolerance` of the time.
+    """
+
+    ratio: Annotated[float, Field(ge=1)] = 1.0
+    margin: Annotated[float, Field(gt=1)] = 2.0
+    tolerance: Fraction = 0.02
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CellRule":
+        if self.margin <= self.ratio:
+            raise ValueError(
+                f"margin {self.margin:g} is not above ratio {self.ratio:g}: a canary between would be both"
+            )
+        return self
+
+
+class LatencyRule(Frozen):
+    """Answers over the frozen edge: stable's `quantile` at the start, `margin_bins` bins of the histogram further on.
+
+    Fails where the canary's share of them is shown to lie more than `worse` above stable's; passes where it is shown to
+    lie less than `tolerance` above.
+    """
+
+    quantile: Fraction = 0.99
+    margin_bins: Annotated[int, Field(ge=2)] = 2
+    worse: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    tolerance: Fraction = 0.05
+    min_answers: Annotated[int, Field(ge=200)] = 200
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LatencyRule":
+        if self.tolerance <= self.worse:
+            raise ValueError(f"tolerance {self.tolerance:g} is not above worse {self.worse:g}")
+        return self
+
+
+class OutputRule(Frozen):
+    """Outputs at step ends: fails where the lower bound is above the tolerance, passes where the upper one is not."""
+
+    tolerance: Positive
+
+
+class AnalysisSpec(Frozen):
+    """What is judged; what is None is not. One `alpha` for the whole rollout: the chance of a false rollback."""
+
+    alpha: Annotated[float, Field(gt=0, le=0.2)] = 0.01
+    errors: CellRule | None = CellRule()
+    violations: CellRule | None = CellRule()
+    latency: LatencyRule | None = LatencyRule()
+    psi: OutputRule | None = None
+    sign_flips: OutputRule | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of what is judged."""
+        names = ("errors", "violations", "latency", "psi", "sign_flips")
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+    @property
+    def metric_alpha(self) -> float:
+        """Of each metric, by Bonferroni over those that can fail."""
+        return self.alpha / len(self.metrics)
+
+    @model_validator(mode="after")
+    def _judges(self) -> "AnalysisSpec":
+        if not self.metrics:
+            raise ValueError("nothing is judged: name at least one metric")
+        return self
+
+
+class RolloutSpec(Frozen):
+    """A rollout.
+
+    `canary` goes through the steps and then gives the version everything. `blue_green` gives it everything at once,
+    watches for the one step, and goes back where it fails; `previous` runs as a shadow on a sample meanwhile.
+
+    Parameters
+    ----------
+    keys : int
+        Routing keys that ask, about: what a step can tell depends on it.
+    window_s : float
+        Length of the windows of counts. Short enough that most key buckets are clean in most of them.
+    max_bad_answers : int
+        Bad answers of the canary beyond those that stable's rate explains, after which it is taken back whatever the
+        verdicts are.
+    """
+
+    strategy: Literal["canary", "blue_green"] = "canary"
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=20)] = (
+        Step(share=10.0),
+        Step(share=50.0),
+    )
+    analysis: AnalysisSpec = AnalysisSpec()
+    keys: Annotated[int, Field(ge=1)]
+    window_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    max_bad_answers: Annotated[int, Field(ge=1)] = 1_000
+
+    @model_validator(mode="after")
+    def _decides(self) -> "RolloutSpec":
+        shares = [step.share_bp for step in self.steps]
+        if self.strategy == "blue_green" and len(shares) != 1:
+            raise ValueError(
+                "blue_green has one step, which is its watch; its share is the sample of requests compared"
+            )
+        if any(after <= before for before, after in pairwise(shares)):
+            raise ValueError(f"the shares {[bp / 100 for bp in shares]} do not rise from step to step")
+        for number, step in enumerate(self.steps, 1):
+            self._require_buckets(number, step)
+            self._require_windows(number, step)
+        return self
+
+    def _require_buckets(self, number: int, step: Step) -> None:
+        if self.strategy == "blue_green":
+            return
+        for side, share in (("the canary", step.share_bp / WHOLE_BP), ("stable", 1 - step.share_bp / WHOLE_BP)):
+            keys = self.keys * share
+            buckets = live_buckets(keys)
+            if buckets < MIN_BUCKETS:
+                raise ValueError(
+                    f"step {number} cannot reach a decision: {share:.2%} of {self.keys} keys are {keys:.4g} keys for "
+                    f"{side}, in about {buckets:.1f} of {BUCKETS} key buckets, and {MIN_BUCKETS} are needed; "
+                    f"{_enough(self.keys)}"
+                )
+
+    def _require_windows(self, number: int, step: Step) -> None:
+        have = math.floor(step.max_time_s / self.window_s)
+        for name in self.analysis.metrics:
+            rule = getattr(self.analysis, name)
+            if isinstance(rule, OutputRule):
+                continue
+            lowest = -1.0
+            need = windows_to_reach(self.analysis.alpha, -rule.tolerance, lowest, 0.0)
+            if need > have:
+                raise ValueError(
+                    f"step {number} cannot reach a decision: a flawless canary needs {need} windows to show that "
+                    f"{name} stay below a tolerance of {rule.tolerance:g} at alpha {self.analysis.alpha:g}, and "
+                    f"max_time_s {step.max_time_s:g} holds {have} windows of {self.window_s:g} s; allow more time, "
+                    "shorter windows or a larger tolerance"
+                )
+
+
+def live_buckets(keys: float) -> float:
+    """How many of the 256 key buckets hold at least one of so many keys, on average."""
+    return float(BUCKETS * -math.expm1(keys * math.log1p(-1 / BUCKETS)))
+
+
+def read_spec(path: Path) -> RolloutSpec:
+    """A spec of a file, TOML or JSON by its name. Raises ConfigurationError that names the entry at fault."""
+    try:
+        text = path.read_text()
+        plain: Any = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}", field="spec") from None
+    except (ValueError, RecursionError) as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise ConfigurationError(f"{path} is no {kind}: {error}", field="spec") from None
+    return parse_spec(plain)
+
+
+def parse_spec(plain: Any) -> RolloutSpec:
+    """A spec of a plain object, as the registry keeps it. Raises ConfigurationError that names the entry at fault."""
+    try:
+        # By way of text: JSON and TOML have arrays where the value has tuples.
+        return RolloutSpec.model_validate_json(json.dumps(plain))
+    except (ValidationError, TypeError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            fault = explain(error, "rollout spec")
+            raise ConfigurationError(fault.message, field=fault.field) from None
+        raise ConfigurationError(f"rollout spec: {error}", field="spec") from None
+
+
+def _enough(keys: int) -> str:
+    # Keys that fill so many buckets on average.
+    needed = math.log1p(-MIN_BUCKETS / BUCKETS) / math.log1p(-1 / BUCKETS)
+    share = math.ceil(needed / keys * WHOLE_BP) / 100
+    if 2 * share >= 100:
+        return f"{keys} keys are too few for a canary at any share; use blue_green"
+    return f"a share from {share:g}% to {100 - share:g}% has them"
