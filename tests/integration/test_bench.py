@@ -4,24 +4,28 @@ import base64
 import json
 import math
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks import perf_analyzer
 from mlops.package import MODEL_FILE
-from tests.e2e.conftest import PROGRAM, Launcher, Running
+from tests.e2e.conftest import Launcher, Running
 from tests.integration.programs import ROOT, call
 from tests.support.models import constant_model, slow_model
+from tickserve import cli
 
 pytest.importorskip("tickserve_native")
 
-ROUNDS = 15
-#: Milliseconds of work, so that what differs is not lost in what a round differs by.
-MODELS = {"fast": constant_model(0.5), "slow": slow_model(repeats=6)}
+#: Rounds until the noise is low enough, and the most that are tried.
+MIN_ROUNDS, MAX_ROUNDS = 12, 60
+#: A share of what is measured; above it two tools cannot be told apart, nor found alike.
+MAX_NOISE = 0.1
+#: About a millisecond of work, so that what differs is not lost in what a round differs by.
+MODELS = {"fast": constant_model(0.5), "slow": slow_model(repeats=2)}
 ROW = (0.1, 0.2, 0.3)
 #: A client's own share in a latency grows a little where a core falls asleep between slow requests.
 TOLERANCE = 0.05
@@ -55,16 +59,22 @@ def test_the_server_takes_as_long_as_another_tool_says(serving: Running, launche
         other: lambda model: {"perf_analyzer": by_perf_analyzer, "ghz": by_ghz}[other](serving.address, model),
     }
     differences: dict[str, list[float]] = {tool: [] for tool in tools}
-    for number in range(-1, ROUNDS):
+    for number in range(-1, MAX_ROUNDS):
         for tool in tools if number % 2 else reversed(tools):
             difference = tools[tool]("slow") - tools[tool]("fast")
             # The first round warms up.
             if number >= 0:
                 differences[tool].append(difference)
-    (mine, my_error), (theirs, their_error) = (median_and_error(values) for values in differences.values())
-    noise = SIGMAS * math.hypot(my_error, their_error)
-    print(f"{other}: {theirs:.0f} us, bench: {mine:.0f} us, ratio {mine / theirs:.3f}, noise {noise:.0f} us")
-    assert mine > 0
+        if number + 1 < MIN_ROUNDS:
+            continue
+        (mine, my_error), (theirs, their_error) = (median_and_error(values) for values in differences.values())
+        noise = SIGMAS * math.hypot(my_error, their_error)
+        if noise <= MAX_NOISE * theirs:
+            break
+    text = f"{number + 1} rounds; {other} {theirs:.0f} us, bench {mine:.0f} us, noise {noise:.0f} us"
+    print(text)
+    if noise > MAX_NOISE * theirs:
+        pytest.skip(f"the machine is too busy to compare anything: {text}")
     assert abs(mine - theirs) <= max(noise, TOLERANCE * theirs)
 
 
@@ -115,9 +125,10 @@ def by_ghz(address: str, model: str) -> float:
 def bench(launcher: Launcher, address: str, model: str, *options: str) -> dict[str, Any]:
     """The report. On a busy machine a run is flagged, with exit 1; that is not what is tested here."""
     file = launcher.home / "report.json"
-    command = [PROGRAM, "bench", model, "--address", address, "--warmup", "0.1", "--report", file, *options]
-    done = subprocess.run(command, env=launcher.environment, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode in (0, 1), done.stderr
+    command = ["bench", model, "--address", address, "--warmup", "0.1", "--report", str(file), *options]
+    # Its generator runs on a thread without the interpreter, here as in a process of its own.
+    done = CliRunner().invoke(cli.app, command)
+    assert done.exit_code in (0, 1), done.output
     report: dict[str, Any] = json.loads(file.read_text())
     file.unlink()
     assert report["failed"] == 0
