@@ -73,6 +73,7 @@ ifdef CARGO
 endif
 	$(BIN)/python -m benchmarks.studies.gate_levels
 	$(BIN)/python -m benchmarks.studies.routing_shares
+	$(BIN)/python -m benchmarks.studies.rollout_levels
 
 run: setup
 	@$(BIN)/tickserve demo
