@@ -77,6 +77,7 @@ endif
 	$(BIN)/python -m benchmarks.studies.drift_levels
 	$(BIN)/python -m benchmarks.studies.alert_rows
 	$(BIN)/python -m benchmarks.studies.routing_shares
+	$(BIN)/python -m benchmarks.studies.rollout_levels
 
 run: setup
 	@$(BIN)/tickserve demo
