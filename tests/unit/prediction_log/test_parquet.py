@@ -117,7 +117,7 @@ def test_a_segment_that_was_made_parquet_halfway_gives_the_same_files_again(
     log.drain()
     before = ids(log.all())
     with monkeypatch.context() as patch:
-        patch.setattr("mlops.prediction_log.keeping._is_damaged", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr(LogIndex, "keep", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(OSError, match="full"):
             compact(tmp_path, LogIndex(tmp_path))
     written = {path: path.read_bytes() for path in (tmp_path / PARQUET).rglob("*.parquet")}
@@ -227,6 +227,20 @@ def test_a_damaged_segment_keeps_its_bytes_and_the_rest_of_it_is_read(tap: Path,
     compact(tmp_path, LogIndex(tmp_path))
     assert segment.with_name(segment.name + ".damaged").read_bytes() == bytes(content)
     assert [int(position) for batch in log.all() for position in batch.position] == positions
+
+
+def test_a_segment_that_is_none_is_put_aside_and_those_behind_it_become_parquet(tap: Path, tmp_path: Path) -> None:
+    log, life = Log(tap, tmp_path, segment_bytes=1), TapLife(tap)
+    for _ in range(3):
+        life.write(2)
+        log.drain()
+    segment = segment_paths(tmp_path / SEGMENTS)[0]
+    segment.write_bytes(b"no segment")
+    with pytest.raises(DamagedLogError, match="no segment of format 1"):
+        log.all()
+    assert compact(tmp_path, LogIndex(tmp_path)) == 2
+    assert [int(position) for batch in log.all() for position in batch.position] == [2, 3, 4, 5]
+    assert segment.with_name(segment.name + ".damaged").read_bytes() == b"no segment"
 
 
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
