@@ -38,6 +38,7 @@ def accounts(log: Path, lives: list[TapLife]) -> None:
     writer.close()
 
 
+@pytest.mark.timeout(300)
 def test_sidecars_and_servers_that_are_killed_under_load_lose_nothing_and_count_nothing_twice(
     launcher: Launcher,
 ) -> None:
