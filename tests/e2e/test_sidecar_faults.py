@@ -17,7 +17,7 @@ from tests.e2e.conftest import Launcher
 from tests.e2e.test_sidecar import beside
 from tests.support.taps import TapLife, taken, version
 
-KILLS = int(os.environ.get("TICKSERVE_KILLS", "4"))
+KILLS = int(os.environ.get("TICKSERVE_KILLS", "3"))
 
 
 def accounts(log: Path, lives: list[TapLife]) -> None:
