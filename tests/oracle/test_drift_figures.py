@@ -31,9 +31,7 @@ class Case:
     """A reference and a window, counted."""
 
     def __init__(self, name: str) -> None:
-        self.before, self.after = (
-            side.astype(np.float64) for side in CASES[name](np.random.default_rng(3))
-        )
+        self.before, self.after = (side.astype(np.float64) for side in CASES[name](np.random.default_rng(3)))
         spec = TensorSpec(name="x", datatype="FP64", shape=(-1, 1))
         times = np.arange(len(self.before))
         made = make_baseline((spec,), (spec,), ReferenceRows("train", {"x": self.before[:, None]}, times), None)
@@ -100,9 +98,7 @@ def test_w1_is_scipys_on_the_means_of_bins(case: Case) -> None:
     sums = [int(total) for total in case.column.sums]
     exponent = case.column.scale_exponent
     deviation = case.column.moments()[1]
-    found = figures.w1(
-        case.reference[:-1], case.window[:-1], sums, case.sums, exponent=exponent, deviation=deviation
-    )
+    found = figures.w1(case.reference[:-1], case.window[:-1], sums, case.sums, exponent=exponent, deviation=deviation)
     if not case.window[:-1].sum() or deviation == 0:
         assert found is None
         return
