@@ -5,10 +5,11 @@ import os
 import sys
 from functools import partial
 
-from benchmarks.soak import loading, swap
+from benchmarks.soak import loading, sidecar, swap
 
 SCENARIOS = {name: partial(swap.main, scenario) for name, scenario in swap.SCENARIOS.items()} | {
-    "loading": loading.main
+    "loading": loading.main,
+    "sidecar": sidecar.main,
 }
 
 

@@ -1,7 +1,8 @@
 """How often drift is seen where there is none, and where there is some: writes docs/studies/drift-levels.md."""
 
 import math
-import time
+import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from mlops.drift import DriftMonitor, DriftSpec, WindowResult, calibrate, onset
 from mlops.drift.check import DataRows
 from mlops.drift.columns import Column, sides_of
 from mlops.drift.counts import ColumnCounts
-from mlops.drift.null import Assessment, assess, inflation
+from mlops.drift.null import Assessment, assess, correlation_rows
 from mlops.package import Baseline, Manifest, OutcomeSpec, ReferenceRows, TensorSpec, make_baseline
 from mlops.package.manifest import make_manifest
 from mlops.training import FEATURES, close_times, compute_features, load_bars
@@ -23,8 +24,15 @@ from mlops.training import FEATURES, close_times, compute_features, load_bars
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "studies" / "drift-levels.md"
 REFERENCE_ROWS = 5000
 WINDOWS = (250, 1000, 2500)
-RUNS, POWER_RUNS, ONSET_RUNS = 600, 200, 300
+RUNS, POWER_RUNS, ONSET_RUNS, MODELS = 400, 100, 300, 12
 SUB_BLOCKS = 20
+TITLES = {
+    "levels": "## Level without drift",
+    "budgets": "## False alarms against the budget",
+    "powers": "## Power",
+    "onsets": "## Onset",
+    "years": "## Each year of the S&P 500 against all others",
+}
 DAY_NS = 86_400 * 10**9
 Floats = NDArray[np.float64]
 Process = Callable[[np.random.Generator, int, int], Floats]
@@ -259,13 +267,18 @@ def onsets(process: str, shift: float, runs: int) -> OnsetStudy:
         values = (after + np.where(np.arange(rows) >= true, shift, 0.0)).astype(np.float32)
         cells = np.bincount(np.arange(rows) * pieces // rows * column.cells + column.codes(values))
         cells = np.append(cells, np.zeros(pieces * column.cells - len(cells), np.int64)).reshape(pieces, column.cells)
-        share = column.reference / column.reference.sum()
-        point = onset.change_point(column.reference, cells, inflation(column.blocks, share))
+        point = onset.change_point(column.reference, cells, 2 * correlation_rows(column))
         boundary = true * pieces / rows
         held.append(point.low - 1 <= boundary <= point.high + 1)
         widths.append(point.high - point.low + 2)
         distances.append(abs(point.best - boundary))
     return OnsetStudy(process, shift, float(np.mean(held)), float(np.mean(widths)), float(np.median(distances)))
+
+
+def prose(text: str) -> Iterator[str]:
+    """A paragraph in lines, and an empty line."""
+    yield from textwrap.wrap(" ".join(text.split()), 120)
+    yield ""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -280,13 +293,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def level_lines(levels: Sequence[Level]) -> Iterator[str]:
     """Levels by process and window."""
     error = math.sqrt(0.05 * 0.95 / RUNS)
-    yield "## Level without drift"
+    yield TITLES["levels"]
     yield ""
-    yield f"Shares of windows whose p is below 5%, 1% and 0.1%; {RUNS} pairs of a reference of {REFERENCE_ROWS} rows in 50"
-    yield f"blocks and a window in {SUB_BLOCKS} sub-blocks a line, so a share of 5% has a standard error of {error:.1%}. Beside"
-    yield "PSI the other statistics at 5%. `marginal`: what the formula for independent rows says at 5%. `insufficient`: windows"
-    yield "of which a twentieth is shorter than the correlation time; the other columns include them."
-    yield ""
+    yield from prose(
+        f"""Shares of windows whose p is below 5%, 1% and 0.1%; {RUNS} pairs of a reference of {REFERENCE_ROWS} rows in
+        50 blocks and a window in {SUB_BLOCKS} sub-blocks a line, so a share of 5% has a standard error of {error:.1%}.
+        Beside PSI the other statistics at 5%; `marginal` is what the formula for independent rows makes of PSI at 5%.
+        `insufficient`: windows of which a twentieth is shorter than the correlation time, in rows; they are left out
+        of the other columns."""
+    )
     head = ["process", "rows", "correlation", "insufficient", "PSI 5%", "1%", "0.1%", "JS", "chi-square", "KS", "W1"]
     rows = [
         [
@@ -305,11 +320,13 @@ def level_lines(levels: Sequence[Level]) -> Iterator[str]:
 
 def budget_lines(budgets: Sequence[Budget]) -> Iterator[str]:
     """False alarms."""
-    yield "## False alarms against the budget"
+    yield TITLES["budgets"]
     yield ""
-    yield "Ten features that share a factor, a row an hour, thresholds from `calibrate`; alarms a year of the whole rule on rows that"
-    yield "do not drift. `insufficient`: share of decisions that were none."
-    yield ""
+    yield from prose(
+        f"""{MODELS} models of ten features that share a factor, a row an hour, each with a baseline of its own and
+        thresholds from `calibrate`; alarms a year of the whole rule on rows that do not drift. `insufficient`: share
+        of decisions that were none."""
+    )
     rows = [
         [
             each.process,
@@ -327,7 +344,7 @@ def budget_lines(budgets: Sequence[Budget]) -> Iterator[str]:
 
 def power_lines(found: dict[tuple[str, int, str, float], float]) -> Iterator[str]:
     """Power curves."""
-    yield "## Power"
+    yield TITLES["powers"]
     yield ""
     yield f"Share of windows with p below 1%, {POWER_RUNS} runs each."
     yield ""
@@ -342,11 +359,13 @@ def power_lines(found: dict[tuple[str, int, str, float], float]) -> Iterator[str
 
 def onset_lines(found: Sequence[OnsetStudy]) -> Iterator[str]:
     """Onsets."""
-    yield "## Onset"
+    yield TITLES["onsets"]
     yield ""
-    yield f"A shift in the midst of three windows of 1000 rows, 60 sub-blocks; {ONSET_RUNS} runs. Share of 95% intervals that hold the true"
-    yield "boundary, their mean width and the median distance of the estimate, in sub-blocks of 50 rows."
-    yield ""
+    yield from prose(
+        f"""A shift in the midst of three windows of 1000 rows, 60 sub-blocks; {ONSET_RUNS} runs. Share of 95%
+        intervals that hold the true onset, their mean width and the median distance of the estimate, in sub-blocks of
+        50 rows."""
+    )
     rows = [
         [each.process, f"{each.shift:g}", f"{each.held:.0%}", f"{each.width:.1f}", f"{each.off:.1f}"] for each in found
     ]
@@ -355,68 +374,103 @@ def onset_lines(found: Sequence[OnsetStudy]) -> Iterator[str]:
 
 def year_lines(years: Sequence[Year]) -> Iterator[str]:
     """Years of the S&P 500."""
-    yield "## Each year of the S&P 500 against all others"
+    yield TITLES["years"]
     yield ""
-    yield "Ten features of daily bars, 2000 to 2018; the baseline is every other year, the window the whole year, thresholds are"
-    yield "calibrated. PSI, **bold** where it is an alarm; in brackets where `insufficient`. Markets change, so alarms here need not"
-    yield "be false: this says what the rule makes of them."
-    yield ""
+    yield from prose(
+        """Ten features of daily bars, 2000 to 2018; the baseline is every other year, the window the whole year,
+        thresholds are calibrated. PSI; **bold** is an alarm, in brackets is `insufficient`, with * where p is below
+        5%. Markets change, so what is seen here need not be false: this says what the rule makes of them."""
+    )
     rows = []
     for each in years:
         shown = []
         for name in FEATURES:
-            value, _, state = each.values[name]
-            shown.append({"ok": "{:.2f}", "insufficient": "({:.2f})"}.get(state, "**{:.2f}**").format(value))
+            value, p, state = each.values[name]
+            text = f"{value:.2f}{'*' if p < 0.05 else ''}"
+            shown.append({"ok": text, "insufficient": f"({text})"}.get(state, f"**{text}**"))
         rows.append([str(each.year), *shown])
     yield from table(["year", *(name.replace("_", " ") for name in FEATURES)], rows)
-    p_values = np.array([value[1] for each in years for value in each.values.values() if value[2] != "insufficient"])
-    alarms = sum(value[2] in ("warning", "critical") for each in years for value in each.values.values())
-    if len(p_values):
-        yield f"Of {len(p_values)} decisions {(p_values < 0.05).mean():.1%} have p below 5%; {alarms} are alarms."
-    yield ""
+    every = [value for each in years for value in each.values.values()]
+    decided = [value for value in every if value[2] != "insufficient"]
+    alarms = sum(value[2] in ("warning", "critical") for value in every)
+    shares = [float(np.mean([p < 0.05 for _, p, _ in group])) for group in (every, decided)]
+    yield from prose(
+        f"""p is below 5% in {shares[0]:.1%} of all {len(every)}, and in {shares[1]:.1%} of the {len(decided)} that were
+        decided; {alarms} are alarms."""
+    )
 
 
-def main() -> None:
-    """Runs everything and writes the report."""
-    started = time.monotonic()
-    lines = [
-        *level_lines(
-            [level(name, rows, RUNS, 100 * number + rows) for number, name in enumerate(PROCESSES) for rows in WINDOWS]
-        ),
-        *budget_lines(
-            [
-                false_alarms(process, rows, budget_days, models)
-                for process, rows, budget_days, models in (
-                    ("AR(1) 0", 250, 365.0, 40),
-                    ("AR(1) 0.9", 500, 365.0, 40),
-                    ("stochastic volatility", 500, 365.0, 40),
-                )
-            ]
-        ),
-        *power_lines(
-            {
-                (process, rows, change, size): power(process, rows, change, size, POWER_RUNS)
-                for process in ("AR(1) 0", "AR(1) 0.9")
-                for rows in (250, 1000)
-                for change, sizes in SIZES.items()
-                for size in sizes
-            }
-        ),
-        *onset_lines(
-            [onsets(process, shift, ONSET_RUNS) for process in ("AR(1) 0", "AR(1) 0.9") for shift in (0.5, 1.0, 2.0)]
-        ),
-        *year_lines(left_out_years()),
-    ]
-    head = [
-        "# How often drift is seen",
-        "",
-        f"Written by `make studies` in {(time.monotonic() - started) / 60:.0f} minutes; how it is decided: docs/drift.md.",
-        "",
-    ]
+def levels() -> Iterator[str]:
+    """The level of every process and window."""
+    yield from level_lines(
+        [level(name, rows, RUNS, 100 * number + rows) for number, name in enumerate(PROCESSES) for rows in WINDOWS]
+    )
+
+
+def budgets() -> Iterator[str]:
+    """False alarms of whole models."""
+    yield from budget_lines(
+        [
+            false_alarms(process, rows, 365.0, MODELS)
+            for process, rows in (("AR(1) 0", 250), ("AR(1) 0.9", 500), ("stochastic volatility", 500))
+        ]
+    )
+
+
+def powers() -> Iterator[str]:
+    """Power against every change."""
+    yield from power_lines(
+        {
+            (process, rows, change, size): power(process, rows, change, size, POWER_RUNS)
+            for process in ("AR(1) 0", "AR(1) 0.9")
+            for rows in (250, 1000)
+            for change, sizes in SIZES.items()
+            for size in sizes
+        }
+    )
+
+
+def begun() -> Iterator[str]:
+    """Onsets of shifts."""
+    yield from onset_lines(
+        [onsets(process, shift, ONSET_RUNS) for process in ("AR(1) 0", "AR(1) 0.9") for shift in (0.5, 1.0, 2.0)]
+    )
+
+
+def years() -> Iterator[str]:
+    """Years of real prices."""
+    yield from year_lines(left_out_years())
+
+
+PARTS: dict[str, Callable[[], Iterator[str]]] = {
+    "levels": levels,
+    "budgets": budgets,
+    "powers": powers,
+    "onsets": begun,
+    "years": years,
+}
+
+
+def main(chosen: Sequence[str]) -> None:
+    """Runs these parts, or all, and writes them into the report; the others stay as they were."""
+    sections = read_sections()
+    for name in chosen or PARTS:
+        lines = list(PARTS[name]())
+        sections[lines[0]] = "\n".join(lines).strip()
+    order = [line for name in TITLES for line in sections if line == TITLES[name]]
+    head = "# How often drift is seen\n\nWritten by `make studies`; how it is decided: [drift.md](../drift.md)."
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text("\n".join(head + lines).rstrip() + "\n")
+    REPORT.write_text("\n\n".join([head, *(sections[line] for line in order)]) + "\n")
     print(REPORT.read_text())
 
 
+def read_sections() -> dict[str, str]:
+    """Sections of the report by their first line."""
+    if not REPORT.exists():
+        return {}
+    found = ("## " + part for part in REPORT.read_text().split("\n## ")[1:])
+    return {part.partition("\n")[0]: part.strip() for part in found}
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -86,9 +86,6 @@ class Level(Frozen):
     def _consistent(self) -> Self:
         if len(set(self.actions)) != len(self.actions):
             raise ValueError("an action is named twice")
-        traffic = sorted(TRAFFIC & set(self.actions))
-        if traffic:
-            raise ValueError(f"{traffic[0]} is not offered: nothing here moves traffic between versions yet")
         if ("set_position_scale" in self.actions) != (self.position_scale is not None):
             raise ValueError("set_position_scale and position_scale go together")
         return self
@@ -187,6 +184,11 @@ class Row(Frozen):
         return value <= leave if self.direction == "above" else value >= leave
 
     def _check_level(self, name: LevelName, level: Level) -> None:
+        traffic = sorted(TRAFFIC & set(level.actions))
+        if traffic and self.source == "drift_input":
+            raise ValueError(f"{name}: {traffic[0]} on input drift is refused: every version sees the same inputs")
+        if traffic:
+            raise ValueError(f"{name}: {traffic[0]} is not offered: nothing here moves traffic between versions yet")
         if self.basis == "state":
             if level.enter is not None or level.leave is not None:
                 raise ValueError(

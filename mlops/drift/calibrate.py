@@ -27,6 +27,9 @@ DRAWS = 4000
 #: Shifts of all values that delays are told for, in standard deviations of the reference.
 SHIFTS = (0.25, 0.5, 1.0, 2.0)
 YEAR_DAYS = 365.25
+#: A threshold is exceeded no more often than this without drift. Nearer to the null's 95% quantile, which differs from
+#: window to window, windows would be insufficient by chance.
+_TAIL = 0.01
 #: A critical threshold is passed this many times as rarely as the warning.
 _CRITICAL = 10
 
@@ -157,10 +160,10 @@ class _Side:
     def _share(self) -> float:
         """The tail of each column in which any of them lies in `level` of the windows."""
         if not self._tested:
-            return self._level / max(len(self._columns), 1)
+            return min(_TAIL, self._level / max(len(self._columns), 1))
         smallest = np.min([drawn.tails(drawn.still) for drawn in self._tested], axis=0)
         # Never below Bonferroni's, which the draws are too few to fall short of.
-        return max(self._level / len(self._tested), float(np.quantile(smallest, self._level)))
+        return min(_TAIL, max(self._level / len(self._tested), float(np.quantile(smallest, self._level))))
 
     def rates(self) -> tuple[float, float]:
         """Shares of windows without drift in which any column is a warning or worse, and critical."""

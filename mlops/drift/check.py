@@ -168,8 +168,9 @@ def _times(source: Any, name: str) -> Integers | None:
     if source is None:
         return None
     if str(getattr(source, "dtype", "")).startswith("datetime64"):
-        # A zone belongs to pandas alone: NumPy has the same moments in UTC.
-        times = getattr(source, "values", source)
+        # Only pandas has zones: a column's methods are under `dt`, an index has them itself.
+        moments = getattr(source, "dt", source)
+        times = np.asarray(source if getattr(moments, "tz", None) is None else moments.tz_convert(None))
         if np.isnat(times).any():
             raise DataError("a row has no time (NaT)", field=name)
         return np.asarray(times).astype("datetime64[ns]").astype(np.int64)

@@ -154,7 +154,8 @@ class DriftMonitor:
         is_late = is_inside & (places.end <= closed_before[:-1])
         is_inside &= ~is_late
         is_outside = records.is_counted & (places.sub_block < 0)
-        ends = np.unique(np.append(places.end[is_inside], [window.end_ns for window in known.open]))
+        opened = np.array([window.end_ns for window in known.open], np.int64)
+        ends = np.unique(np.append(places.end[is_inside], opened))
         closers = np.searchsorted(closed_before[1:], ends, side="left")
         results: list[WindowResult] = []
         start = 0

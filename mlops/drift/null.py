@@ -4,7 +4,8 @@ Shares of cells are means over dependent rows. Their covariance comes from batch
 contiguous blocks differ, in the reference and in the window. Under the null both sides have the pooled shares, and
 stray from them by independent Gaussians with these covariances; every statistic is computed on draws of such counts.
 
-Batch means of short sub-blocks miss dependence that is longer than they are, so the window's covariance is brought up
+The window's covariance is from differences of neighbouring sub-blocks, which one step of drift does not widen. Batch
+means of short sub-blocks miss dependence that is longer than they are, so the window's covariance is brought up
 to what the reference's blocks, which are longer, say that a stretch of that length strays; and the reference's own is
 extrapolated from blocks and pairs of blocks. Batch means: A. M. Law and W. D. Kelton, "Simulation Modeling and
 Analysis", chapter 9. The extrapolation `2 V(2L) - V(L)` removes the bias of order 1 / L: D. Vats and J. M. Flegal,
@@ -84,6 +85,18 @@ def deviations(blocks: NDArray[Any]) -> Floats:
     shares = blocks.sum(axis=0) / total
     scale = math.sqrt(len(blocks) / (len(blocks) - 1)) / total
     return np.asarray(scale * (blocks - sizes[:, None] * shares))
+
+
+def successive(blocks: NDArray[Any]) -> Floats:
+    """As `deviations`, from differences of neighbouring blocks: vectors of shape (blocks with rows - 1, cells).
+
+    One step in the midst of a window is the drift that is looked for. It enters one difference of all, where it would
+    part every block from the mean, and hide itself behind a null as wide as it is. J. von Neumann et al., "The Mean
+    Square Successive Difference", Annals of Mathematical Statistics 12, 1941.
+    """
+    around = deviations(blocks)
+    # Their factor is that of deviations from a mean.
+    return np.diff(around, axis=0) / math.sqrt(2)
 
 
 def pairs(blocks: Integers) -> Integers:
@@ -215,7 +228,11 @@ class _Null:
         occupied = total > 0
         n, m = int(column.reference.sum()), int(counts.cells.sum())
         pooled = (total[occupied] + SMOOTHING) / (total[occupied] + SMOOTHING).sum()
-        sides = deviations(column.blocks)[:, occupied], deviations(counts.cells)[:, occupied]
+        # Each side's shares may lie off the pooled ones; how far they stray goes with the root of the share.
+        sides = (
+            _moved_to(pooled, column.reference[occupied] / n, deviations(column.blocks)[:, occupied]),
+            _moved_to(pooled, counts.cells.sum(axis=0)[occupied] / m, successive(counts.cells)[:, occupied]),
+        )
         sizes = n, m, expected_rows
 
         # Smoothed as PSI is: a single row where the reference has none must not outweigh all other cells.
@@ -331,6 +348,10 @@ def _strays(
     far = max(1.0, slow * one_row / n / seen)
     window = np.concatenate([shaped * math.sqrt(expected / seen), beyond])
     return _Strays(shaped * math.sqrt(far), window, max(own, expected) / one_row if one_row > 0 else 0.0)
+
+
+def _moved_to(pooled: Floats, shares: Floats, vectors: Floats) -> Floats:
+    return vectors * np.sqrt(np.divide(pooled, shares, out=np.zeros_like(pooled), where=shares > 0))
 
 
 def _as_far(vectors: Floats, variance: float, measure: Callable[[Floats], float]) -> Floats:

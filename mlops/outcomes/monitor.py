@@ -12,7 +12,7 @@ from mlops.outcomes.joined import JoinedRows
 from mlops.outcomes.ledger import Ledger, Outcome
 from mlops.outcomes.packing import pack, unpack
 from mlops.outcomes.periods import period_starts
-from mlops.package import Package
+from mlops.package import Horizon, Package
 from mlops.prediction_log import Batch
 
 #: The horizon under which the trading engine reports what a strategy really earned; its entity is the strategy.
@@ -31,6 +31,27 @@ class Served:
     model: str
     version: str
     package: Package
+
+
+@dataclass(frozen=True)
+class Work:
+    """The figures of one version, to be computed from rows that were taken: on any thread."""
+
+    horizons: tuple[tuple[Horizon, JoinedRows], ...]
+    served: Served | None
+    lengths: Lengths
+    pnl: Callable[[], tuple[OutcomeFigure, ...]] = tuple
+
+    def figures(self) -> tuple[OutcomeFigure, ...]:
+        """Computes them."""
+        if self.served is None:
+            return self.pnl()
+        manifest, version = self.served.package.manifest, self.served.version
+        return tuple(
+            figure
+            for horizon, rows in self.horizons
+            for figure in outcome_figures(rows, manifest, version, horizon, self.lengths)
+        )
 
 
 class OutcomeMonitor:
@@ -123,32 +144,40 @@ class OutcomeMonitor:
 
     def figures(self, model: str, version: str) -> tuple[OutcomeFigure, ...]:
         """All figures of a version, at every horizon that its package declares. Raises KeyError as `rows`."""
-        served, join = self._joins[model, version]
-        manifest = served.package.manifest
-        horizons = manifest.outcomes.horizons if manifest.outcomes is not None else ()
-        return tuple(
-            figure
-            for horizon in horizons
-            for figure in outcome_figures(join.rows(horizon.name), manifest, version, horizon, self.lengths)
-        )
+        return self._work(model, version).figures()
 
     def pnl(self, model: str) -> tuple[OutcomeFigure, ...]:
         """Figures of what the strategies of a model reported, added up by period; empty where none did."""
+        return self._pnl(model).figures()
+
+    def work(self, changed: Iterable[tuple[str, str]]) -> list[Work]:
+        """What `take_changed` gave, as figures to be computed elsewhere: rows are taken now."""
+        return [
+            self._work(model, version) if version else self._pnl(model)
+            for model, version in sorted(changed)
+            if not version or self.serves(model, version)
+        ]
+
+    def _work(self, model: str, version: str) -> Work:
+        served, join = self._joins[model, version]
+        outcomes = served.package.manifest.outcomes
+        horizons = outcomes.horizons if outcomes is not None else ()
+        return Work(tuple((horizon, join.rows(horizon.name)) for horizon in horizons), served, self.lengths)
+
+    def _pnl(self, model: str) -> Work:
         known = self._ledger.series(model, PNL)
-        per_year = next(
-            (
-                served.package.manifest.outcomes.periods_per_year
-                for (name, _), (served, _) in sorted(self._joins.items(), reverse=True)
-                if name == model and served.package.manifest.outcomes is not None
-            ),
-            None,
-        )
-        if not known or per_year is None:
-            return ()
+        declared = [
+            served.package.manifest.outcomes
+            for (name, _), (served, _) in sorted(self._joins.items(), reverse=True)
+            if name == model
+        ]
+        if not known or not declared or declared[0] is None:
+            return Work((), None, self.lengths)
+        per_year = declared[0].periods_per_year
         times = np.array([time for _, time, _ in known], np.int64)
         starts, group = np.unique(period_starts(times, per_year), return_inverse=True)
         returns = np.bincount(group, [value for _, _, value in known], minlength=len(starts)).astype(np.float64)
-        return pnl_figures(starts, returns, model, per_year, self.lengths)
+        return Work((), None, self.lengths, lambda: pnl_figures(starts, returns, model, per_year, self.lengths))
 
     def checkpoint(self) -> bytes:
         """Everything held; packages are found again by their digests."""

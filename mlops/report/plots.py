@@ -42,13 +42,15 @@ def statistics(windows: Sequence[WindowResult]) -> str:
             ]
             times = np.array([time for time, _ in figures], "datetime64[ns]")
             band = [_numbers([getattr(each, name) for _, each in figures]) for name in ("null_mean", "null_q99")]
-            axis.fill_between(times, *band, color=_BAND, alpha=0.6, linewidth=0, label="null mean to 99%")
+            # A line for each window: it is there even where there is but one.
+            axis.vlines(times, *band, color=_BAND, linewidth=5, label="null mean to 99%")
             value = _numbers([each.value for _, each in figures])
             axis.plot(times, value, color="black", linewidth=0.7)
             axis.scatter(times, value, c=[_STATE[each.state] for _, each in figures], s=14, zorder=3)
             axis.set_title(column)
             axis.set_ylim(bottom=0)
-            axis.tick_params("x", rotation=30)
+            shown = times[:: max(1, -(-len(times) // 4))]
+            axis.set_xticks(shown, [str(time.astype("datetime64[D]")) for time in shown])
     return result[0]
 
 
@@ -81,6 +83,7 @@ def features(found: Sequence[FeatureFigure]) -> str:
         axes[0].set_title("rank IC")
         axes[1].barh(places, _numbers([each.mean_shift for each in found]), color=_SEEN)
         axes[1].axvline(0, color="black", linewidth=0.6)
+        axes[1].set_xscale("symlog", linthresh=1.0)
         axes[1].set_title("mean shift, in standard deviations of the reference")
         for axis in axes[:2]:
             axis.set_yticks(places, [each.feature for each in found])
@@ -97,7 +100,9 @@ def _figure(panels: int, *, across: int = _ACROSS, height: float = 2.0) -> Itera
 
     result: list[str] = []
     down = max(1, -(-panels // across))
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tickserve", "font.size": 7}):
+    # A dollar in a feature's name is a dollar.
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "tickserve", "font.size": 7, "text.parse_math": False}
+    with mpl.rc_context(settings):
         figure = Figure(figsize=(11, height * down + 0.3), layout="constrained")
         FigureCanvasSVG(figure)
         axes = list(np.atleast_1d(figure.subplots(down, across)).ravel())

@@ -20,6 +20,13 @@ def read_matrix(settings: SidecarSettings) -> Matrix:
     return default_matrix() if settings.alert_matrix is None else load_matrix(settings.alert_matrix)
 
 
+def check_alerts(settings: SidecarSettings) -> None:
+    """Raises ConfigurationError where the matrix or the webhook is none."""
+    read_matrix(settings)
+    if settings.alert_webhook:
+        webhook(settings.alert_webhook)
+
+
 def make_alerts(settings: SidecarSettings) -> AlertConsumer:
     """The consumer. Raises ConfigurationError where the matrix or the webhook is none."""
     matrix = read_matrix(settings)

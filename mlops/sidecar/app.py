@@ -21,7 +21,7 @@ from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.outcomes import OutcomeStore
 from mlops.prediction_log.reading import PARQUET, SEGMENTS, read_all, read_segment
 from mlops.prediction_log.segments import SegmentWriter, first_position, segment_paths
-from mlops.sidecar.consumers import Consumer, Exporter, Feed
+from mlops.sidecar.consumers import Closing, Consumer, Exporter, Feed
 from mlops.sidecar.follower import Follower
 from mlops.sidecar.metrics import Facts, SidecarCollector
 from mlops.sidecar.packages import PackageFinder
@@ -59,7 +59,13 @@ class Sidecar:
         self._certificates = Certificates(files) if files is not None else None
         self._locks = [lock_folder(settings.log, "log"), lock_folder(settings.tap, "tap")]
         self._writer = SegmentWriter(settings.log / SEGMENTS, settings.segment_mb << 20, _first_position(settings.log))
-        self._follower = Follower(settings.tap, self._writer, chunk_bytes=settings.chunk_mb << 20)
+        self._follower = Follower(
+            settings.tap,
+            self._writer,
+            chunk_bytes=settings.chunk_mb << 20,
+            # Alert rows on counters look once a window.
+            final_after_s=2 * settings.alert_window_s if settings.alerts == "on" else 0.0,
+        )
         packages = PackageFinder(
             settings.home, settings.models, settings.registry, settings.artifacts, settings.trusted_keys
         )
@@ -115,6 +121,9 @@ class Sidecar:
             self._http.stop()
             if keeper.is_alive():
                 keeper.join()
+            for consumer in self._consumers:
+                if isinstance(consumer, Closing):
+                    consumer.close()
             self._outcomes.close()
             self._follower.close()
             self._writer.close()
@@ -193,7 +202,7 @@ class Sidecar:
 
     def _keep(self) -> None:
         settings = self._settings
-        while not self._stopping.wait(_KEEP_S):
+        while not self._stopping.wait(min(_KEEP_S, settings.segment_s)):
             try:
                 keeping.compact(settings.log, self._index)
                 removed = keeping.trim(

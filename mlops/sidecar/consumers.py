@@ -80,6 +80,14 @@ class _Place:
     saved_order: int = -1
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """A consumer that holds something beyond memory."""
+
+    def close(self) -> None:
+        """Called once, at the end of the process."""
+
+
 class Outcomes(Protocol):
     """Where outcomes are kept."""
 

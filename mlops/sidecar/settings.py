@@ -46,7 +46,7 @@ class SidecarSettings(BaseSettings):
     http: str = "127.0.0.1:8503"
     poll_s: Annotated[float, Field(gt=0, le=60)] = 0.1
     chunk_mb: Annotated[int, Field(ge=1, le=1024)] = 8
-    segment_mb: Annotated[int, Field(ge=1, le=4096)] = 64
+    segment_mb: Annotated[int, Field(ge=1, le=4096)] = 32
     segment_s: Annotated[float, Field(gt=0, le=86_400)] = 900.0
     checkpoint_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     retention_days: Annotated[int, Field(ge=0)] = 30

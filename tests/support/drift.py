@@ -1,6 +1,7 @@
 """Small packages with a baseline in time order, and records as the log gives them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def cut(rows: DataRows, at: Sequence[int]) -> list[DataRows]:
     """The same records as several batches, cut before these places."""
     bounds = [0, *sorted(at), len(rows.position)]
     parts = []
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in pairwise(bounds):
         piece = slice(low, high)
         part = DataRows(
             rows.digest,

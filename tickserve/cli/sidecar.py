@@ -59,13 +59,15 @@ def sidecar(
             "log_format": log_format,
         },
     )
-    if check_config:
-        typer.echo(settings.model_dump_json(indent=2))
-        return
     try:
+        from mlops.sidecar.alerting import check_alerts
         from mlops.sidecar.app import serve
     except ImportError as error:
         raise ConfigurationError(
             f"{error.name} is not installed; `pip install 'tickserve[sidecar]'` brings it", field="sidecar"
         ) from None
+    if check_config:
+        check_alerts(settings)
+        typer.echo(settings.model_dump_json(indent=2))
+        return
     serve(settings)

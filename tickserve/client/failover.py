@@ -98,8 +98,11 @@ class Endpoints:
         return self._endpoints[index].address
 
     def heard(self, index: int, health: Health) -> None:
-        """A server spoke, or fell silent."""
-        self._endpoints[index].health = health
+        """A server spoke, or fell silent. One that says anew that it serves is believed."""
+        endpoint = self._endpoints[index]
+        if health is Health.SERVING and endpoint.health is not Health.SERVING:
+            endpoint.misses, endpoint.suspect_until = 0, 0.0
+        endpoint.health = health
 
     def next(self, tried: set[int]) -> int | None:
         """Whom to ask: those that serve before those that may, and each in the caller's order.
@@ -144,6 +147,9 @@ class Endpoints:
         endpoint = self._endpoints[index]
         if not isinstance(outcome, CallError) or not _is_about_server(outcome):
             endpoint.misses, endpoint.suspect_until = 0, 0.0
+            return
+        if endpoint.suspect_until > self._clock():
+            # All that was under way when it failed is one failure.
             return
         endpoint.misses += 1
         pause_s = min(_SUSPECT_S * 2 ** min(endpoint.misses - 1, 10), _MAX_SUSPECT_S)

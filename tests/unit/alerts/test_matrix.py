@@ -91,6 +91,8 @@ def test_drift_acts_on_decisions_and_tells_on_values(tmp_path: Path) -> None:
     assert row.thresholds("critical") == (2.0, 1.0)
     with pytest.raises(ConfigurationError, match="leave enter and leave out"):
         load(tmp_path, drift | {"critical": {"enter": 0.25, "leave": 0.1, "actions": ["notify"]}})
+    with pytest.raises(ConfigurationError, match="every version sees the same inputs"):
+        load(tmp_path, drift | {"critical": {"actions": ["roll_back"]}})
     with pytest.raises(ConfigurationError, match="basis is state, or value"):
         load(tmp_path, drift | {"basis": "lower", "critical": {"actions": ["notify"]}})
 

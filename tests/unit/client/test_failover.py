@@ -187,50 +187,6 @@ def test_a_server_that_comes_back_is_asked_again(open_client: Open, pair: Pair) 
         again.stop()
 
 
-@pytest.mark.parametrize("resets", [False, True], ids=["ended", "reset"])
-@pytest.mark.parametrize("direction", ["up", "down"])
-@pytest.mark.parametrize("is_warm", [True, False], ids=["on an open connection", "while connecting"])
-@pytest.mark.timeout(300)
-def test_a_call_cut_at_any_byte_is_executed_at_most_once_and_never_said_not_to_be(
-    connect: Connect, pair: Pair, direction: str, is_warm: bool, resets: bool
-) -> None:
-    first, second = pair
-    # Every byte for one client, every seventh for the other: below the bytes they share all code.
-    step = 1 if connect is Client and not resets else 7
-    size, outcomes = 0, Counter[str]()
-    answered: set[str] = set()
-    while True:
-        proxy = CuttingProxy(first.address)
-        request_id = f"{direction}-{size}"
-        try:
-            if not is_warm:
-                proxy.arm(direction, size, resets=resets)
-            with connect([proxy.address, second.address], model="m", timeout_s=20.0, check_features=False) as client:
-                if is_warm:
-                    client.predict([1, 2, 3], request_id=f"warm-{request_id}")
-                    proxy.arm(direction, size, resets=resets)
-                error = failure(client, request_id)
-                # There is another server: what was not executed has an answer.
-                assert error is None or error.executed, (size, error)
-                outcomes["answered" if error is None else "unknown"] += 1
-                if error is None:
-                    answered.add(request_id)
-            if not proxy.is_cut:
-                break
-        finally:
-            proxy.close()
-        size += step
-    for server in pair:
-        server.stop()
-    counts = executions(first, second)
-    assert max(counts.values()) == 1, [each for each, count in counts.items() if count > 1]
-    assert answered <= counts.keys()
-    assert outcomes["answered"] > 0
-    if is_warm:
-        assert size > 30
-        assert outcomes["unknown"] > 0
-
-
 @pytest.mark.parametrize("when", ["before connecting", "before the call"])
 def test_a_server_gone_before_the_call_costs_nothing(connect: Connect, pair: Pair, when: str) -> None:
     first, second = pair
