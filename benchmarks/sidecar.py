@@ -20,7 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bulk import FEATURES, BulkProducer
-from mlops.package import bin_counts
+from mlops.drift import DriftMonitor, default_spec, parse_window
+from mlops.package import ReferenceRows, TensorSpec, bin_counts, make_baseline
+from mlops.package.manifest import make_manifest
 from mlops.prediction_log import Batch
 from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.reading import SEGMENTS
@@ -41,6 +43,29 @@ def count(batch: Batch) -> None:
         bin_counts(features[:, column], _EDGES)
 
 
+def monitor() -> DriftMonitor:
+    """What watches the model of the benchmark, in windows of a day."""
+    manifest = make_manifest(
+        name="demo",
+        inputs=(TensorSpec(name="features", datatype="FP32", shape=(-1, FEATURES)),),
+        outputs=(TensorSpec(name="signal", datatype="FP32", shape=(-1, 1)),),
+        feature_names=tuple(f"f{number}" for number in range(FEATURES)),
+        files={},
+    )
+    rows = np.random.default_rng(3).standard_normal((5_000, FEATURES)).astype(np.float32)
+    times = np.arange(len(rows), dtype=np.int64) * 60 * 10**9 + 10**18
+    answers = ReferenceRows("test", {"signal": rows[:, :1]}, times)
+    baseline = make_baseline(
+        manifest.inputs,
+        manifest.outputs,
+        ReferenceRows("train", {"features": rows}, times),
+        answers,
+        feature_names=manifest.feature_names,
+    )
+    spec = default_spec(manifest, baseline, **parse_window("time:1d"))
+    return DriftMonitor(manifest, baseline, spec)
+
+
 def indexed(scratch: Path) -> Callable[[Batch], None]:
     """The same, and what the Outcomes service asks: which predictions there are."""
     index = LogIndex(scratch)
@@ -55,9 +80,9 @@ def indexed(scratch: Path) -> Callable[[Batch], None]:
     return use
 
 
-def measure(folder: Path, scratch: Path, use: Callable[[Batch], None]) -> dict[str, float]:
+def measure(folder: Path, scratch: Path, use: Callable[[Batch], object], digest: str) -> dict[str, float]:
     """Records a second of processor time and of time, over rounds of one piece."""
-    producer = BulkProducer(folder, ring_bytes=RING_BYTES, piece=PIECE)
+    producer = BulkProducer(folder, ring_bytes=RING_BYTES, piece=PIECE, digest=bytes.fromhex(digest))
     writer = SegmentWriter(scratch / SEGMENTS, 1 << 40)
     follower = Follower(folder, writer)
     cpu = wall = 0
@@ -81,10 +106,12 @@ def measure(folder: Path, scratch: Path, use: Callable[[Batch], None]) -> dict[s
 
 def main() -> None:
     """Prints the table; `--profile` prints where the time goes, `--json` one line instead."""
-    steps: dict[str, Callable[[Path], Callable[[Batch], None]]] = {
+    watch = monitor()
+    steps: dict[str, Callable[[Path], Callable[[Batch], object]]] = {
         "read, logged, decoded": lambda _: lambda _: None,
         "read, logged, decoded, counted into bins": lambda _: count,
         "the same, and indexed for outcomes": indexed,
+        "read, logged, decoded, watched for drift": lambda _: watch.add,
     }
     found = {}
     profile = cProfile.Profile() if "--profile" in sys.argv else None
@@ -94,7 +121,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory(prefix="tickserve-bench-") as scratch:
                 if profile is not None:
                     profile.enable()
-                found[name] = measure(folder, Path(scratch), use(Path(scratch)))
+                found[name] = measure(folder, Path(scratch), use(Path(scratch)), watch.digest)
                 if profile is not None:
                     profile.disable()
         finally:

@@ -196,7 +196,12 @@ class Feed:
     def _step(self, place: _Place) -> None:
         if place.source is None:
             place.source, place.highest = self._read(place.reached), place.reached
-        batch = next(place.source, None)
+        batch = None
+        # A log that cannot be read here stops this consumer, and not the log.
+        with self._guarded(place.consumer):
+            batch = next(place.source, None)
+        if not self._is_living(place):
+            return
         if batch is None:
             # Whole frames were read, so it has everything up to the highest position.
             is_gap = place.highest == place.reached

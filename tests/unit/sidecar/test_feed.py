@@ -115,6 +115,26 @@ def test_one_that_fails_keeps_its_checkpoint_and_the_others_go_on(log: Log) -> N
     assert again.seen == counting.seen
 
 
+def test_a_log_that_cannot_be_read_stops_who_needs_it_and_nobody_else(log: Log) -> None:
+    life, behind, level_one = TapLife(log.tap), Counting(), Failing()
+    fed = feed(log, level_one)
+    for _ in range(2):
+        life.write(2)
+        fed.add(log.drain())
+    fed.save()
+    compact(log.folder, LogIndex(log.folder))
+    (part,) = log.folder.rglob("*.parquet")
+    part.write_bytes(b"nothing")
+    again = feed(log, behind, Failing())
+    level(again)
+    assert list(again.failed) == ["counting"]
+    assert "no file of the prediction log" in again.failed["counting"]
+    life.write(1)
+    again.add(log.drain())
+    assert behind.seen == {}
+    assert again.lags["failing"] == 0
+
+
 @pytest.mark.parametrize("damage", [b"", b"TSCHECKP", b"x" * 100])
 def test_a_checkpoint_that_is_damaged_means_to_begin_anew(log: Log, damage: bytes) -> None:
     life, counting = TapLife(log.tap), Counting()
