@@ -98,6 +98,30 @@ def test_a_process_that_is_killed_goes_on_from_its_checkpoint(
     assert sorted(position for seen in last.seen.values() for position in seen) == list(range(log.writer.position))
 
 
+def test_a_checkpoint_is_of_whole_frames_alone(log: Log) -> None:
+    life, whole = TapLife(log.tap), Counting()
+    life.write(1)
+    first = feed(log, whole)
+    first.add(log.drain())
+    first.save()
+    life.write(1)
+    life.write(2, of=version("2"))
+    life.write(1)
+    for batch in log.drain():
+        whole.add(batch)
+    half = Counting()
+    fed = feed(log, half)
+    assert not fed.catch_up(0.0)
+    assert half.seen == {"1": [0, 1, 4]}, "the other version's records lie between these"
+    fed.save()
+    again = Counting()
+    level(feed(log, again))
+    assert again.seen == whole.seen
+    level(fed)
+    fed.save()
+    assert read_checkpoint(log.folder / "checkpoints" / "counting.checkpoint")[0] == 4
+
+
 def test_one_that_fails_keeps_its_checkpoint_and_the_others_go_on(log: Log) -> None:
     life, counting, failing = TapLife(log.tap), Counting(), Failing()
     fed = feed(log, failing, counting)
