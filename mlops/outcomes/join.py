@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -248,7 +248,12 @@ class _Row:
     ) -> None:
         self.position, self.time_ns, self.entity, self.key = position, time_ns, entity, key
         self.prediction, self.signal, self.features, self.aliases = prediction, signal, features, aliases
-        self.period = int(period_starts(np.array([time_ns], np.int64), per_year)[0])
+        self.period = _period(time_ns, per_year)
+
+
+@lru_cache(4096)
+def _period(time_ns: int, per_year: float) -> int:
+    return int(period_starts(np.array([time_ns], np.int64), per_year)[0])
 
 
 def _row(rows: Predictions, place: int, aliases: tuple[Key, ...], per_year: float) -> _Row:
@@ -274,6 +279,7 @@ class _Waiting:
 
     def __init__(self, rows: Predictions) -> None:
         self.rows = rows
+        self._names: dict[int, dict[str, list[int]]] = {}
 
     def find(self, model: str, key: Key) -> list[int]:
         """Places of the rows that go by this key, in the order of the log."""
@@ -281,9 +287,18 @@ class _Waiting:
             return self._requests.get(key, [])
         if key[0] != model:
             return []
-        order, times = self._by_time
-        first, last = np.searchsorted(times, key[2], "left"), np.searchsorted(times, key[2], "right")
-        return [place for place in order[first:last].tolist() if self.rows.entity[place] == key[1]]
+        return self._at(key[2]).get(key[1], [])
+
+    def _at(self, time_ns: int) -> dict[str, list[int]]:
+        """Places of the rows of one event time by entity; outcomes of one time come together."""
+        if time_ns not in self._names:
+            order, times = self._by_time
+            first, last = np.searchsorted(times, time_ns, "left"), np.searchsorted(times, time_ns, "right")
+            found: dict[str, list[int]] = {}
+            for place in order[first:last].tolist():
+                found.setdefault(self.rows.entity[place], []).append(place)
+            self._names[time_ns] = found
+        return self._names[time_ns]
 
     @cached_property
     def _requests(self) -> dict[Key, list[int]]:

@@ -20,8 +20,8 @@ from mlops.prediction_log.outcomes import StoredOutcome
 from tickserve.errors import TickserveError
 
 _log = structlog.get_logger()
-#: Figures are made no more often than this.
-_FIGURES_S = 30.0
+#: Figures are made no more often than this, and take no more than this share of the time.
+_FIGURES_S, _SHARE = 30.0, 0.1
 
 #: Appends metrics of a model's version, with their step, to the registry. Raises TickserveError.
 RecordLive = Callable[[str, str, dict[str, PackageMetric], int], None]
@@ -59,7 +59,8 @@ class OutcomeConsumer:
         self._monitor = OutcomeMonitor(find, lengths=lengths)
         self._tables = tables
         self._on_figures, self._record_live = on_figures, record_live
-        self._figures_s, self._figured_at = figures_s, -float("inf")
+        self._figures_s = self._pause_s = figures_s
+        self._figured_at = -float("inf")
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="outcomes")
         self._under_way: Future[list[OutcomeFigure]] | None = None
         self._recorded: dict[tuple[str, str], int] = {}
@@ -86,8 +87,10 @@ class OutcomeConsumer:
         if self._under_way is not None:
             if self._under_way.done():
                 done, self._under_way = self._under_way, None
+                took_s = time.monotonic() - self._figured_at
+                self._pause_s = max(self._figures_s, took_s / _SHARE) if self._figures_s else 0.0
                 self._publish(done.result())
-        elif time.monotonic() - self._figured_at >= self._figures_s:
+        elif time.monotonic() - self._figured_at >= self._pause_s:
             work = self._monitor.work(self._monitor.take_changed())
             if work:
                 self._figured_at = time.monotonic()

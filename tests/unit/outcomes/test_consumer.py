@@ -46,10 +46,12 @@ def fill(found: OutcomeConsumer, first: int = 0, end: int = DAYS) -> None:
 
 def settle(found: OutcomeConsumer, is_done: Callable[[], bool]) -> None:
     """Ticks as the feed does, until it is done."""
-    until = time.monotonic() + 20
+    until, pause = time.monotonic() + 60, threading.Event()
     while not is_done():
         assert time.monotonic() < until
         found.tick()
+        # Lets the thread of the figures work.
+        pause.wait(0.01)
 
 
 def test_figures_are_made_aside_and_handed_on(tmp_path: Path) -> None:
