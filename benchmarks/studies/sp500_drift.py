@@ -166,10 +166,10 @@ def alarms(found: Found) -> Iterator[str]:
 
 
 INTRODUCTION = """\
-Written by `make studies` in {minutes:.0f} minutes. A forest of 100 trees learned daily bars up to the end of 2006 (fitted on
-{first} to {last}, {rows} rows, which are also the baseline of its inputs). Every session of 2007 to 2009 was
-then asked for through `tickserve serve` (python engine) with its event time, logged by `tickserve sidecar`, and judged from
-that log; what came of each was reported to the sidecar. The same stream was run with two faults, both from {fault} on: a
+Written by `make studies` in {minutes:.0f} minutes. A forest of 100 trees learned daily bars up to the end of 2006 (fitted
+on {first} to {last}, {rows} rows, which are also the baseline of its inputs). Every session of 2007
+to 2009 was then asked for through `tickserve serve` (python engine) with its event time, logged by `tickserve sidecar`, and
+judged from that log; what came of each was reported to the sidecar. The same stream was run with two faults, both from {fault} on: a
 close that stands still for {stale} sessions (a stale price), and volatility in percent (a unit error). What is below is what
 was found.
 
