@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import fields
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from mlops.outcomes.ledger import Key, Ledger
 from mlops.outcomes.packing import Columns, texts
 from mlops.outcomes.periods import period_starts
 from mlops.outcomes.predictions import Predictions, concatenated, predictions_of
+from mlops.outcomes.waiting import Waiting, keys_of
 from mlops.package import Manifest
 from mlops.prediction_log import Batch
-from mlops.statistics.rows import Integers
 
 _COLUMNS = tuple(each.name for each in fields(Predictions))
 #: Rows that wait for an outcome; beyond it the oldest are let go, and counted.
@@ -52,7 +52,7 @@ class VersionJoin:
         self.let_go = 0
         self._ledger = ledger
         self._window, self._max_waiting, self._max_joined = window, max_waiting, max_joined
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Waiting] = []
         self._joined: dict[Key, _Row] = {}
         self._names: dict[Key, Key] = {}
         self._times: set[int] = set()
@@ -76,7 +76,7 @@ class VersionJoin:
             return 0
         is_known = self._may_be_known(rows)
         for place in np.flatnonzero(is_known).tolist():
-            keys = _keys(self.manifest.name, rows, place)
+            keys = keys_of(self.manifest.name, rows, place)
             is_known[place] = keys[0] in self._joined or self._ledger.knows(keys)
             if is_known[place]:
                 self._take(rows, place)
@@ -143,7 +143,7 @@ class VersionJoin:
     def restore(self, columns: Columns, facts: dict[str, Any]) -> None:
         """Takes up what `state` gave. Raises KeyError or ValueError where that is not whole."""
         waiting = Predictions(*(columns[f"waiting.{name}"] for name in _COLUMNS))
-        self._waiting = [_Waiting(waiting)] if len(waiting) else []
+        self._waiting = [Waiting(waiting)] if len(waiting) else []
         self.let_go = int(facts["let_go"])
         for place, named in enumerate(columns["joined.names"]):
             name, *aliases = [_key(parts) for parts in json.loads(named)]
@@ -180,7 +180,7 @@ class VersionJoin:
 
     def _take(self, rows: Predictions, place: int) -> Key:
         """Joins a row, under its name; of several the last in the log is what the name stands for."""
-        name, *others = _keys(self.manifest.name, rows, place)
+        name, *others = keys_of(self.manifest.name, rows, place)
         before = self._joined.get(name)
         aliases = tuple(dict.fromkeys((*(before.aliases if before else ()), *others)))
         for alias in others:
@@ -200,7 +200,7 @@ class VersionJoin:
         """Each chunk stays more than twice as long as the next, so that there are few to look through."""
         while self._waiting and len(self._waiting[-1].rows) <= 2 * len(rows):
             rows = concatenated([self._waiting.pop().rows, rows], rows.features.shape[1])
-        self._waiting.append(_Waiting(rows))
+        self._waiting.append(Waiting(rows))
 
     def _bound_waiting(self) -> None:
         # To the row, so that it does not matter how the log was cut.
@@ -209,7 +209,7 @@ class VersionJoin:
         while spare > 0:
             first = self._waiting.pop(0).rows
             if len(first) > spare:
-                self._waiting.insert(0, _Waiting(first.take(np.arange(spare, len(first)))))
+                self._waiting.insert(0, Waiting(first.take(np.arange(spare, len(first)))))
             spare -= len(first)
 
     def _bound_joined(self) -> None:
@@ -272,49 +272,3 @@ def _row(rows: Predictions, place: int, aliases: tuple[Key, ...], per_year: floa
 
 def _key(parts: list[Any]) -> Key:
     return (parts[0], int(parts[1])) if len(parts) == 2 else (parts[0], parts[1], int(parts[2]))
-
-
-class _Waiting:
-    """A run of rows; what they can be found by is made when an outcome asks for it."""
-
-    def __init__(self, rows: Predictions) -> None:
-        self.rows = rows
-        self._names: dict[int, dict[str, list[int]]] = {}
-
-    def find(self, model: str, key: Key) -> list[int]:
-        """Places of the rows that go by this key, in the order of the log."""
-        if len(key) == 2:
-            return self._requests.get(key, [])
-        if key[0] != model:
-            return []
-        return self._at(key[2]).get(key[1], [])
-
-    def _at(self, time_ns: int) -> dict[str, list[int]]:
-        """Places of the rows of one event time by entity; outcomes of one time come together."""
-        if time_ns not in self._names:
-            order, times = self._by_time
-            first, last = np.searchsorted(times, time_ns, "left"), np.searchsorted(times, time_ns, "right")
-            found: dict[str, list[int]] = {}
-            for place in order[first:last].tolist():
-                found.setdefault(self.rows.entity[place], []).append(place)
-            self._names[time_ns] = found
-        return self._names[time_ns]
-
-    @cached_property
-    def _requests(self) -> dict[Key, list[int]]:
-        found: dict[Key, list[int]] = {}
-        for place, named in enumerate(zip(self.rows.request_id.tolist(), self.rows.row.tolist(), strict=True)):
-            found.setdefault(named, []).append(place)
-        return found
-
-    @cached_property
-    def _by_time(self) -> tuple[Integers, Integers]:
-        order = np.argsort(self.rows.event_time_ns, kind="stable").astype(np.int64)
-        return order, self.rows.event_time_ns[order]
-
-
-def _keys(model: str, rows: Predictions, place: int) -> tuple[Key, ...]:
-    """What a row is named by, then what else it goes by."""
-    request: Key = (rows.request_id[place], int(rows.row[place]))
-    entity, time = rows.entity[place], int(rows.event_time_ns[place])
-    return ((model, entity, time), request) if entity and time else (request,)
