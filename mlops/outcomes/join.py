@@ -62,7 +62,7 @@ class VersionJoin:
     @property
     def waiting(self) -> int:
         """Rows without an outcome."""
-        return sum(len(chunk.rows) for chunk in self._waiting)
+        return sum(len(chunk) for chunk in self._waiting)
 
     @property
     def joined(self) -> int:
@@ -89,14 +89,10 @@ class VersionJoin:
 
     def resolve(self, key: Key) -> bool:
         """Looks for the row of an outcome that the ledger has just learned; returns whether it is here."""
-        names = {
-            self._take(chunk.rows, place) for chunk in self._waiting for place in chunk.find(self.manifest.name, key)
-        }
+        names = self._take_all(key)
         for name in names - {key}:
             # The same row under another request, later in the log perhaps.
-            for chunk in self._waiting:
-                for place in chunk.find(self.manifest.name, name):
-                    self._take(chunk.rows, place)
+            self._take_all(name)
         self._bound_joined()
         return bool(names) or self.holds(key)
 
@@ -125,7 +121,7 @@ class VersionJoin:
 
     def state(self) -> tuple[Columns, dict[str, Any]]:
         """Everything held but the ledger: what a new join of the same package goes on from with `restore`."""
-        waiting = concatenated([chunk.rows for chunk in self._waiting], len(self.manifest.feature_names))
+        waiting = concatenated([chunk.left for chunk in self._waiting], len(self.manifest.feature_names))
         rows = list(self._joined.values())
         columns = {f"waiting.{name}": getattr(waiting, name) for name in _COLUMNS}
         columns |= {
@@ -175,8 +171,12 @@ class VersionJoin:
 
     def _take_all(self, key: Key) -> set[Key]:
         """Joins every waiting row that goes by this key; returns their names."""
-        model = self.manifest.name
-        return {self._take(chunk.rows, place) for chunk in self._waiting for place in chunk.find(model, key)}
+        names = set()
+        for chunk in self._waiting:
+            for place in chunk.find(self.manifest.name, key):
+                names.add(self._take(chunk.rows, place))
+                chunk.take(place)
+        return names
 
     def _take(self, rows: Predictions, place: int) -> Key:
         """Joins a row, under its name; of several the last in the log is what the name stands for."""
@@ -198,8 +198,8 @@ class VersionJoin:
 
     def _append(self, rows: Predictions) -> None:
         """Each chunk stays more than twice as long as the next, so that there are few to look through."""
-        while self._waiting and len(self._waiting[-1].rows) <= 2 * len(rows):
-            rows = concatenated([self._waiting.pop().rows, rows], rows.features.shape[1])
+        while self._waiting and len(self._waiting[-1]) <= 2 * len(rows):
+            rows = concatenated([self._waiting.pop().left, rows], rows.features.shape[1])
         self._waiting.append(Waiting(rows))
 
     def _bound_waiting(self) -> None:
@@ -207,7 +207,7 @@ class VersionJoin:
         spare = self.waiting - self._max_waiting
         self.let_go += max(spare, 0)
         while spare > 0:
-            first = self._waiting.pop(0).rows
+            first = self._waiting.pop(0).left
             if len(first) > spare:
                 self._waiting.insert(0, Waiting(first.take(np.arange(spare, len(first)))))
             spare -= len(first)

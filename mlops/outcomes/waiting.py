@@ -14,7 +14,20 @@ class Waiting:
 
     def __init__(self, rows: Predictions) -> None:
         self.rows = rows
+        self._is_taken = np.zeros(len(rows), np.bool_)
         self._names: dict[int, dict[str, list[int]]] = {}
+
+    @property
+    def left(self) -> Predictions:
+        """The rows that have no outcome yet."""
+        return self.rows.take(~self._is_taken) if self._is_taken.any() else self.rows
+
+    def __len__(self) -> int:
+        return len(self.rows) - int(self._is_taken.sum())
+
+    def take(self, place: int) -> None:
+        """Says that a row has an outcome; it is found until the run is made anew."""
+        self._is_taken[place] = True
 
     def find(self, model: str, key: Key) -> list[int]:
         """Places of the rows that go by this key, in the order of the log."""

@@ -75,7 +75,7 @@ def test_figures_are_made_aside_and_handed_on(tmp_path: Path) -> None:
     by_name = {figure.figure: figure for figure in handed}
     assert values["ic"] == by_name["ic"].value
     assert {sample.labels["version"] for sample in families["tickserve_outcome_value"].samples} == {"1"}
-    assert families["tickserve_outcome_rows_waiting"].samples[0].value == DAYS
+    assert families["tickserve_outcome_rows_waiting"].samples[0].value == 0
 
 
 def test_what_is_undefined_is_absent(tmp_path: Path) -> None:
