@@ -16,7 +16,8 @@ from mlops.drift import DriftMonitor, DriftSpec, WindowResult, calibrate, onset
 from mlops.drift.check import DataRows
 from mlops.drift.columns import Column, sides_of
 from mlops.drift.counts import ColumnCounts
-from mlops.drift.null import Assessment, assess, correlation_rows
+from mlops.drift.covariance import correlation_rows
+from mlops.drift.null import Assessment, assess
 from mlops.package import Baseline, Manifest, OutcomeSpec, ReferenceRows, TensorSpec, make_baseline
 from mlops.package.manifest import make_manifest
 from mlops.training import FEATURES, close_times, compute_features, load_bars

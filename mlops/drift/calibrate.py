@@ -14,11 +14,12 @@ import numpy as np
 
 from mlops.drift import figures
 from mlops.drift.columns import Column, Columns, Integers, sides_of
+from mlops.drift.covariance import correlation_rows, deviations, inflation, shrunk
 from mlops.drift.decide import window_level
 from mlops.drift.figures import SMOOTHING, Floats
-from mlops.drift.null import Tail, correlation_rows, deviations, inflation, shrunk
 from mlops.drift.result import Side
 from mlops.drift.spec import DAY_NS, DriftSpec, Thresholds
+from mlops.drift.tail import Tail
 from mlops.drift.windows import clock_of
 from mlops.package import Baseline
 from tickserve.errors import DataError

@@ -7,9 +7,11 @@ from scipy import stats
 from mlops.drift import DriftSpec, Thresholds, calibrate
 from mlops.drift.columns import Column, Columns, sides_of
 from mlops.drift.counts import SideCounts
+from mlops.drift.covariance import correlation_rows, deviations, inflation, pairs, shrunk
 from mlops.drift.decide import WindowFacts, decide, rejected, window_level
-from mlops.drift.null import Assessment, Level, Tail, assess, correlation_rows, deviations, inflation, pairs, shrunk
+from mlops.drift.null import Assessment, Level, assess
 from mlops.drift.onset import change_point
+from mlops.drift.tail import Tail
 from tests.support.drift import autoregressive, baseline_of, manifest_of
 from tickserve.errors import DataError
 
