@@ -258,3 +258,11 @@ def test_a_baseline_without_order_has_no_thresholds() -> None:
     rows = np.random.default_rng(6).normal(size=(500, 1)).astype(np.float32)
     with pytest.raises(DataError, match="order is unknown"):
         calibrate(baseline_of(MANIFEST, rows, is_ordered=False), DriftSpec())
+
+
+def test_a_baseline_without_a_session_has_no_thresholds() -> None:
+    rows = np.random.default_rng(6).normal(size=(500, 1)).astype(np.float32)
+    # 500 seconds on New Year's Eve, after the close.
+    baseline = baseline_of(MANIFEST, rows, step_ns=10**9)
+    with pytest.raises(DataError, match="no such window"):
+        calibrate(baseline, DriftSpec(kind="session", calendar="XNYS"))
