@@ -117,6 +117,7 @@ class Level:
 
     process: str
     rows: int
+    runs: int
     correlation: float
     insufficient: float
     psi: tuple[float, float, float]
@@ -134,7 +135,7 @@ def level(name: str, rows: int, runs: int, seed: int) -> Level:
     found = [each for each in judgements if each.correlation_rows <= rows / 20]
     if not found:
         slow = float(np.mean([each.correlation_rows for each in judgements]))
-        return Level(name, rows, slow, 1.0, (math.nan,) * 3, (math.nan,) * len(OTHERS), math.nan, math.nan)
+        return Level(name, rows, runs, slow, 1.0, (math.nan,) * 3, (math.nan,) * len(OTHERS), math.nan, math.nan)
     p = {key: np.array([each.levels[key].p for each in found]) for key in ("psi", *OTHERS)}  # type: ignore[index]
     freedom = 19
     values = np.array([each.levels["psi"].value for each in found])
@@ -142,6 +143,7 @@ def level(name: str, rows: int, runs: int, seed: int) -> Level:
     return Level(
         name,
         rows,
+        runs,
         float(np.mean([each.correlation_rows for each in judgements])),
         1 - len(found) / len(judgements),
         (float((p["psi"] < 0.05).mean()), float((p["psi"] < 0.01).mean()), float((p["psi"] < 0.001).mean())),
@@ -293,21 +295,36 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def level_lines(levels: Sequence[Level]) -> Iterator[str]:
     """Levels by process and window."""
-    error = math.sqrt(0.05 * 0.95 / RUNS)
+    errors = {runs: math.sqrt(0.05 * 0.95 / runs) for runs in sorted({each.runs for each in levels})}
+    told = ", ".join(f"{error:.1%} over {runs} runs" for runs, error in errors.items())
     yield TITLES["levels"]
     yield ""
     yield from prose(
-        f"""Shares of windows whose p is below 5%, 1% and 0.1%; {RUNS} pairs of a reference of {REFERENCE_ROWS} rows in
-        50 blocks and a window in {SUB_BLOCKS} sub-blocks a line, so a share of 5% has a standard error of {error:.1%}.
+        f"""Shares of windows whose p is below 5%, 1% and 0.1%; pairs of a reference of {REFERENCE_ROWS} rows in
+        50 blocks and a window in {SUB_BLOCKS} sub-blocks a line, so a share of 5% has a standard error of {told}.
         Beside PSI the other statistics at 5%; `marginal` is what the formula for independent rows makes of PSI at 5%.
         `insufficient`: windows of which a twentieth is shorter than the correlation time, in rows; they are left out
         of the other columns."""
     )
-    head = ["process", "rows", "correlation", "insufficient", "PSI 5%", "1%", "0.1%", "JS", "chi-square", "KS", "W1"]
+    head = [
+        "process",
+        "rows",
+        "runs",
+        "correlation",
+        "insufficient",
+        "PSI 5%",
+        "1%",
+        "0.1%",
+        "JS",
+        "chi-square",
+        "KS",
+        "W1",
+    ]
     rows = [
         [
             each.process,
             str(each.rows),
+            str(each.runs),
             f"{each.correlation:.1f}",
             f"{each.insufficient:.0%}",
             *(f"{share:.1%}" for share in (*each.psi, *each.others)),
