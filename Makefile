@@ -74,8 +74,10 @@ ifdef CARGO
 	$(BIN)/python -m benchmarks.studies.native_fuzz
 endif
 	$(BIN)/python -m benchmarks.studies.gate_levels
+	$(BIN)/python -m benchmarks.studies.drift_levels
 	$(BIN)/python -m benchmarks.studies.alert_rows
 	$(BIN)/python -m benchmarks.studies.routing_shares
+	$(BIN)/python -m benchmarks.studies.rollout_levels
 
 run: setup
 	@$(BIN)/tickserve demo

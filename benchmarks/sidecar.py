@@ -108,8 +108,8 @@ def main() -> None:
     for name, rates in found.items():
         table.add_row(name, f"{rates['per_cpu_s']:,.0f}", f"{rates['per_s']:,.0f}")
     Console().print(table)
-    slowest = min(rates["per_cpu_s"] for rates in found.values())
-    print(f"wanted: {WANTED_PER_S:,} on one core; {'reached' if slowest >= WANTED_PER_S else 'NOT reached'}")
+    counted = found["read, logged, decoded, counted into bins"]["per_cpu_s"]
+    print(f"wanted: {WANTED_PER_S:,} counted on one core; {'reached' if counted >= WANTED_PER_S else 'NOT reached'}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from mlops.drift import DriftMonitor, DriftSpec, WindowResult, calibrate, onset
 from mlops.drift.check import DataRows
 from mlops.drift.columns import Column, sides_of
 from mlops.drift.counts import ColumnCounts
-from mlops.drift.null import Assessment, assess, inflation
+from mlops.drift.null import Assessment, assess, correlation_rows
 from mlops.package import Baseline, Manifest, OutcomeSpec, ReferenceRows, TensorSpec, make_baseline
 from mlops.package.manifest import make_manifest
 from mlops.training import FEATURES, close_times, compute_features, load_bars
@@ -267,8 +267,7 @@ def onsets(process: str, shift: float, runs: int) -> OnsetStudy:
         values = (after + np.where(np.arange(rows) >= true, shift, 0.0)).astype(np.float32)
         cells = np.bincount(np.arange(rows) * pieces // rows * column.cells + column.codes(values))
         cells = np.append(cells, np.zeros(pieces * column.cells - len(cells), np.int64)).reshape(pieces, column.cells)
-        share = column.reference / column.reference.sum()
-        point = onset.change_point(column.reference, cells, inflation(column.blocks, share))
+        point = onset.change_point(column.reference, cells, 2 * correlation_rows(column))
         boundary = true * pieces / rows
         held.append(point.low - 1 <= boundary <= point.high + 1)
         widths.append(point.high - point.low + 2)

@@ -13,36 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.studies.sp500_picture import draw
-from benchmarks.studies.sp500_serving import ENTITY, MODEL, serve_and_log
-from benchmarks.studies.sp500_stream import FAULT_FROM, SCENARIOS, STALE_SESSIONS, Stream, make_stream, publish_model
+from benchmarks.studies.sp500_serving import MODEL, serve_and_log
+from benchmarks.studies.sp500_stream import FAULT_FROM, SCENARIOS, STALE_SESSIONS, make_stream, publish_model
 from mlops.drift import Decision, DriftMonitor, DriftSpec, WindowResult, default_spec
 from mlops.outcomes import Lengths, OutcomeFigure
 from mlops.outcomes.monitor import OutcomeMonitor
 from mlops.package import Package, read_package
 from mlops.prediction_log import Batch
+from mlops.prediction_log.outcomes import read_outcomes
 
 STUDIES = Path(__file__).resolve().parents[2] / "docs" / "studies"
 #: What is often said to be a significant PSI, whatever the sample.
 RULE_OF_THUMB = 0.25
 SHORT = 60
 FIGURES = ("rank_ic", "ic", "sharpe", "sharpe_mertens", "max_drawdown", "accuracy", "auc", "brier")
-
-
-@dataclass(frozen=True)
-class Realised:
-    """An outcome as the sidecar stores it."""
-
-    outcome_id: str
-    event_time_ns: int
-    value: float
-    order: int
-    available_at_ns: int
-    recorded_at_ns: int
-    request_id: str = ""
-    row: int = 0
-    model: str = MODEL
-    entity: str = ENTITY
-    horizon: str = "1d"
 
 
 @dataclass(frozen=True)
@@ -59,15 +43,6 @@ class Found:
     rolling: list[OutcomeFigure]
 
 
-def outcomes_of(stream: Stream) -> list[Realised]:
-    """Each return, known when the position would have been closed: two sessions later."""
-    known_at = np.append(stream.time_ns[2:], stream.time_ns[-2:] + 2 * 86_400_000_000_000)
-    return [
-        Realised(f"spx-{order}", int(moment), float(value), order, int(known), int(known))
-        for order, (moment, value, known) in enumerate(zip(stream.time_ns, stream.returns, known_at, strict=True))
-    ]
-
-
 def judge(batches: list[Batch], package: Package, spec: DriftSpec) -> list[WindowResult]:
     """The windows of a log; one that the stream's end cut short is left out."""
     assert package.baseline is not None
@@ -75,14 +50,14 @@ def judge(batches: list[Batch], package: Package, spec: DriftSpec) -> list[Windo
     return [result for batch in batches for result in monitor.add(batch)]
 
 
-def observe(
-    stream: Stream, batches: list[Batch], package: Package
-) -> tuple[dict[str, OutcomeFigure], list[OutcomeFigure]]:
-    """The figures of all sessions, and the rolling IC of ranks as it stood after every 60."""
-    monitor = OutcomeMonitor(lambda *_: package, lengths=Lengths(window=len(stream.time_ns), rolling=(SHORT,)))
+def observe(log: Path, batches: list[Batch], package: Package) -> tuple[dict[str, OutcomeFigure], list[OutcomeFigure]]:
+    """The figures of all sessions, and the rolling IC of ranks as it stood after every 60, from what was reported."""
+    known = sorted(read_outcomes(log), key=lambda outcome: outcome.event_time_ns)
+    monitor = OutcomeMonitor(lambda *_: package, lengths=Lengths(window=len(known), rolling=(SHORT,)))
     for batch in batches:
         monitor.add(batch)
-    known, rolling = outcomes_of(stream), []
+    rolling: list[OutcomeFigure] = []
+    now: dict[str, OutcomeFigure] = {}
     for start in range(0, len(known), SHORT):
         monitor.add_outcomes(known[start : start + SHORT])
         now = {figure.figure: figure for figure in monitor.figures(MODEL, "1")}
@@ -96,7 +71,7 @@ def run(scenario: str, base: Path, package: Package, spec: DriftSpec, short: Dri
     shutil.copytree(base / "models", home / "models")
     stream = make_stream(scenario)
     batches = serve_and_log(home, stream)
-    outcomes, rolling = observe(stream, batches, package)
+    outcomes, rolling = observe(home / "log", batches, package)
     return Found(
         scenario,
         sum(map(len, batches)),

@@ -1,6 +1,5 @@
 """A real server and a real sidecar for one stream: what the sidecar's log holds in the end."""
 
-import json
 import os
 import shutil
 import signal
@@ -11,19 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
+import numpy as np
+
 from benchmarks.studies.sp500_stream import Stream
 from mlops.prediction_log import Batch
 from mlops.prediction_log.reading import read_log
 from mlops.tap import default_folder
 from tickserve import Client
 from tickserve.client import ControlClient
+from tickserve.v1 import outcomes_pb2 as pb
+from tickserve.v1.outcomes_pb2_grpc import OutcomesStub
 
 MODEL, ENTITY = "sp500-forest", "SPX"
 _BOUND_S = 60.0
 
 
 def serve_and_log(home: Path, stream: Stream) -> list[Batch]:
-    """Asks for every row through the server, and reads the log that the sidecar made of it."""
+    """Asks for every row through the server, reports what came of each to the sidecar, and reads the sidecar's log."""
     with running(home, "serve", "--engine", "python", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"):
         control = ControlClient(f"unix:{home / 'admin.sock'}")
         status = control.wait(lambda status: status.is_serving, _BOUND_S)
@@ -32,9 +36,31 @@ def serve_and_log(home: Path, stream: Stream) -> list[Batch]:
             for row, moment in zip(stream.features, stream.time_ns, strict=True):
                 client.predict(row, entities=ENTITY, event_time=int(moment))
             found = wait_for(home / "log", len(stream.time_ns))
+            report_outcomes(f"unix:{home / 'outcomes.sock'}", stream)
         control.close()
     shutil.rmtree(default_folder(home), ignore_errors=True)
     return found
+
+
+def report_outcomes(address: str, stream: Stream) -> None:
+    """Each return by entity and event time, known when the position would have been closed: two sessions later."""
+    known_at = np.append(stream.time_ns[2:], stream.time_ns[-2:] + 2 * 86_400_000_000_000)
+    outcomes = [
+        pb.Outcome(
+            outcome_id=f"spx-{moment}",
+            entity_time=pb.EntityTime(model=MODEL, entity=ENTITY, event_time_unix_ns=int(moment)),
+            horizon="1d",
+            value=float(value),
+            available_at_unix_ns=int(known),
+        )
+        for moment, value, known in zip(stream.time_ns, stream.returns, known_at, strict=True)
+    ]
+    with grpc.insecure_channel(address) as channel:
+        answer = OutcomesStub(channel).Report(pb.ReportRequest(outcomes=outcomes), timeout=60, wait_for_ready=True)
+    if (answer.accepted, answer.unknown) != (len(outcomes), 0):
+        raise RuntimeError(
+            f"of {len(outcomes)} outcomes the sidecar took {answer.accepted}, {answer.unknown} of nobody"
+        )
 
 
 def wait_for(log: Path, records: int) -> list[Batch]:
@@ -69,8 +95,3 @@ def running(home: Path, *arguments: str) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def describe(batches: list[Batch]) -> str:
-    """How many records, of which digest."""
-    return json.dumps({"records": sum(map(len, batches)), "digests": sorted({batch.digest for batch in batches})})

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlops.drift import null, onset
-from mlops.drift.columns import Columns, Integers
+from mlops.drift.columns import Columns
 from mlops.drift.counts import WindowCounts
 from mlops.drift.decide import WindowFacts, decide, figures_of, window_level
-from mlops.drift.figures import Floats
 from mlops.drift.result import Decision, Figure, Onset, Side, Swap, WindowResult, worst
 from mlops.drift.spec import DAY_NS, DriftSpec, is_intraday
 from mlops.drift.windows import Clock
@@ -111,7 +110,8 @@ def _onset(columns: Columns, side: int, place: int, windows: Sequence[WindowCoun
     first, last = (np.concatenate([getattr(window, name) for window in windows]) for name in ("first", "last"))
     has_rows = cells.sum(axis=1) > 0
     cells, first, last = cells[has_rows], first[has_rows], last[has_rows]
-    found = onset.change_point(column.reference, cells, null.inflation(column.blocks, _shares(column.reference)))
+    # Rows that count as one in the slowest direction: a shift moves values as a whole, and that is where it lies.
+    found = onset.change_point(column.reference, cells, 2 * null.correlation_rows(column))
     # A sub-block that the change lies in may be taken for one before it or after it.
     low = int(first[found.low - 1]) if found.low else None
     time, high = int(first[found.best]), int(last[found.high])
@@ -119,7 +119,3 @@ def _onset(columns: Columns, side: int, place: int, windows: Sequence[WindowCoun
     is_inside = nearest is not None and (low is None or low <= nearest.time_ns) and nearest.time_ns <= high
     kind: Side = columns.side
     return Onset(kind, column.name, time, low, high, nearest, is_inside)
-
-
-def _shares(counts: Integers) -> Floats:
-    return np.asarray(counts / counts.sum())

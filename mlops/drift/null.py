@@ -228,7 +228,11 @@ class _Null:
         occupied = total > 0
         n, m = int(column.reference.sum()), int(counts.cells.sum())
         pooled = (total[occupied] + SMOOTHING) / (total[occupied] + SMOOTHING).sum()
-        sides = deviations(column.blocks)[:, occupied], successive(counts.cells)[:, occupied]
+        # Each side's shares may lie off the pooled ones; how far they stray goes with the root of the share.
+        sides = (
+            _moved_to(pooled, column.reference[occupied] / n, deviations(column.blocks)[:, occupied]),
+            _moved_to(pooled, counts.cells.sum(axis=0)[occupied] / m, successive(counts.cells)[:, occupied]),
+        )
         sizes = n, m, expected_rows
 
         # Smoothed as PSI is: a single row where the reference has none must not outweigh all other cells.
@@ -344,6 +348,10 @@ def _strays(
     far = max(1.0, slow * one_row / n / seen)
     window = np.concatenate([shaped * math.sqrt(expected / seen), beyond])
     return _Strays(shaped * math.sqrt(far), window, max(own, expected) / one_row if one_row > 0 else 0.0)
+
+
+def _moved_to(pooled: Floats, shares: Floats, vectors: Floats) -> Floats:
+    return vectors * np.sqrt(np.divide(pooled, shares, out=np.zeros_like(pooled), where=shares > 0))
 
 
 def _as_far(vectors: Floats, variance: float, measure: Callable[[Floats], float]) -> Floats:

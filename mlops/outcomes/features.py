@@ -9,11 +9,8 @@ from mlops.outcomes.figure import State
 from mlops.outcomes.information import information_coefficient
 from mlops.outcomes.joined import JoinedRows
 from mlops.outcomes.periods import period_starts
-from mlops.package import Baseline, Horizon, Manifest, NumericColumn
+from mlops.package import FEATURE_IC, Baseline, Horizon, Manifest, NumericColumn
 from mlops.statistics.rows import Floats
-
-#: A package may claim the rank IC of a feature on its reference as a metric of this name.
-REFERENCE_IC = "feature_ic.{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ def feature_figures(
         is_there = np.isfinite(values)
         shift, ratio = _against(values[is_there], column if isinstance(column, NumericColumn) else None)
         estimate = _ic(rows.take(is_there), values[is_there], manifest, horizon)
-        claimed = manifest.metrics.get(manifest.baseline_inputs, {}).get(REFERENCE_IC.format(name))
+        claimed = manifest.metrics.get(manifest.baseline_inputs, {}).get(FEATURE_IC.format(name))
         found.append(
             FeatureFigure(
                 model=manifest.name,

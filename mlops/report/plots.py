@@ -100,7 +100,9 @@ def _figure(panels: int, *, across: int = _ACROSS, height: float = 2.0) -> Itera
 
     result: list[str] = []
     down = max(1, -(-panels // across))
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tickserve", "font.size": 7}):
+    # A dollar in a feature's name is a dollar.
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "tickserve", "font.size": 7, "text.parse_math": False}
+    with mpl.rc_context(settings):
         figure = Figure(figsize=(11, height * down + 0.3), layout="constrained")
         FigureCanvasSVG(figure)
         axes = list(np.atleast_1d(figure.subplots(down, across)).ravel())

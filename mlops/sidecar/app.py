@@ -59,7 +59,13 @@ class Sidecar:
         self._certificates = Certificates(files) if files is not None else None
         self._locks = [lock_folder(settings.log, "log"), lock_folder(settings.tap, "tap")]
         self._writer = SegmentWriter(settings.log / SEGMENTS, settings.segment_mb << 20, _first_position(settings.log))
-        self._follower = Follower(settings.tap, self._writer, chunk_bytes=settings.chunk_mb << 20)
+        self._follower = Follower(
+            settings.tap,
+            self._writer,
+            chunk_bytes=settings.chunk_mb << 20,
+            # Alert rows on counters look once a window.
+            final_after_s=2 * settings.alert_window_s if settings.alerts == "on" else 0.0,
+        )
         packages = PackageFinder(
             settings.home, settings.models, settings.registry, settings.artifacts, settings.trusted_keys
         )
@@ -196,7 +202,7 @@ class Sidecar:
 
     def _keep(self) -> None:
         settings = self._settings
-        while not self._stopping.wait(_KEEP_S):
+        while not self._stopping.wait(min(_KEEP_S, settings.segment_s)):
             try:
                 keeping.compact(settings.log, self._index)
                 removed = keeping.trim(

@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from mlops.drift import DriftMonitor, DriftSpec, Figure, WindowResult, default_spec, parse_window, restore, save
-from mlops.drift.table import append, read_windows
+from mlops.drift.table import WindowTable
 from mlops.package.npz import read_arrays, write_arrays
 from mlops.prediction_log.batch import Batch
 from mlops.sidecar.packages import PackageFinder
@@ -48,7 +48,8 @@ class DriftConsumer:
     specs : mapping of str to mapping
         By model, entries that differ from `default_spec`; `read_specs` reads them from a file.
     on_windows : callable
-        Is given the windows that closed, each once and after it is in the table, in the order in which they closed.
+        Is given the windows that closed, after they are in the table, in the order in which they closed. Before the
+        first record it is given the last window of each version again: a life before may have ended between the two.
     """
 
     name = "drift"
@@ -60,13 +61,15 @@ class DriftConsumer:
         specs: Mapping[str, Mapping[str, Any]] | None = None,
         on_windows: Callable[[Sequence[WindowResult]], None] = lambda results: None,
     ) -> None:
-        self._packages, self._folder, self._specs, self._on_windows = packages, folder, specs or {}, on_windows
+        self._packages, self._specs, self._on_windows = packages, specs or {}, on_windows
+        self._table = WindowTable(folder)
         self._monitors: dict[_Key, DriftMonitor | None] = {}
         self._waiting: dict[_Key, bytes] = {}
         self._missing: dict[_Key, float] = {}
+        self._has_begun = False
         self._lock = threading.Lock()
         self._latest: dict[tuple[str, str], WindowResult] = {}
-        for result in read_windows(folder):
+        for result in self._table.latest():
             self._latest[result.model, result.version] = result
 
     @property
@@ -77,6 +80,10 @@ class DriftConsumer:
 
     def add(self, batch: Batch) -> None:
         """Counts the records of one version; one whose package cannot be had is left out, and looked for again."""
+        if not self._has_begun:
+            self._has_begun = True
+            if self._latest:
+                self._on_windows(self.latest)
         key = batch.model, batch.version, batch.digest
         monitor = self._monitor(key)
         if monitor is None:
@@ -88,7 +95,7 @@ class DriftConsumer:
             _log.error("drift_not_watched", model=batch.model, version=batch.version, reason=error.message)
             self._monitors[key] = None
             return
-        results = append(self._folder, closed)
+        results = self._table.append(closed)
         if results:
             with self._lock:
                 self._latest |= {(result.model, result.version): result for result in results}

@@ -1,5 +1,6 @@
 """All rings of all servers of one tap: into the log first, then their tails go on, then whoever wants them."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,6 +60,8 @@ class Follower:
 
     Parameters
     ----------
+    final_after_s : float
+        How long the counters of a server that has ended stay for others to read, once its rings were read.
     clock : callable
         Monotonic, in seconds; lag is measured by it, so a clock that steps says nothing wrong.
     """
@@ -69,11 +72,15 @@ class Follower:
         writer: SegmentWriter,
         *,
         chunk_bytes: int = CHUNK_BYTES,
+        final_after_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
         self._writer = writer
         self._chunk_bytes = chunk_bytes
+        self._final_after_s = final_after_s
+        #: Boots that were read to their end, and when to say so.
+        self._finals: dict[Path, float] = {}
         self._clock = clock
         self._boots: dict[str, _Boot] = {}
         self._broken: set[tuple[str, int]] = set()
@@ -117,6 +124,7 @@ class Follower:
                 self._ready += _batches(boot, look, position)
         for boot in ending:
             self._finish(boot)
+        self._settle()
         self.lag_slots = sum(self._lag(boot, ring) for boot in self._boots.values() for ring in boot.rings)
         self.has_more = not all(look.is_all for _, _, look in looks)
         if not self.has_more:
@@ -137,11 +145,12 @@ class Follower:
             if path.name in self._boots:
                 continue
             if self._writer.has_ended(path.name):
-                self._settle(path)
+                self._finals.setdefault(path, self._clock() + self._final_after_s)
             # The counters page is made last: before it is there, not all rings need be.
             elif (path / COUNTERS).exists() or not is_alive(path):
                 self._boots[path.name] = _Boot(path, self._writer, self._chunk_bytes)
                 _log.info("boot_found", boot=path.name, rings=len(self._boots[path.name].rings))
+        self._finals = {path: due for path, due in self._finals.items() if path.name in names}
         gone = self._writer.boots - names - self._boots.keys()
         if gone:
             self._writer.forget(gone)
@@ -173,18 +182,23 @@ class Follower:
         self._writer.end(boot.name)
         boot.close()
         del self._boots[boot.name]
-        self._settle(boot.path)
+        self._finals[boot.path] = self._clock() + self._final_after_s
         _log.info("boot_read", boot=boot.name)
 
-    def _settle(self, path: Path) -> None:
-        """Tells the server's side that a boot was read to its end."""
-        try:
-            page = PageReader(path / COUNTERS)
-        except (TickserveError, OSError):
-            # It is gone, or nobody can read it.
-            return
-        page.finish()
-        page.close()
+    def _settle(self) -> None:
+        """Tells the server's side which boots were read to their end."""
+        now = self._clock()
+        for path in [path for path, due in self._finals.items() if due <= now]:
+            try:
+                page = PageReader(path / COUNTERS)
+            except (TickserveError, OSError):
+                # It is gone, or nobody can read it.
+                page = None
+            if page is not None:
+                page.finish()
+                page.close()
+            # Once is enough; it is forgotten when its folder is gone.
+            self._finals[path] = math.inf
 
 
 def _batches(boot: _Boot, look: Look, position: int) -> list[Batch]:

@@ -1,6 +1,5 @@
 """Outcomes as a consumer of the log: joined as they are stored, figured now and then, exported and handed on."""
 
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,30 +16,27 @@ from mlops.outcomes.monitor import FindPackage, OutcomeMonitor, Work
 from mlops.outcomes.table import read_latest, write_latest
 from mlops.package import Metric as PackageMetric
 from mlops.prediction_log.batch import Batch
-from mlops.prediction_log.outcomes import read_outcomes
+from mlops.prediction_log.outcomes import StoredOutcome
 from tickserve.errors import TickserveError
 
 _log = structlog.get_logger()
-#: Stored outcomes are looked for this often, and figures are made no more often than that.
-_LOOK_S, _FIGURES_S = 1.0, 30.0
-#: Outcomes taken in at one tick, so that the rings are not kept waiting.
-_AT_ONCE = 2000
-_ORDER = struct.Struct("<q")
+#: Figures are made no more often than this.
+_FIGURES_S = 30.0
 
 #: Appends metrics of a model's version, with their step, to the registry. Raises TickserveError.
 RecordLive = Callable[[str, str, dict[str, PackageMetric], int], None]
 
 
 class OutcomeConsumer:
-    """Joins and figures. `add`, `tick`, `checkpoint` and `restore` are of one thread; `collect` is of any.
+    """Joins and figures. `collect` is of any thread, everything else of one.
 
     Figures take seconds where cross-sections are large, so that they are made on a thread of their own from rows that
     were taken before; meanwhile the log goes on.
 
     Parameters
     ----------
-    log, tables : Path
-        Of the log, with its stored outcomes, and of the tables.
+    tables : Path
+        Where the latest figures are kept.
     on_figures : callable
         Is given the new figures of a version, on the thread of `tick`.
     record_live : callable, optional
@@ -52,21 +48,18 @@ class OutcomeConsumer:
     def __init__(
         self,
         find: FindPackage,
-        log: Path,
         tables: Path,
         *,
         lengths: Lengths | None = None,
         on_figures: Callable[[Sequence[OutcomeFigure]], None] = lambda figures: None,
         record_live: RecordLive | None = None,
-        look_s: float = _LOOK_S,
         figures_s: float = _FIGURES_S,
     ) -> None:
         self._find, self._lengths = find, lengths
-        self._monitor, self._order = OutcomeMonitor(find, lengths=lengths), -1
-        self._folder, self._tables = log, tables
+        self._monitor = OutcomeMonitor(find, lengths=lengths)
+        self._tables = tables
         self._on_figures, self._record_live = on_figures, record_live
-        self._look_s, self._figures_s = look_s, figures_s
-        self._looked_at = self._figured_at = -float("inf")
+        self._figures_s, self._figured_at = figures_s, -float("inf")
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="outcomes")
         self._under_way: Future[list[OutcomeFigure]] | None = None
         self._recorded: dict[tuple[str, str], int] = {}
@@ -84,33 +77,31 @@ class OutcomeConsumer:
         """Takes in records of one version."""
         self._monitor.add(batch)
 
+    def add_outcomes(self, outcomes: Sequence[StoredOutcome]) -> None:
+        """Takes in what was reported."""
+        self._monitor.add_outcomes(outcomes)
+
     def tick(self) -> None:
-        """Takes in what was stored since, and sees to the figures of what changed."""
-        now = time.monotonic()
-        if now - self._looked_at >= self._look_s:
-            self._looked_at = now
-            self._take_outcomes()
+        """Sees to the figures of what changed."""
         if self._under_way is not None:
             if self._under_way.done():
                 done, self._under_way = self._under_way, None
                 self._publish(done.result())
-        elif now - self._figured_at >= self._figures_s:
+        elif time.monotonic() - self._figured_at >= self._figures_s:
             work = self._monitor.work(self._monitor.take_changed())
             if work:
-                self._figured_at = now
+                self._figured_at = time.monotonic()
                 self._under_way = self._worker.submit(self._figure, work)
 
     def checkpoint(self) -> bytes:
-        """The joined rows, those that wait, and up to which outcome."""
-        return _ORDER.pack(self._order) + self._monitor.checkpoint()
+        """The joined rows and those that wait, and whose figures are still to be made."""
+        return self._monitor.checkpoint()
 
     def restore(self, data: bytes) -> None:
         """Takes up what `checkpoint` gave. Raises ValueError where these bytes are none."""
-        if len(data) < _ORDER.size:
-            raise ValueError("no checkpoint of outcomes: it is too short")
         monitor = OutcomeMonitor(self._find, lengths=self._lengths)
-        monitor.restore(data[_ORDER.size :])
-        self._monitor, self._order = monitor, _ORDER.unpack_from(data)[0]
+        monitor.restore(data)
+        self._monitor = monitor
 
     def collect(self) -> Iterator[Metric]:
         """Metric families; what is undefined is absent."""
@@ -143,18 +134,6 @@ class OutcomeConsumer:
     def close(self) -> None:
         """Ends the thread of the figures."""
         self._worker.shutdown(wait=True, cancel_futures=True)
-
-    def _take_outcomes(self) -> None:
-        taken = []
-        for outcome in read_outcomes(self._folder, after_order=self._order):
-            taken.append(outcome)
-            if len(taken) == _AT_ONCE:
-                # The rest at once, not in a second.
-                self._looked_at = -float("inf")
-                break
-        if taken:
-            self._monitor.add_outcomes(taken)
-            self._order = taken[-1].order
 
     def _figure(self, work: list[Work]) -> list[OutcomeFigure]:
         """On the thread of the figures."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from mlops.sidecar.alerting import make_alerts
 from mlops.sidecar.consumers import Consumer
 from mlops.sidecar.drift import DriftConsumer, read_specs
+from mlops.sidecar.figuring import make_outcomes
 from mlops.sidecar.packages import PackageFinder
 from mlops.sidecar.settings import SidecarSettings
 
@@ -42,4 +43,7 @@ def make_consumers(context: Context) -> Sequence[Consumer]:
         on_windows=alerts.windows if alerts else lambda results: None,
     )
     # Alerts learn who answers as stable before they are told of a window that the same records closed.
-    return (*([alerts] if alerts else []), drift)
+    outcomes = make_outcomes(
+        settings, context.packages, context.tables, alerts.outcomes if alerts else lambda figures: None
+    )
+    return (*([alerts] if alerts else []), drift, outcomes)

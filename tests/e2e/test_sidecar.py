@@ -19,6 +19,7 @@ from mlops.prediction_log.reading import read_log
 from mlops.tap import default_folder
 from tests.e2e.conftest import PROGRAM, Launcher, Running
 from tests.e2e.test_serve import ROW
+from tests.support.certificates import Authority, Signed
 from tests.support.packages import add_constant
 from tickserve.client import Client
 from tickserve.v1 import outcomes_pb2 as pb
@@ -33,6 +34,7 @@ class Beside:
 
     process: subprocess.Popen[str]
     http: str
+    listen: str
     log: Path
 
     def metric(self, name: str) -> float:
@@ -67,7 +69,8 @@ def beside(launcher: Launcher, *options: str) -> Iterator[Beside]:
         while not (ready := [line for line in log.read_text().splitlines() if '"event": "ready"' in line]):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
-        yield Beside(process, json.loads(ready[0])["http"], log)
+        facts = json.loads(ready[0])
+        yield Beside(process, facts["http"], facts["listen"], log)
     finally:
         if process.poll() is None:
             process.kill()
@@ -144,6 +147,27 @@ def test_a_second_sidecar_over_one_tap_is_refused(launcher: Launcher) -> None:
         done = launcher.run("sidecar", "--http", "127.0.0.1:0", "--log", str(launcher.home / "other"), code=2)
         assert "another sidecar holds" in done.stderr
         assert str(default_folder(launcher.home)) in done.stderr
+
+
+def test_outcomes_are_taken_over_tls_from_those_who_show_a_certificate(launcher: Launcher, tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    server, desk, stranger = authority.sign("sidecar"), authority.sign("desk"), other.sign("stranger")
+    options = ["--tls-cert", str(server.certificate), "--tls-key", str(server.key)]
+    options += ["--tls-client-ca", str(authority.certificate), "--listen", "127.0.0.1:0"]
+    with beside(launcher, *options) as running:
+        address = next(part for part in running.listen.split(", ") if part.startswith("127"))
+
+        def send(identity: Signed | None) -> pb.ReportResponse:
+            shown = (identity.key.read_bytes(), identity.certificate.read_bytes()) if identity else (None, None)
+            credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes(), *shown)
+            with grpc.secure_channel(address, credentials) as channel:
+                return OutcomesStub(channel).Report(pb.ReportRequest(), timeout=10)
+
+        assert send(desk).accepted == 0
+        for refused in (stranger, None):
+            with pytest.raises(grpc.RpcError) as caught:
+                send(refused)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_wrong_settings_are_named(launcher: Launcher) -> None:

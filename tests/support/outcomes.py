@@ -103,7 +103,13 @@ def make_batch(
         input_records=owners,
         output_records=owners,
         shapes={"features": (-1, 2), "probabilities": (-1, 2)},
-        boot=texts,
+        boot=_same("ab" * 16, n),
         ring=np.zeros(n, np.uint32),
-        sequence=np.arange(n, dtype=np.uint64),
+        sequence=(first_position + np.arange(n)).astype(np.uint64),
     )
+
+
+def _same(text: str, n: int) -> np.ndarray[Any, Any]:
+    array = np.empty(n, object)
+    array[:] = text
+    return array

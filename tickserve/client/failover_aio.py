@@ -122,7 +122,8 @@ class FailoverAioTransport:
 
     async def _watch(self, index: int) -> None:
         pause_s = FIRST_PAUSE_S
-        while True:
+        # grpc loses a cancellation that comes just as its call fails, so that is not what ends the loop.
+        while not self._is_closed:
             why: CallError | None = None
             try:
                 watch = self._transports[index].stream(HEALTH_WATCH)
@@ -138,7 +139,7 @@ class FailoverAioTransport:
                 why = failed
             health = health_after(why)
             await self._heard(index, health)
-            if health is Health.UNWATCHED:
+            if health is Health.UNWATCHED or self._is_closed:
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LAST_PAUSE_S)

@@ -1,7 +1,10 @@
 """`tickserve bench` as it is typed: what it refuses, what it measures, how it ends."""
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,3 +127,27 @@ def test_event_times_that_would_be_too_old_are_refused(server: ScriptedServer) -
     error = refused("m", "--address", server.address, "--api", "predict", *SHORT)
     assert "refuses event times older" in error.message
     assert cli._exit_code(error) == 2
+
+
+def test_an_interrupt_ends_it_with_the_figures_so_far(server: ScriptedServer, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tickserve.cli", "bench", "m", "--address", server.address, "--api", "predict"]
+    server.script.models["m"].requires_event_time = False
+    process = subprocess.Popen(
+        [*command, "--duration", "3600", "--warmup", "0", "--report", str(tmp_path / "r.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 30
+    while len(server.script.requests) < 20:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said, complaint = process.communicate(timeout=30)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert "interrupted after" in complaint
+    assert "requests/s answered" in said
+    assert [flag["kind"] for flag in report["flags"] if flag["kind"] == "interrupted"] == ["interrupted"]
+    assert process.returncode == int(any(flag["spoils"] for flag in report["flags"]))
+    assert report["measured_s"] < 3600
+    assert report["outcomes"] == {"OK": len(server.script.requests) - 1}

@@ -56,8 +56,8 @@ class CuttingProxy:
             with suppress(OSError):
                 if self._resets:
                     each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                else:
-                    each.shutdown(socket.SHUT_RDWR)
+                # Who reads is woken; only the first way sends something, namely that the connection ends.
+                each.shutdown(socket.SHUT_RD if self._resets else socket.SHUT_RDWR)
             each.close()
 
     def _accept(self) -> None:

@@ -8,6 +8,8 @@ import pytest
 from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.keeping import compact
 from mlops.prediction_log.reading import SEGMENTS, read_log
+from mlops.prediction_log.segments import SegmentWriter
+from mlops.sidecar.follower import Follower
 from mlops.tap import PageReader, is_alive, layout, tidy
 from mlops.tap.layout import HEADER_BYTES
 from tests.support.logs import Log, check_whole, ids
@@ -64,6 +66,31 @@ def test_several_lives_are_read_each_to_its_end(tap: Path, tmp_path: Path) -> No
     lives[1].end()
     log.drain()
     check_whole(log, lives)
+
+
+def test_the_counters_of_a_server_that_ended_stay_for_those_that_look_now_and_then(tap: Path, tmp_path: Path) -> None:
+    life, now = TapLife(tap), [0.0]
+    writer = SegmentWriter(tmp_path / SEGMENTS)
+    life.write(2)
+    life.end()
+
+    def polled() -> bool:
+        follower.poll()
+        page = PageReader(life.path / "counters")
+        is_final = page.is_final
+        page.close()
+        return is_final
+
+    follower = Follower(tap, writer, final_after_s=60.0, clock=lambda: now[0])
+    assert not polled()
+    now[0] = 59.0
+    assert not polled()
+    assert tidy(tap) == []
+    follower = Follower(tap, writer, final_after_s=60.0, clock=lambda: now[0])
+    assert not polled(), "another sidecar waits anew"
+    now[0] = 119.0
+    assert polled()
+    assert tidy(tap) == [life.path]
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 3 * SLOT_BYTES, 8 << 20])

@@ -1,7 +1,8 @@
 """`tickserve drift calibrate`: thresholds for a budget of false alarms, and what they cost in delay."""
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -12,10 +13,20 @@ from rich.table import Table
 from tickserve.cli.drift.options import BudgetDays, Folder, Json, Window, open_package, show, window_settings
 
 if TYPE_CHECKING:
+    from mlops.alerts.calibrate import RowCost
     from mlops.drift import Calibration
 
 
-def calibrate(package: Folder, *, window: Window = None, budget_days: BudgetDays = 90.0, as_json: Json = False) -> None:
+def calibrate(
+    package: Folder,
+    *,
+    window: Window = None,
+    budget_days: BudgetDays = 90.0,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Also simulate what each row of the alert matrix costs; takes a minute.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Thresholds for a package's columns, from its own baseline, with false alarms a year and days to detection."""
     from mlops.drift import calibrate as calibrated
     from mlops.drift import default_spec
@@ -25,10 +36,32 @@ def calibrate(package: Folder, *, window: Window = None, budget_days: BudgetDays
     # The specification's own thresholds are a floor, so what was calibrated already must not be one.
     plain = type(spec).from_dict(spec.as_dict() | {"column_thresholds": {}})
     result = calibrated(baseline, plain)
+    costs = _costs(budget_days) if rows else ()
     if as_json:
-        typer.echo(json.dumps({"digest": found.digest, "spec": plain.as_dict()} | result.as_dict()))
-    else:
-        _print(result, Console())
+        told = {"digest": found.digest, "spec": plain.as_dict()} | result.as_dict()
+        typer.echo(json.dumps(told | ({"rows": [asdict(cost) for cost in costs]} if rows else {})))
+        return
+    console = Console()
+    _print(result, console)
+    if rows:
+        _print_rows(costs, console)
+
+
+def _costs(budget_days: float) -> "tuple[RowCost, ...]":
+    from mlops.alerts.calibrate import Healthy, calibrate_rows
+    from mlops.alerts.matrix import default_matrix
+
+    return calibrate_rows(default_matrix(), Healthy(drift_budget_days=budget_days))
+
+
+def _print_rows(costs: "tuple[RowCost, ...]", console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, title_justify="left")
+    for name in ("row", "level", "false alarms a year", "sessions until seen"):
+        table.add_column(name, justify="right" if name.startswith("false") else "left")
+    for cost in costs:
+        delays = (f"{delay.fault}: {'never' if delay.days is None else show(delay.days, 1)}" for delay in cost.delays)
+        table.add_row(cost.row, cost.level, f"{cost.false_alarms_per_year:.4f}", escape("; ".join(delays)))
+    console.print(table)
 
 
 def _print(result: "Calibration", console: Console) -> None:

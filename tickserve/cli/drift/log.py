@@ -1,5 +1,7 @@
 """Options of the commands that read a prediction log, and what they read from."""
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +10,7 @@ import typer
 from tickserve.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from mlops.package import Package
     from mlops.report import Sources
 
 Home = Annotated[Path | None, typer.Option(help="Folder of state (TICKSERVE_HOME).", show_default=False)]
@@ -40,4 +43,10 @@ def sources(
     packages = PackageFinder(
         settings.home, settings.models, settings.registry, settings.artifacts, settings.trusted_keys
     )
-    return Sources(settings.log, settings.log / "tables" / "drift", packages.find)
+
+    def find(model: str, version: str, digest: str) -> "Package | None":
+        # What is logged meanwhile must not stand in front of JSON.
+        with contextlib.redirect_stdout(sys.stderr):
+            return packages.find(model, version, digest)
+
+    return Sources(settings.log, settings.log / "tables" / "drift", find)
