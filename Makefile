@@ -64,6 +64,7 @@ bench: native-if-cargo
 	$(BIN)/python -m benchmarks.run --chart docs/benchmarks.svg
 	$(BIN)/python -m benchmarks.registry
 	$(BIN)/python -m benchmarks.sidecar
+	$(BIN)/python -m benchmarks.client
 
 soak: native-if-cargo
 	$(BIN)/python -m benchmarks.soak $(SCENARIO)
@@ -76,6 +77,7 @@ endif
 	$(BIN)/python -m benchmarks.studies.drift_levels
 	$(BIN)/python -m benchmarks.studies.alert_rows
 	$(BIN)/python -m benchmarks.studies.routing_shares
+	$(BIN)/python -m benchmarks.studies.rollout_levels
 
 run: setup
 	@$(BIN)/tickserve demo

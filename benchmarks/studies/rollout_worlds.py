@@ -67,13 +67,14 @@ def play(draw: np.random.Generator, world: World, canary: Canary, shares: list[i
     violations = _bad(draw, world, asked, world.violation_rate, is_on, canary.violations, canary.ratio, broken)
     slow = _bad(draw, world, asked, world.slow_rate, is_on, canary.slow, 1.0)
     answers = asked - errors
-    for window in range(world.windows):
-        side = is_canary[:, window]
-        counts = [each[:, window] for each in (asked, answers, errors, np.minimum(violations, answers), slow)]
-        ours, theirs = (
-            SideCounts(*(_by_bucket(bucket[chosen], each[chosen]) for each in counts)) for chosen in (side, ~side)
-        )
-        yield WindowCounts(shares[window], ours, theirs)
+    kinds = (asked, answers, errors, np.minimum(violations, answers), slow)
+    # One place for each window, side and bucket.
+    at = (np.arange(world.windows) * 2 + ~is_canary) * BUCKETS + bucket[:, None]
+    size = world.windows * 2 * BUCKETS
+    summed = [np.bincount(at.ravel(), weights=each.ravel(), minlength=size).astype(np.int64) for each in kinds]
+    sides = np.stack(summed).reshape(len(kinds), world.windows, 2, BUCKETS)
+    for window, share_bp in enumerate(shares):
+        yield WindowCounts(share_bp, SideCounts(*sides[:, window, 0]), SideCounts(*sides[:, window, 1]))
 
 
 def _bad(
@@ -102,7 +103,3 @@ def _runs(draw: np.random.Generator, shape: tuple[int, int], begins: float) -> N
     for later in (1, 2):
         found[:, later:] |= starts[:, :-later]
     return found
-
-
-def _by_bucket(bucket: Counts, counts: Counts) -> Counts:
-    return np.bincount(bucket, weights=counts, minlength=BUCKETS).astype(np.int64)

@@ -14,6 +14,7 @@ from mlops.rollout.machine import (
     decide,
 )
 from mlops.rollout.metrics import MetricVerdict, Verdict
+from mlops.rollout.pages import PageDifferences, window_counts
 from mlops.rollout.spec import (
     AnalysisSpec,
     CellRule,
@@ -38,6 +39,7 @@ __all__ = [
     "MetricVerdict",
     "Order",
     "OutputRule",
+    "PageDifferences",
     "Phase",
     "RolloutSpec",
     "RolloutState",
@@ -49,4 +51,5 @@ __all__ = [
     "decide",
     "parse_spec",
     "read_spec",
+    "window_counts",
 ]

@@ -106,6 +106,8 @@ class _Start:
         self._canary = np.ones(BUCKETS, bool)
         self._stable = np.ones(BUCKETS, bool)
         self._logs = np.zeros(len(RATIOS))
+        #: Log of the evidence since then.
+        self.log_wealth = 0.0
 
     def draw(self, canary: Flags, stable: Flags, odds: float) -> None:
         """Takes a window of a canary with at most half of the keys.
@@ -118,7 +120,7 @@ class _Start:
         if sum(drawn):
             at_risk = int(self._canary.sum()), int(self._stable.sum())
             logs = log_draws(at_risk, drawn, odds * np.append(RATIOS, 1.0))
-            self._logs = self._logs + logs[:-1] - logs[-1]
+            self._add(logs[:-1] - logs[-1])
             self._remove(ours, theirs)
 
     def choose(self, canary: Flags, stable: Flags, odds: float) -> None:
@@ -129,8 +131,13 @@ class _Start:
         clean = self._canary & self._stable
         ours, theirs = int((clean & canary & ~stable).sum()), int((clean & stable).sum())
         chance, null = odds * RATIOS / (1 + odds * RATIOS), odds / (1 + odds)
-        self._logs = self._logs + ours * np.log(chance / null) + theirs * np.log((1 - chance) / (1 - null))
+        if ours or theirs:
+            self._add(ours * np.log(chance / null) + theirs * np.log((1 - chance) / (1 - null)))
         self._remove(canary, stable)
+
+    def _add(self, logs: NDArray[np.float64]) -> None:
+        self._logs = self._logs + logs
+        self.log_wealth = log_mean(self._logs)
 
     def _remove(self, canary: Flags, stable: Flags) -> None:
         self._canary = self._canary & ~canary
@@ -139,10 +146,6 @@ class _Start:
     def forget_moved(self) -> None:
         """Keys that change sides may have been bad on the other one: only buckets without any are left at risk."""
         self._canary = self._stable = self._canary & self._stable
-
-    @property
-    def log_wealth(self) -> float:
-        return log_mean(self._logs)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -159,6 +162,7 @@ class _Start:
             flags[state[name]] = True
             setattr(found, f"_{name}", flags)
         found._logs = np.array(state["logs"], np.float64)
+        found.log_wealth = log_mean(found._logs)
         return found
 
 
@@ -222,6 +226,9 @@ class RatioAtLeast:
     ) -> None:
         """Takes a window: of each side whether anything was bad and the requests, by key bucket, shape (256,)."""
         bad = int(canary[0].sum()), int(stable[0].sum())
+        if 4 * bad[1] > int((stable[1] > 0).sum()):
+            # Where so many cells are bad anyway, twice as bad a version has not twice as many of them.
+            return
         if not sum(bad) or not 0 < share_bp < WHOLE_BP or not canary[1].any() or not stable[1].any():
             return
         caps = self._CAPS[:, None]

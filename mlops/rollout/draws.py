@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+#: Draws after which the law is brought back to a sum of one, long before it could underflow.
+_RESCALE = 16
 
 
 def log_draws(at_risk: tuple[int, int], drawn: tuple[int, int], odds: Floats) -> Floats:
@@ -37,24 +39,23 @@ def log_draws(at_risk: tuple[int, int], drawn: tuple[int, int], odds: Floats) ->
         sizes = at_risk[0] - np.arange(first), at_risk[1] - np.arange(second)
         ours, theirs = odds[:, None] * (sizes[0] if first else at_risk[0]), sizes[1] if second else at_risk[1]
         return np.asarray(np.log((ours if first else theirs) / (ours + theirs)).sum(axis=1) * bool(first + second))
-    # Over the number of draws so far: the probability of each number of the first kind, of paths within `drawn` only.
-    numbers = np.arange(first + 1)
+    # Over the draws so far: the chance of each number of the first kind, of paths that can end at `drawn` only.
+    done, numbers = np.arange(first + second)[:, None], np.arange(first + 1)
+    others = done - numbers
+    is_path = (others >= 0) & (others <= second)
+    left = odds[:, None, None] * (at_risk[0] - numbers)
+    right = np.where(is_path, at_risk[1] - others, 1)
+    takes_first = np.where(is_path & (numbers < first), left / (left + right), 0.0)
+    takes_second = np.where(is_path & (others < second), right / (left + right), 0.0)
     law = np.zeros((len(odds), first + 1))
     law[:, 0] = 1.0
     scale = np.zeros(len(odds))
-    for done in range(first + second):
-        others = done - numbers
-        left = odds[:, None] * (at_risk[0] - numbers)
-        right = np.maximum(at_risk[1] - others, 0)
-        takes_first = left / np.maximum(left + right, 1e-300)
-        is_path = (others >= 0) & (others <= second)
-        law *= is_path
-        moved = law * (1.0 - takes_first)
-        moved[:, 1:] += (law * takes_first)[:, :-1]
-        # Only paths that can still end at `drawn`.
-        ends = (done + 1 - numbers <= second) & (done + 1 - numbers >= 0)
-        law = moved * ends
-        total = law.sum(axis=1)
-        scale += np.log(total)
-        law /= total[:, None]
-    return scale + np.log(law[:, first])
+    for draw in range(first + second):
+        following = law * takes_second[:, draw]
+        following[:, 1:] += law[:, :-1] * takes_first[:, draw, :-1]
+        law = following
+        if draw % _RESCALE == _RESCALE - 1:
+            total = law.sum(axis=1)
+            scale += np.log(total)
+            law = law / total[:, None]
+    return np.asarray(scale + np.log(law[:, first]))

@@ -75,7 +75,7 @@ def test_halt_at_a_server_is_obeyed_and_ended_by_people(launcher: Launcher) -> N
             client.predict([1.0, 2.0, 3.0])
         running.control.resume("demo", actor="ann")
         assert client.predict([1.0, 2.0, 3.0]).version == "1"
-        results = [(row.do, row.result) for row in read_history(folder / "history.jsonl") if row.do != "record"]
+        results = [(row.action, row.result) for row in read_history(folder / "history.jsonl") if row.action != "record"]
         assert results == [
             ("set_position_scale", "done"),
             ("halt", "done"),

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+import numpy as np
 import pytest
 
 from mlops.alerts.actions import ACTOR
 from mlops.alerts.history import read_history
-from mlops.package import OutputRule
+from mlops.package import Horizon, OutcomeSpec, OutputRule
+from mlops.package.manifest import ColumnMapping
 from mlops.registry import Registry, RuleOverride
 from mlops.registry.desired import make_state
 from mlops.registry.opening import open_registry
@@ -23,6 +26,8 @@ from tests.support.certificates import Authority
 from tests.support.packages import add_constant, build_constant
 from tests.support.registry import ANN, add, gates
 from tickserve.client import Client
+from tickserve.v1 import outcomes_pb2
+from tickserve.v1.outcomes_pb2_grpc import OutcomesStub
 
 RULE = OutputRule(name="small", output="values", kind="range", maximum=1.0, policy="flag")
 MATRIX = """
@@ -38,6 +43,22 @@ windows = 2
 clear_windows = 2
 actions = ["notify", "set_position_scale"]
 position_scale = 0.5
+"""
+
+SHARPE = """
+[[row]]
+name = "losses"
+source = "outcome"
+figure = "sharpe"
+basis = "upper"
+direction = "below"
+horizon = "pnl"
+length = 20
+[row.critical]
+enter = 0.0
+leave = 0.5
+actions = ["set_position_scale"]
+position_scale = 0.25
 """
 
 
@@ -160,8 +181,8 @@ def test_broken_rule_reduces_the_position_pages_and_is_taken_back(launcher: Laun
         wait_until("whole position", lambda: traffic.scale() == 1.0)
         hook.wait_for("/sidecar", lambda body: body["change"] == "cleared")
         hook.wait_for("/on-call", paged("resolved"))
-    rows = [row for row in read_history(launcher.home / "alerts" / "demo" / "history.jsonl") if row.do != "record"]
-    done = [(row.do, row.change, row.result) for row in rows]
+    rows = [row for row in read_history(launcher.home / "alerts" / "demo" / "history.jsonl") if row.action != "record"]
+    done = [(row.action, row.change, row.result) for row in rows]
     assert done == [(do, change, "done") for change in ("raised", "cleared") for do in ("set_position_scale", "notify")]
     assert registry.verify().findings == ()
 
@@ -190,6 +211,45 @@ def test_sidecar_that_is_killed_repeats_nothing_and_forgets_nothing(launcher: La
             assert registry.desired("demo") == desired
             override(registry)
             wait_until("whole position", lambda: traffic.scale() == 1.0)
+
+
+def test_losses_that_a_strategy_reports_reduce_the_position(launcher: Launcher) -> None:
+    (launcher.home / "matrix.toml").write_text(SHARPE)
+    outcomes = OutcomeSpec(
+        kind="time_series", horizons=(Horizon(name="1d", periods=1),), periods_per_year=252.0, cost_bp=0.0
+    )
+    signal = ColumnMapping(output="values", column=0)
+    add_constant(launcher.models, 0.5, outcomes=outcomes, signal=signal)
+    day_ns = 86_400_000_000_000
+    returns = np.random.default_rng(5).normal(-0.01, 0.005, 30)
+    reported = [
+        outcomes_pb2.Outcome(
+            outcome_id=f"pnl-{day}",
+            entity_time=outcomes_pb2.EntityTime(model="demo", entity="strategy", event_time_unix_ns=(day + 1) * day_ns),
+            horizon="pnl",
+            value=value,
+            available_at_unix_ns=(day + 1) * day_ns,
+        )
+        for day, value in enumerate(returns)
+    ]
+    with (
+        launcher.serve() as server,
+        Client(server.address, model="demo", timeout_s=10.0) as client,
+        sidecar(launcher, alert_matrix=str(launcher.home / "matrix.toml")) as beside,
+        grpc.insecure_channel(f"unix:{launcher.home}/outcomes.sock") as channel,
+    ):
+        assert client.predict([1.0, 2.0, 3.0]).position_scale == 1.0
+        wait_until(
+            "record logged", lambda: "tickserve_sidecar_records_total 1.0" in fetch(f"http://{beside.http}/metrics")
+        )
+        OutcomesStub(channel).Report(outcomes_pb2.ReportRequest(outcomes=reported), timeout=10)
+        wait_until("smaller position", lambda: client.predict([1.0, 2.0, 3.0]).position_scale == 0.25, bound_s=90)
+        metrics = fetch(f"http://{beside.http}/metrics")
+        assert 'tickserve_alert_level{model="demo",row="losses@pnl"} 2.0' in metrics
+        desired = server.control.status().models[0].desired
+        assert desired is not None
+        assert desired.actor == ACTOR
+        assert "losses@pnl critical raised: sharpe_20 -" in desired.reason
 
 
 def test_every_metric_that_a_rule_names_is_exposed(launcher: Launcher, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ class Alerts(RuleBasedStateMachine):
             assert self.world.scale == self.world.operator_scale
         ids = [row.id for row in read_history(self.path / "history.jsonl")]
         assert len(ids) == len(set(ids))
-        records = [row for row in read_history(self.path / "history.jsonl") if row.do == "record"]
+        records = [row for row in read_history(self.path / "history.jsonl") if row.action == "record"]
         assert len(records) == self.transitions()
 
     @invariant()

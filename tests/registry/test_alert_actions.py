@@ -60,7 +60,7 @@ class Desk:
         return self.registry.desired("demo").state.position_scale  # type: ignore[union-attr]
 
     def results(self, do: str) -> list[str]:
-        return [row.result for row in read_history(self.folder / "history.jsonl") if row.do == do]
+        return [row.result for row in read_history(self.folder / "history.jsonl") if row.action == do]
 
 
 @pytest.fixture

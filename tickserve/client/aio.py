@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from tickserve.client.aio_stream import Stream
-from tickserve.client.choice import TransportName, connect_aio
-from tickserve.client.core import Core, Job, Outcome, Pause, Step
+from tickserve.client.choice import TransportName, codec, connect_aio
+from tickserve.client.core import PREDICT, Core, Job, Outcome, Pause, Step
 from tickserve.client.exchange import DEFAULT_WINDOW
 from tickserve.client.failover import make_hedge
 from tickserve.client.failover_aio import FailoverAioTransport
@@ -47,7 +47,13 @@ class Client:
         transport: TransportName = "auto",
         connect: AioConnect | None = None,
     ) -> None:
-        self._core = Core(address, model=model, timeout_s=timeout_s, check_features=check_features)
+        self._core = Core(
+            address,
+            model=model,
+            timeout_s=timeout_s,
+            check_features=check_features,
+            codec=codec(transport) if connect is None else None,
+        )
         addresses = self._core.addresses
         hedge = make_hedge(hedge_after_s, may_execute_twice=may_execute_twice, servers=len(addresses))
         connecting = connect or partial(connect_aio, transport=transport)
@@ -59,7 +65,14 @@ class Client:
 
     async def predict(self, features: Features, **options: Unpack[RequestOptions]) -> Prediction:
         """The model's answer for one or more rows; see `tickserve.Client.predict`."""
-        return await self._do(self._core.predict(Request(features, **options)))
+        quick = self._core.quick(features, options)
+        if quick is None:
+            return await self._do(self._core.predict(Request(features, **options)))
+        try:
+            answer = await self._transport.call(PREDICT, quick.data, quick.timeout_s)
+        except CallError as failed:
+            raise self._core.refused(quick, failed) from None
+        return self._core.answered(quick, answer)
 
     def stream(
         self, *, model: str | None = None, timeout_s: float | None = None, window: int = DEFAULT_WINDOW

@@ -10,7 +10,7 @@ from tickserve.prediction import Finding, FindingKind, FloatArray, Limits, Model
 from tickserve.v1 import prediction_pb2 as pb
 
 ROLES = {number: Role(name.removeprefix("ROLE_").lower()) for name, number in pb.Role.items()}
-_FINDING_KINDS = {
+FINDING_KINDS = {
     number: FindingKind(name.removeprefix("FINDING_KIND_").lower()) for name, number in pb.FindingKind.items()
 }
 
@@ -60,7 +60,7 @@ def to_prediction(answer: pb.PredictResponse, info: ModelInfo | None) -> Predict
         plan_generation=answer.plan_generation,
         position_scale=answer.position_scale,
         findings=tuple(
-            Finding(_FINDING_KINDS.get(found.kind, FindingKind.UNSPECIFIED), found.row, found.column, found.rule)
+            Finding(FINDING_KINDS.get(found.kind, FindingKind.UNSPECIFIED), found.row, found.column, found.rule)
             for found in answer.findings
         ),
         request_id=answer.request_id,

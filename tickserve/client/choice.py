@@ -1,9 +1,14 @@
 """Which transport a client's calls take: in Rust where it is installed, else grpcio."""
 
-from typing import Literal, TypeAlias
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tickserve.client.transport import AioTransport, Tls, Transport
 from tickserve.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tickserve.client.native_codec import NativeCodec
 
 #: `auto` takes the native one where the wheel tickserve-native is installed and is of this release, else grpcio.
 TransportName: TypeAlias = Literal["auto", "grpcio", "native"]
@@ -29,6 +34,15 @@ def connect_aio(address: str, tls: Tls | None, transport: TransportName) -> AioT
     from tickserve.client.grpc_aio import GrpcAioTransport
 
     return GrpcAioTransport(address, tls)
+
+
+def codec(transport: TransportName) -> NativeCodec | None:
+    """What reads and writes messages in Rust, where calls are carried there, too."""
+    if not is_native(transport):
+        return None
+    from tickserve.client.native_codec import NativeCodec
+
+    return NativeCodec()
 
 
 def is_native(transport: TransportName) -> bool:

@@ -3,22 +3,25 @@
 Blocking and asyncio clients perform the same jobs; only how a call travels and how time passes is theirs.
 """
 
+from __future__ import annotations
+
 import copy
 import math
+import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
 from google.protobuf.message import Message
 
 from tickserve.client.answer import decode, default_prediction, to_model_info, to_prediction
 from tickserve.client.failure import is_unexecuted, prediction_error
-from tickserve.client.features import NamedLines, NamesDifferError, parse_features, to_rows
-from tickserve.client.known import KnownModels
+from tickserve.client.features import Features, NamedLines, NamesDifferError, parse_features, to_rows
+from tickserve.client.known import Key, KnownModels
 from tickserve.client.options import Request
-from tickserve.client.request import Head, encode_array, encode_lines, make_head
+from tickserve.client.request import Head, encode_array, encode_lines, make_head, unix_ns
 from tickserve.client.transport import CallError, check_addresses
 from tickserve.errors import (
     Code,
@@ -33,11 +36,16 @@ from tickserve.prediction import FloatArray, ModelInfo, Prediction
 from tickserve.v1 import prediction_pb2 as pb
 from tickserve.wire import health_pb2
 
+if TYPE_CHECKING:
+    from tickserve.client.native_codec import NativeCodec
+
 PREDICT = "/tickserve.v1.Prediction/Predict"
 PREDICT_STREAM = "/tickserve.v1.Prediction/PredictStream"
 GET_MODEL = "/tickserve.v1.Prediction/GetModel"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
+#: Options that the quick way knows.
+_QUICK = frozenset(("model", "version", "request_id", "routing_key", "entities", "event_time", "timeout_s"))
 _POLL_S = 0.05
 _PROBE_TIMEOUT_S = 1.0
 
@@ -57,6 +65,16 @@ class Call:
     def left_s(self) -> float:
         """Time until the deadline, in seconds; never below zero."""
         return max(0.0, self.end - time.monotonic())
+
+
+@dataclass(slots=True)
+class QuickCall:
+    """A call of PREDICT that needs nothing else; not frozen, which would cost more than the rest of it."""
+
+    key: Key
+    request_id: str
+    data: bytes
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +118,13 @@ class Core:
     """The defaults of one client, and what it knows of the models; makes its jobs. Any thread may use it."""
 
     def __init__(
-        self, address: str | Sequence[str], *, model: str | None, timeout_s: float, check_features: bool
+        self,
+        address: str | Sequence[str],
+        *,
+        model: str | None,
+        timeout_s: float,
+        check_features: bool,
+        codec: NativeCodec | None = None,
     ) -> None:
         self.addresses = check_addresses(address)
         self.address = ", ".join(self.addresses)
@@ -110,6 +134,7 @@ class Core:
         self._timeout_s = timeout_s
         self._check_features = check_features
         self._known = KnownModels()
+        self._codec = codec
 
     def with_defaults(self, model: str | None, timeout_s: float | None) -> Self:
         """The same, knowledge included, with other defaults where they are given."""
@@ -131,6 +156,51 @@ class Core:
     def predict(self, request: Request) -> Job[Prediction]:
         """Answers one request; the job is never without a step that calls PREDICT."""
         return Job(self._predict(request))
+
+    def quick(self, features: Features, options: Mapping[str, Any]) -> QuickCall | None:
+        """The one call that a request needs, where nothing has to be asked first and nothing is wrong; else None.
+
+        The same request as `predict` makes of it, by a shorter way.
+        """
+        if self._codec is None or not isinstance(features, np.ndarray) or not options.keys() <= _QUICK:
+            return None
+        key = (options.get("model") or self._model or "", options.get("version") or "")
+        timeout_s = options.get("timeout_s", self._timeout_s)
+        info = self._known.first(key) if self._check_features else None
+        if not key[0] or (info is None and self._check_features) or not _is_duration(timeout_s):
+            return None
+        entities = options.get("entities")
+        try:
+            event_time_unix_ns = unix_ns(options.get("event_time"))
+            listed = [entities] if isinstance(entities, str) else list(entities or ())
+        except (InvalidInputError, TypeError):
+            return None
+        request_id = options.get("request_id") or os.urandom(16).hex()
+        data = self._codec.encode(
+            key, info, features, request_id, options.get("routing_key"), listed, event_time_unix_ns
+        )
+        return None if data is None else QuickCall(key, request_id, data, timeout_s)
+
+    def answered(self, call: QuickCall, answer: bytes) -> Prediction:
+        """What the answer to a quick call says. Raises InternalError where that is nothing."""
+        info = self._known.latest(call.key)
+        prediction = None if self._codec is None else self._codec.decode(answer, info)
+        if prediction is None:
+            try:
+                prediction = to_prediction(decode(pb.PredictResponse, answer), info)
+            except TickserveError as error:
+                error.request_id = call.request_id
+                raise
+        self._known.compare(call.key, prediction)
+        return prediction
+
+    def refused(self, call: QuickCall, failed: CallError) -> TickserveError:
+        """What a quick call that failed raises."""
+        error = prediction_error(failed, address=self.address)
+        if isinstance(error, FeaturesChangedError):
+            _say_how_to_follow(error)
+        error.request_id = call.request_id
+        return error
 
     def get_model(self, model: str | None, version: str | None, timeout_s: float | None) -> Job[ModelInfo]:
         """Describes a model."""
@@ -174,8 +244,7 @@ class Core:
         try:
             return (yield from self._send(head, encode_array(head, values, info, steps), end))
         except FeaturesChangedError as error:
-            error.message += "; this client goes by the order it saw first, so make a new one when your arrays follow"
-            error.args = (error.message,)
+            _say_how_to_follow(error)
             raise
 
     def _predict_lines(self, head: Head, lines: NamedLines, steps: int | None, end: float) -> _Steps[Prediction]:
@@ -245,6 +314,11 @@ class Core:
 
     def _end(self, timeout_s: float | None) -> float:
         return time.monotonic() + (self._timeout_s if timeout_s is None else _checked(timeout_s))
+
+
+def _say_how_to_follow(error: FeaturesChangedError) -> None:
+    error.message += "; this client goes by the order it saw first, so make a new one when your arrays follow"
+    error.args = (error.message,)
 
 
 def _default(request: Request, given: FloatArray | NamedLines) -> FloatArray | None:

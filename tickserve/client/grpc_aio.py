@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from tickserve.client.grpc_channel import call_error, credentials, options
+from tickserve.client.grpc_channel import call_error, credentials, no_answer, options
 from tickserve.client.transport import AioByteStream, CallError, Tls, is_closed
 from tickserve.errors import Code
 
@@ -33,11 +33,14 @@ class GrpcAioTransport:
         if bound is None:
             bound = self._methods[method] = channel.unary_unary(method, bytes, bytes)
         try:
-            answer: bytes = await bound(request, timeout=timeout_s)
+            answer: object = await bound(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise _call_error(error) from None
         except asyncio.CancelledError:
             raise _unless_cancelled() from None
+        # What grpc makes of a call that ended well without a message, or inside one.
+        if not isinstance(answer, bytes):
+            raise no_answer()
         return answer
 
     def stream(self, method: str) -> AioByteStream:

@@ -34,6 +34,11 @@ def call_error(code: grpc.StatusCode, details: str | None, trailers: Iterable[An
     )
 
 
+def no_answer() -> CallError:
+    """How a call failed that has the status OK and nothing else."""
+    return CallError(Code.INTERNAL, "the call ended well, but without an answer")
+
+
 def credentials(tls: Tls) -> grpc.ChannelCredentials:
     """Reads the files. Raises ConfigurationError where they cannot be read or do not go together."""
     files = read_tls(tls)

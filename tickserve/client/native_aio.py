@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
-from tickserve.client.native_channel import call_error, connect
+from tickserve.client.native_channel import Failed, call_error, connect
 from tickserve.client.native_link import DrivenLink, Outcome
 from tickserve.client.transport import AioByteStream, CallError, Tls, is_closed
 from tickserve.errors import Code
 
+# What a unary call cannot come to.
+_NOTHING: Failed = (int(Code.INTERNAL), "the call ended without an answer", [], True)
 # An attempt to connect ends by itself long before.
 _FOR_EVER_S = 1e9
 
@@ -40,10 +42,9 @@ class NativeAioTransport:
             if driven is None or not driven.is_usable:
                 driven = await self._connect(end - time.monotonic())
             answer = await driven.call(bound, request, max(0.0, end - time.monotonic()))
-            if type(answer) is bytes:
+            if isinstance(answer, bytes):
                 return answer
-            assert isinstance(answer, tuple)
-            failed = call_error(answer)
+            failed = call_error(answer or _NOTHING)
             if is_second or not failed.never_left or driven.is_usable or self._is_closed:
                 raise failed
             # The connection had ended unnoticed, and nothing was sent.
@@ -153,8 +154,7 @@ class _NativeAioStream:
                     outcome = self._came.popleft()
                     if outcome is None:
                         return
-                    if type(outcome) is not bytes:
-                        assert isinstance(outcome, tuple)
+                    if not isinstance(outcome, bytes):
                         raise call_error(outcome)
                     yield outcome
                 self._has_come.clear()

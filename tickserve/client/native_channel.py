@@ -11,7 +11,7 @@ from tickserve.client.transport import MAX_ANSWER_BYTES, CallError, Tls
 from tickserve.errors import Code, ConfigurationError
 
 #: The format of what goes to and fro; the extension must have the same.
-CLIENT_FORMAT = 1
+CLIENT_FORMAT = 2
 
 #: How the extension says that a call failed: code, message, trailers, whether the request was sent.
 Failed: TypeAlias = tuple[int, str, list[tuple[str, str]], bool]

@@ -27,6 +27,9 @@ class DrivenLink:
         self._is_writing = False
         self._calls: dict[int, asyncio.Future[Outcome]] = {}
         self._streams: dict[int, Callable[[Outcome], None]] = {}
+        #: Deadlines of the calls, on the loop's clock; `_timer` is due no later than the first of them.
+        self._ends: dict[int, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
         links.add(self)
         self._loop.add_reader(self._fd, self.turn)
         self.turn()
@@ -44,11 +47,11 @@ class DrivenLink:
         self._settle(events)
         if future.done():
             return future.result()
-        timer = self._loop.call_later(timeout_s, self._expire, number)
+        self._expect(number, timeout_s)
         try:
             return await future
         finally:
-            timer.cancel()
+            self._ends.pop(number, None)
             if self._calls.pop(number, None) is not None:
                 self.link.cancel(number)
                 self._settle(())
@@ -107,8 +110,23 @@ class DrivenLink:
             self._loop.remove_writer(self._fd)
         self._is_writing = is_writing
 
-    def _expire(self, number: int) -> None:
-        future = self._calls.pop(number, None)
-        if future is not None and not future.done():
-            future.set_result(self.link.expire(number))
-            self._settle(())
+    def _expect(self, number: int, timeout_s: float) -> None:
+        """Minds the deadline of a call. One timer for all: most calls are answered long before."""
+        end = self._ends[number] = self._loop.time() + timeout_s
+        if self._timer is not None:
+            if self._timer.when() <= end:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(end, self._expire)
+
+    def _expire(self) -> None:
+        """Ends the calls whose deadlines have passed, and waits for the next deadline."""
+        # A loop may call a little early, by its clock's resolution.
+        now = self._loop.time() + 1e-6
+        for number in [number for number, end in self._ends.items() if end <= now]:
+            del self._ends[number]
+            future = self._calls.pop(number, None)
+            if future is not None and not future.done():
+                future.set_result(self.link.expire(number))
+        self._timer = self._loop.call_at(min(self._ends.values()), self._expire) if self._ends else None
+        self._settle(())

@@ -6,9 +6,9 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-from tickserve.client.choice import TransportName
+from tickserve.client.choice import TransportName, codec
 from tickserve.client.choice import connect as connect_by_name
-from tickserve.client.core import Core, Job, Outcome, Pause, Step
+from tickserve.client.core import PREDICT, Core, Job, Outcome, Pause, Step
 from tickserve.client.exchange import DEFAULT_WINDOW
 from tickserve.client.failover import make_hedge
 from tickserve.client.failover_sync import FailoverTransport
@@ -68,7 +68,13 @@ class Client:
         transport: TransportName = "auto",
         connect: Connect | None = None,
     ) -> None:
-        self._core = Core(address, model=model, timeout_s=timeout_s, check_features=check_features)
+        self._core = Core(
+            address,
+            model=model,
+            timeout_s=timeout_s,
+            check_features=check_features,
+            codec=codec(transport) if connect is None else None,
+        )
         addresses = self._core.addresses
         hedge = make_hedge(hedge_after_s, may_execute_twice=may_execute_twice, servers=len(addresses))
         connecting = connect or partial(connect_by_name, transport=transport)
@@ -98,7 +104,14 @@ class Client:
         UnreachableError, DeadlineError, StatusError
             Where no answer came. `executed` is False only where the model certainly did not run.
         """
-        return self._do(self._core.predict(Request(features, **options)))
+        quick = self._core.quick(features, options)
+        if quick is None:
+            return self._do(self._core.predict(Request(features, **options)))
+        try:
+            answer = self._transport.call(PREDICT, quick.data, quick.timeout_s)
+        except CallError as failed:
+            raise self._core.refused(quick, failed) from None
+        return self._core.answered(quick, answer)
 
     def stream(
         self, *, model: str | None = None, timeout_s: float | None = None, window: int = DEFAULT_WINDOW

@@ -15,7 +15,7 @@ use tickserve_core::client::{
 };
 
 /// What is handed over has this format; it must agree with tickserve/client/native.py.
-pub const CLIENT_FORMAT: u32 = 1;
+pub const CLIENT_FORMAT: u32 = 2;
 
 /// Longer than any process lives.
 const FOR_EVER: f64 = 1e9;
@@ -225,7 +225,8 @@ fn waited<T: Send>(
     let mut raised = None;
     let done = py.detach(|| {
         wait(&mut || {
-            Python::attach(|py| py.check_signals()).map_err(|error| {
+            // None where the interpreter ends, and this thread with it.
+            Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(())).map_err(|error| {
                 raised = Some(error);
                 Interrupted
             })

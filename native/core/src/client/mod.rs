@@ -9,7 +9,10 @@ mod dial;
 mod fork;
 mod held;
 mod link;
+pub mod prediction;
 mod status;
+#[cfg(test)]
+mod tests;
 mod timeout;
 mod tls;
 mod watch;

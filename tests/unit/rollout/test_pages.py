@@ -1,0 +1,77 @@
+"""Windows from real counters pages: nothing lost, nothing twice, over blocks that change hands and restarts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlops.rollout.pages import PageDifferences, window_counts
+from mlops.tap import PageReader
+from mlops.tap.counters import Identity, Page, PageOwner, Tallier, create_page
+from mlops.tap.layout import ERRORS, FAILURES, OUTPUT_VIOLATIONS, OVER_EDGE
+
+CANARY, STABLE, OLD = Identity(1, 2, 0, 500), Identity(0, 1, 0, 500), Identity(0, 1, 0, 0)
+SIDES = {"canary": (1, 2), "stable": (0, 1), "edge_ns": 500, "share_bp": 1_000}
+
+
+class Server:
+    """A page with two writers, of which every request is counted."""
+
+    def __init__(self, path: Path) -> None:
+        create_page(path, b"b" * 16, 2, blocks=3)
+        self.now = 0.0
+        self.owner = PageOwner(path, clock=lambda: self.now)
+        self.reader = PageReader(path)
+        self.writers = [Tallier(Page(path), writer) for writer in (0, 1)]
+        self.blocks = self.owner.place([CANARY, STABLE, OLD])
+
+    def count(self, identity: Identity, bucket: int, *columns: int, times: int = 1) -> None:
+        for number in range(times):
+            self.writers[number % 2].count(self.blocks[identity], bucket, columns)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    return Server(tmp_path / "counters")
+
+
+def test_windows_hold_what_happened_between_two_looks(server: Server) -> None:
+    pages = PageDifferences()
+    server.count(CANARY, 3, times=5)
+    pages.take(server.reader.snapshot())
+    server.count(CANARY, 3, ERRORS, FAILURES, times=2)
+    server.count(CANARY, 9, OVER_EDGE, OUTPUT_VIOLATIONS, times=3)
+    server.count(STABLE, 3, times=7)
+    # Of before the edge was set: another block, and no part of the rollout.
+    server.count(OLD, 3, times=100)
+    window = window_counts(pages.take(server.reader.snapshot()), **SIDES)
+    ours = window.canary
+    assert (int(ours.requests[3]), int(ours.answers[3]), int(ours.failures[3])) == (2, 0, 2)
+    assert (int(ours.requests[9]), int(ours.slow[9]), int(ours.violations[9])) == (3, 3, 3)
+    assert (int(window.stable.requests.sum()), window.share_bp) == (7, 1_000)
+    nothing = window_counts(pages.take(server.reader.snapshot()), **SIDES)
+    assert int(nothing.canary.requests.sum() + nothing.stable.requests.sum()) == 0
+
+
+def test_a_restart_of_the_reader_loses_and_repeats_nothing(server: Server) -> None:
+    pages = PageDifferences()
+    server.count(CANARY, 3, times=5)
+    pages.take(server.reader.snapshot())
+    kept = json.loads(json.dumps(pages.state()))
+    server.count(CANARY, 3, times=4)
+    window = window_counts(PageDifferences.restored(kept).take(server.reader.snapshot()), **SIDES)
+    assert int(window.canary.requests.sum()) == 4
+
+
+def test_a_block_that_changed_hands_begins_anew(server: Server) -> None:
+    pages = PageDifferences()
+    server.count(OLD, 3, times=9)
+    pages.take(server.reader.snapshot())
+    server.owner.keep([CANARY, STABLE])
+    server.now = 301.0
+    newer = Identity(2, 2, 0, 500)
+    server.blocks |= server.owner.place([CANARY, STABLE, newer])
+    server.count(newer, 3, times=2)
+    found = pages.take(server.reader.snapshot())
+    assert int(found[newer][:, 0].sum()) == 2
+    assert OLD not in found
