@@ -63,6 +63,8 @@ integration: native-if-cargo
 bench: native-if-cargo
 	$(BIN)/python -m benchmarks.run --chart docs/benchmarks.svg
 	$(BIN)/python -m benchmarks.registry
+	$(BIN)/python -m benchmarks.sidecar
+	$(BIN)/python -m benchmarks.client
 
 soak: native-if-cargo
 	$(BIN)/python -m benchmarks.soak $(SCENARIO)
@@ -72,6 +74,8 @@ ifdef CARGO
 	$(BIN)/python -m benchmarks.studies.native_fuzz
 endif
 	$(BIN)/python -m benchmarks.studies.gate_levels
+	$(BIN)/python -m benchmarks.studies.drift_levels
+	$(BIN)/python -m benchmarks.studies.alert_rows
 	$(BIN)/python -m benchmarks.studies.routing_shares
 	$(BIN)/python -m benchmarks.studies.rollout_levels
 

@@ -1,17 +1,15 @@
 """One server process, from settings to exit: what is started in which order, and ended in the reverse."""
 
 import contextlib
-import fcntl
 import gc
 import os
 import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, Protocol, TextIO
+from typing import NoReturn
 
 import prometheus_client
 import structlog
@@ -23,30 +21,26 @@ from server.api.repository import RepositoryService
 from server.config import Settings
 from server.descriptors import provide_descriptors
 from server.engine.choose import choose_engine
-from server.metrics import ServerCollector
+from server.home_lock import lock_home
+from server.metrics import ServerCollector, export_certificates
 from server.models import (
     BreakerLimits,
-    DesiredRows,
-    DirectorySource,
     EventLog,
     Guard,
     LocalState,
     Memory,
     Operations,
-    PackageCache,
     Reconciler,
     ServedFile,
-    Settling,
     Snapshot,
-    Source,
     ThreadLoader,
     Trials,
-    parse_policy,
 )
 from server.notify import Notifier
+from server.sources import make_reporter, make_source
 from server.starting import is_loaded
 from server.tap import Tap, widest_record
-from tickserve.errors import Code, ConfigurationError, StatusError
+from tickserve.errors import Code, StatusError
 from tickserve.listening.http import HttpServer
 from tickserve.listening.log import configure_log
 from tickserve.listening.tls import Certificates
@@ -136,6 +130,7 @@ class Server:
                 self._reconciler.snapshot,
                 self._is_ready,
                 lambda: None if self._tap is None else self._tap.totals(),
+                self._reconciler.events.counts,
             )
         )
         if self._certificates is not None:
@@ -299,110 +294,6 @@ class Server:
 
     def _is_ready(self) -> bool:
         return self._state == "serving"
-
-
-def make_source(settings: Settings, in_use: Callable[[], Collection[str]]) -> Source:
-    """Where desired state and versions come from; `in_use` gives the digests that a cache must keep.
-
-    Raises
-    ------
-    ConfigurationError
-        Where the registry's libraries are not installed.
-    """
-    state = settings.home / "server"
-    if settings.source == "directory":
-        return DirectorySource(
-            settings.models,
-            settings.trusted_keys if settings.require_signature else None,
-            {name: parse_policy(text) for name, text in settings.version_policy.items()},
-            Settling(settings.settle_s),
-            DesiredRows(state / "desired.json"),
-        )
-    try:
-        from server.models.registry import RegistrySource, connect
-    except ImportError as error:
-        raise ConfigurationError(
-            f"source: {error.name} is not installed; `pip install 'tickserve[registry]'` brings it", field="source"
-        ) from None
-    cache = PackageCache(state / "cache", settings.cache_mb << 20, in_use)
-    cache.remove_unfinished()
-    return RegistrySource(
-        partial(connect, settings.home, settings.registry, settings.artifacts, cache.folder, settings.trusted_keys),
-        cache,
-        state / "registry.json",
-        keys=settings.trusted_keys,
-        requires_signature=settings.require_signature,
-    )
-
-
-class Reporter(Protocol):
-    """Tells others what this server serves."""
-
-    def start(self) -> None:
-        """Begins to tell."""
-
-    def stop(self) -> None:
-        """Says that it ends."""
-
-
-def make_reporter(
-    source: Source, reconciler: Reconciler, name: str, engine_name: str, facts: Callable[[], ProcessFacts]
-) -> Reporter | None:
-    """Who tells the registry what this server serves; None where there is no registry."""
-    if source.name != "registry":
-        return None
-    from server.fleet import FleetReporter
-    from server.models.registry import RegistrySource
-
-    if not isinstance(source, RegistrySource):
-        raise TypeError("a source named registry is one")
-
-    def told() -> tuple[str, Sequence[str]]:
-        found = facts()
-        return found.state, found.listen
-
-    return FleetReporter(name, engine_name, reconciler, source.registry, told)
-
-
-def lock_home(home: Path) -> TextIO:
-    """Holds the state folder until the process ends; two servers would overwrite each other's halts.
-
-    Raises ConfigurationError where another server holds it.
-    """
-    path = home / "server" / "lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w", encoding="ascii")  # noqa: SIM115 - held open on purpose
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigurationError(
-            f"home: another server runs over {home}; stop it, or give this one another TICKSERVE_HOME", field="home"
-        ) from None
-    except OSError as error:
-        raise ConfigurationError(f"home: cannot use {home}: {error.strerror}", field="home") from None
-    return file
-
-
-def export_certificates(certificates: Certificates, registry: prometheus_client.CollectorRegistry) -> None:
-    """Adds what an operator must know of the certificates to the metrics."""
-
-    def expires(setting: str) -> float:
-        return certificates.current.expires_unix[setting]
-
-    expiry = prometheus_client.Gauge(
-        "tickserve_tls_certificate_expiry_seconds",
-        "When the first certificate in use from the file of this setting expires, Unix time.",
-        ["setting"],
-        registry=registry,
-    )
-    for setting in certificates.current.expires_unix:
-        expiry.labels(setting).set_function(partial(expires, setting))
-    refused = prometheus_client.Gauge(
-        "tickserve_tls_reload_refused",
-        "1 while the TLS files hold something that is not served.",
-        registry=registry,
-    )
-    refused.set_function(lambda: bool(certificates.refused))
 
 
 def status_line(snapshot: Snapshot) -> str:

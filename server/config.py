@@ -23,6 +23,8 @@ from tickserve.listening.tls import TlsFiles
 _PREFIX = "TICKSERVE_"
 #: Variables of the other commands.
 _OTHERS = {"address"}
+#: What those of the sidecar begin with.
+_SIDECAR = "sidecar_"
 
 
 class Settings(BaseSettings):
@@ -246,7 +248,8 @@ def load_settings(file: Path | None, flags: dict[str, Any]) -> Settings:
 def _read_environment() -> set[str]:
     """The settings that the environment gives; an empty variable is none."""
     names = {key.upper().removeprefix(_PREFIX).lower() for key in os.environ if key.upper().startswith(_PREFIX)}
-    unknown = sorted(names - set(Settings.model_fields) - _OTHERS)
+    own = {name for name in names if not name.startswith(_SIDECAR)}
+    unknown = sorted(own - set(Settings.model_fields) - _OTHERS)
     if unknown:
         known = ", ".join(Settings.model_fields)
         variable = f"{_PREFIX}{unknown[0].upper()}"

@@ -2,9 +2,11 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -17,6 +19,7 @@ from server.models.records import refused_versions
 from server.plan import Role
 from server.tap import TapTotals
 from tickserve import __version__
+from tickserve.listening.tls import Certificates
 
 _BUCKETS = exposition_buckets()
 _VERSION_LABELS = ("model", "version", "role")
@@ -32,12 +35,14 @@ class ServerCollector(Collector):
         snapshot: Callable[[], Snapshot],
         is_ready: Callable[[], bool],
         tap: Callable[[], TapTotals | None] = lambda: None,
+        events: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._engine_name = engine_name
         self._counters = counters
         self._snapshot = snapshot
         self._is_ready = is_ready
         self._tap = tap
+        self._events = events
         self._started = time.time()
         self._busy = BusyRatio(time.monotonic())
 
@@ -95,6 +100,12 @@ class ServerCollector(Collector):
         )
         faults.add_metric([], counters.faults)
         yield faults
+        events = CounterMetricFamily(
+            "tickserve_events", "What changed at this server, by kind of event.", labels=("kind",)
+        )
+        for kind, count in self._events().items():
+            events.add_metric([kind], count)
+        yield events
         yield from _requests(counters)
         yield _stages(counters)
         yield from _totals(model_totals(counters))
@@ -267,3 +278,25 @@ def _labelled(name: str, text: str, labels: dict[str, str], value: float) -> Met
     family = GaugeMetricFamily(name, text, labels=list(labels))
     family.add_metric(list(labels.values()), value)
     return family
+
+
+def export_certificates(certificates: Certificates, registry: CollectorRegistry) -> None:
+    """Adds what an operator must know of the certificates to the metrics."""
+
+    def expires(setting: str) -> float:
+        return certificates.current.expires_unix[setting]
+
+    expiry = Gauge(
+        "tickserve_tls_certificate_expiry_seconds",
+        "When the first certificate in use from the file of this setting expires, Unix time.",
+        ["setting"],
+        registry=registry,
+    )
+    for setting in certificates.current.expires_unix:
+        expiry.labels(setting).set_function(partial(expires, setting))
+    refused = Gauge(
+        "tickserve_tls_reload_refused",
+        "1 while the TLS files hold something that is not served.",
+        registry=registry,
+    )
+    refused.set_function(lambda: bool(certificates.refused))

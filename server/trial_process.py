@@ -25,6 +25,8 @@ from tickserve.errors import Code, DamagedPackageError, TickserveError
 
 _NICENESS = 10
 _FIRST_TO_GO = "1000"
+#: What the runtime takes for itself, once: no part of a version.
+_OWN_BYTES = 64 << 20
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "BFCArena")
 
 
@@ -113,7 +115,7 @@ def _room(room_bytes: int) -> Any:
     """Bounds what this process may take beyond what it has; 0 is no bound. Gives back what was taken."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if room_bytes:
-        bound = _data_bytes() + room_bytes
+        bound = _data_bytes() + _OWN_BYTES + room_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (bound if hard < 0 else min(bound, hard), hard))
     try:
         yield

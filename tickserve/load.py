@@ -1,4 +1,4 @@
-"""The load generator of the native wheel: encoded requests at a constant rate or so many in flight.
+"""The load generator of the native wheel: encoded requests at a constant rate, or so many in flight.
 
 It knows no models. `tickserve bench` gives it what a server takes, the benchmarks what they measure.
 """
@@ -109,7 +109,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Durations in microseconds, to three digits; `quantiles` by name, `buckets` (upper edge in ns, count)."""
+    """Durations in microseconds, to three significant digits; `buckets` are pairs of upper edge in ns and count."""
 
     count: int
     mean_us: float
@@ -197,9 +197,8 @@ class Run:
         self._cpu = load.cpu
         self._found: dict[str, Any] = {}
         self._error: BaseException | None = None
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
-        self._thread.start()
+        self._ready, self._over = threading.Event(), threading.Event()
+        threading.Thread(target=self._run, name="load", daemon=True).start()
 
     def wait_ready(self) -> None:
         """Waits until all connections are open, and answered once where they are to be idle; raises as `result`."""
@@ -212,7 +211,8 @@ class Run:
 
     def result(self) -> Result:
         """Waits for the end. Raises UnreachableError where no connection could be opened at the start."""
-        self._thread.join()
+        # Not join: in CPython 3.11 and 3.12 a thread whose join was interrupted once counts as ended.
+        self._over.wait()
         self._raise()
         return _result(self._found)
 
@@ -225,6 +225,7 @@ class Run:
             self._error = error
         finally:
             self._ready.set()
+            self._over.set()
 
     def _raise(self) -> None:
         if self._error is not None:

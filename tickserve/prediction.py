@@ -6,6 +6,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from tickserve.errors import TickserveError
+
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -65,6 +67,9 @@ class Prediction:
         Empty when all is in order; at most the first 100.
     findings_left_out : int
         How many more there are.
+    default_because : TickserveError or None
+        Why no model answered, where the caller gave a default (see `Request.default`): `signal` is that default,
+        `position_scale` 0, and everything else of the answer empty.
     server_duration_ns : int
         From the call into the service until the answer stood, checked but not encoded yet.
     value_names : tuple of str
@@ -87,6 +92,12 @@ class Prediction:
     server_duration_ns: int
     value_names: tuple[str, ...] = ()
     findings_left_out: int = 0
+    default_because: TickserveError | None = None
+
+    @property
+    def is_default(self) -> bool:
+        """True where no model answered, and the signal is the caller's own default."""
+        return self.default_because is not None
 
     @property
     def named_values(self) -> dict[str, FloatArray]:

@@ -15,11 +15,12 @@ from benchmarks.kinds import Place, tickserve
 from benchmarks.machine import StealClock
 from benchmarks.servers import ServerProcess
 from tickserve.errors import ConfigurationError
+from tickserve.load import ANSWERED
 
 MODEL = "slow"
 #: Costs next to nothing, so that the same rate shows what the generator can do.
 CHEAP = "logistic"
-OVERLOADED = "8 OVERLOADED"
+OVERLOADED = "RESOURCE_EXHAUSTED OVERLOADED"
 #: How many requests are in flight where the peak is sought: enough that the server never waits, below its bounds.
 PEAK_IN_FLIGHT = 8
 SECONDS = 6.0
@@ -101,8 +102,8 @@ def _measure(engine: str, server: ServerProcess, cpu: int) -> Overload:
         accepted_p50_ms=float(np.quantile(latencies_ms, 0.5)),
         accepted_p99_ms=float(np.quantile(latencies_ms, 0.99)),
         refused_p99_ms=float(np.quantile(refused_ms, 0.99)) if len(refused_ms) else 0.0,
-        shares=shares,
-        other_share=sum(share for outcome, share in shares.items() if outcome not in ("0", OVERLOADED)),
+        shares=dict(shares),
+        other_share=sum(share for outcome, share in shares.items() if outcome not in (ANSWERED, OVERLOADED)),
         generator_kept_up=max(late_us, check_late_us) < LATE_US,
         generator_late_p99_us=late_us,
         generator_late_max_us=float(run.lateness_us().max()),

@@ -1,11 +1,12 @@
-"""Scenario `swap`: models change under open-loop load from other processes.
+"""The scenarios of swaps: models change under open-loop load from other processes.
 
 Every answer is held against an offline run of the version that it names, and that version against what was desired.
 SWAPS swaps go through as many distinct versions, in rounds that alternate with rounds without any, over DURATION_S
-seconds. ENGINE says which engine serves, RATE how many requests a second each client process sends.
+seconds. ENGINE says which engine serves, RATE how many requests a second each client process sends. The scenarios
+differ in their models.
 """
 
-import itertools
+import json
 import multiprocessing
 import os
 import statistics
@@ -13,9 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,50 @@ import numpy as np
 
 from benchmarks.figures import ratio_of_rounds
 from benchmarks.soak.clients import Answers, run_client
-from benchmarks.soak.versions import FEATURES, MODEL, Expected, add_versions
+from benchmarks.soak.versions import FEATURES, MODEL, Expected, add_versions, megabyte, resident, slow, small
 from mlops.registry import Author, Registry
 from mlops.registry.desired import make_state
 from mlops.registry.values import Share
-from tickserve.client import Client, ControlClient
+from tickserve.client import Client, ControlClient, ModelStatus
 
 ROUNDS = 30
 AUTHOR = Author("soak", "measured")
 #: A version may answer this long after another one is desired: the poll, the load, and a request under way.
 _CONVERGE_NS = 10_000_000_000
 _START_S = 60.0
+_SWAP_S = 60.0
+_QUIET_S = 5.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Which models are swapped. Of `slow_every` versions one is slow: the breaker is to return the one before."""
+
+    name: str
+    make: Callable[[int], bytes]
+    swaps: int
+    duration_s: float
+    slow_every: int = 0
+
+    def model(self, number: int) -> bytes:
+        """The file of a version."""
+        return slow(number) if self.is_slow(number) else self.make(number)
+
+    def is_slow(self, number: int) -> bool:
+        """Whether this version answers many times more slowly than it does when it is measured."""
+        return bool(self.slow_every) and number % self.slow_every == 0
+
+
+SWAP = Scenario("swap", small, 1000, 1200.0)
+SCENARIOS = {
+    each.name: each
+    for each in (
+        SWAP,
+        Scenario("swap-1mb", megabyte, 30, 120.0),
+        Scenario("swap-200mb", resident, 30, 180.0),
+        Scenario("swap-slow", small, 30, 240.0, slow_every=3),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -46,33 +80,33 @@ class Process:
     threads: int
 
 
-def main(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Runs the scenario and returns its figures."""
-    swaps = int(environment.get("SWAPS", "1000"))
-    duration_s = float(environment.get("DURATION_S", "1200"))
+def main(scenario: Scenario, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Runs a scenario and returns its figures."""
+    swaps = int(environment.get("SWAPS", scenario.swaps))
+    duration_s = float(environment.get("DURATION_S", scenario.duration_s))
     engine = environment.get("ENGINE", "auto")
     rate = float(environment.get("RATE", "100"))
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
-        return run(Path(folder), swaps=swaps, duration_s=duration_s, engine=engine, rate=rate)
+        return run(Path(folder), scenario, swaps=swaps, duration_s=duration_s, engine=engine, rate=rate)
 
 
-def run(home: Path, *, swaps: int, duration_s: float, engine: str, rate: float) -> dict[str, Any]:
+def run(home: Path, scenario: Scenario, *, swaps: int, duration_s: float, engine: str, rate: float) -> dict[str, Any]:
     """Runs it in this folder of state."""
     (home / "registry").mkdir()
     registry = Registry(
         f"sqlite:///{home}/registry/registry.db", str(home / "registry" / "artifacts"), home / "cache", home / "keys"
     )
     print(f"making {swaps + 1} versions", flush=True)
-    expected = add_versions(registry, home / "packages", swaps + 1, AUTHOR)
-    rounds = min(ROUNDS, swaps)
+    expected = add_versions(registry, home / "packages", swaps + 1, AUTHOR, scenario.model)
+    rounds, settled_after = min(ROUNDS, swaps), min(50, swaps // 2)
     swap_to(registry, 1)
     with serving(home, engine) as (pid, control):
         address = control.status().listen[0]
         desired: list[tuple[int, int]] = [(1, time.monotonic_ns())]
         marks: list[tuple[int, int, bool]] = []
-        after_50 = facts(pid)
+        settled: Process | None = None
         with clients(address, rate, expected) as stop:
-            version, each_s = 1, duration_s / rounds / 2
+            version, each_ns = 1, int(duration_s * 1e9 / rounds / 2)
             for place in range(rounds):
                 count = swaps * (place + 1) // rounds - swaps * place // rounds
                 # The order alternates, so that drift favours neither.
@@ -82,29 +116,61 @@ def run(home: Path, *, swaps: int, duration_s: float, engine: str, rate: float) 
                         version += 1
                         desired.append((version, time.monotonic_ns()))
                         swap_to(registry, version)
-                        pause_until(begin + int((step + 1) * each_s * 1e9 / count))
-                        if version == 51:
-                            after_50 = facts(pid)
-                    pause_until(begin + int(each_s * 1e9))
+                        # One after the other: a machine that is slower than the plan takes longer, and skips none.
+                        control.wait(lambda status, wanted=version: is_there(status.models[0], wanted), _SWAP_S)
+                        pause_until(begin + (step + 1) * each_ns // count)
+                    pause_until(begin + each_ns)
                     marks.append((begin, time.monotonic_ns(), is_swapping))
+                    if not is_swapping and settled is None and version > settled_after:
+                        settled, settled_after = facts(pid), version - 1
                 print(f"round {place + 1} of {rounds}, version {version}", flush=True)
-            control.wait(lambda status: status.models[0].stable == str(version), 60.0)
+            # As after the first swaps: without one under way.
+            time.sleep(min(each_ns / 1e9, _QUIET_S))
+            end = facts(pid)
             answers = stop()
-        end = facts(pid)
-        rollback_ms = time_rollback(address, control, version)
-        name = control.status().engine
+        settled = settled or end
+        status = control.status()
+        served = status.models[0]
+        rollback_ms = time_rollback(address, control, served.stable) if served.previous else None
     registry.close()
-    return figures(answers, desired, marks) | {
-        "scenario": "swap",
-        "engine": name,
+    found = figures(answers, scenario, desired, marks)
+    if scenario.slow_every:
+        found |= slow_figures(answers, scenario, home / "server" / "events.jsonl")
+    return found | {
+        "scenario": scenario.name,
+        "engine": status.engine,
         "swaps": version - 1,
         "duration_s": duration_s,
         "rate_per_client": rate,
-        "rss_after_50_mb": round(after_50.rss_mb, 1),
+        "version_mb": round(max(each.resident_bytes for each in served.versions) / 2**20, 1),
+        "settled_after": settled_after,
+        "rss_after_50_mb": round(settled.rss_mb, 1),
         "rss_end_mb": round(end.rss_mb, 1),
-        "fds_growth": end.descriptors - after_50.descriptors,
-        "threads_growth": end.threads - after_50.threads,
-        "rollback_ms": round(rollback_ms, 2),
+        "fds_growth": end.descriptors - settled.descriptors,
+        "threads_growth": end.threads - settled.threads,
+        "rollback_ms": None if rollback_ms is None else round(rollback_ms, 2),
+    }
+
+
+def is_there(model: ModelStatus, version: int) -> bool:
+    """Whether a version is served, or was taken out by the breaker."""
+    return model.stable == str(version) or any(each.version == str(version) for each in model.overrides)
+
+
+def slow_figures(answers: Answers, scenario: Scenario, events: Path) -> dict[str, Any]:
+    """How many slow versions were installed and taken out, and how long each answered until then."""
+    kinds = [(event["kind"], int(event["version"] or 0)) for event in map(json.loads, events.read_text().splitlines())]
+    installed = {version for kind, version in kinds if kind == "installed" and scenario.is_slow(version)}
+    answered_ms = []
+    for version in sorted(installed):
+        times = answers.received_ns[answers.version == version]
+        if len(times):
+            answered_ms.append(float(times.max() - times.min()) / 1e6)
+    return {
+        "slow_installed": len(installed),
+        "slow_taken_out": sum(kind == "breaker_tripped" for kind, _ in kinds),
+        "slow_answered_ms": round(statistics.median(answered_ms), 1) if answered_ms else None,
+        "slow_answered_ms_max": round(max(answered_ms), 1) if answered_ms else None,
     }
 
 
@@ -115,16 +181,15 @@ def swap_to(registry: Registry, version: int) -> None:
 
 
 def figures(
-    answers: Answers, desired: Sequence[tuple[int, int]], marks: Sequence[tuple[int, int, bool]]
+    answers: Answers, scenario: Scenario, desired: Sequence[tuple[int, int]], marks: Sequence[tuple[int, int, bool]]
 ) -> dict[str, Any]:
     """What the clients saw: failures, wrong answers, and latencies of rounds with swaps against those without."""
-    starts = dict(desired)
-    ends = {version: later for (version, _), (_, later) in itertools.pairwise(desired)}
+    starts, ends = dict(desired), last_times(desired, scenario)
     given = list(zip(answers.version.tolist(), answers.received_ns.tolist(), strict=True))
     early = np.array([at < starts.get(version, 1 << 62) for version, at in given])
     late = np.array([at - ends.get(version, at) > _CONVERGE_NS for version, at in given])
     is_ok = answers.version > 0
-    wrong = int((~answers.is_right & is_ok).sum() + ((early | late) & answers.is_right & is_ok).sum())
+    mistaken, untimely = int((~answers.is_right & is_ok).sum()), int(((early | late) & answers.is_right & is_ok).sum())
     with_us, without_us = [], []
     for begin, end, is_swapping in marks:
         inside = (answers.sent_ns >= begin) & (answers.sent_ns < end) & is_ok
@@ -136,7 +201,8 @@ def figures(
     return {
         "requests": len(answers.version),
         "failed": int((~is_ok).sum()),
-        "wrong": wrong,
+        "wrong": mistaken + untimely,
+        "wrong_values": mistaken,
         "versions_seen": len(set(answers.version[is_ok].tolist())),
         "rounds": pairs,
         "p999_without_us": round(statistics.median(without_us), 1),
@@ -147,10 +213,30 @@ def figures(
     }
 
 
+def last_times(desired: Sequence[tuple[int, int]], scenario: Scenario) -> dict[int, int]:
+    """When each version was no longer wanted: as another one was that stays, for behind a slow one it comes back."""
+    ends = {}
+    for place, (version, _) in enumerate(desired):
+        followers = desired[place + 1 :]
+        later = [at for other, at in followers if scenario.is_slow(version) or not scenario.is_slow(other)]
+        if later:
+            ends[version] = later[0]
+    return ends
+
+
+def serving(home: Path, engine: str) -> AbstractContextManager[tuple[int, ControlClient]]:
+    """A server over this folder, from its registry: its process and a client that operates it."""
+    return _serving(home, engine, "--source", "registry")
+
+
+def serving_directory(home: Path, engine: str) -> AbstractContextManager[tuple[int, ControlClient]]:
+    """The same from its folder of models."""
+    return _serving(home, engine, "--source", "directory")
+
+
 @contextmanager
-def serving(home: Path, engine: str) -> Iterator[tuple[int, ControlClient]]:
-    """A server over this folder, from its registry."""
-    command = ["serve", "--home", str(home), "--source", "registry", "--engine", engine]
+def _serving(home: Path, engine: str, *options: str) -> Iterator[tuple[int, ControlClient]]:
+    command = ["serve", "--home", str(home), *options, "--engine", engine]
     log = open(home / "server.log", "wb")  # noqa: SIM115 - closed with the process
     process = subprocess.Popen(
         [sys.executable, "-m", "tickserve.cli", *command, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"],
@@ -193,7 +279,7 @@ def clients(address: str, rate: float, expected: Expected) -> Iterator[Any]:
             process.kill()
 
 
-def time_rollback(address: str, control: ControlClient, version: int) -> float:
+def time_rollback(address: str, control: ControlClient, version: str) -> float:
     """Milliseconds from asking for a rollback to the first answer of the version before."""
     rows = np.zeros(len(FEATURES), np.float32)
     with Client(address, model=MODEL, timeout_s=10.0) as client:
@@ -201,7 +287,7 @@ def time_rollback(address: str, control: ControlClient, version: int) -> float:
         with ThreadPoolExecutor(1) as other:
             begin = time.perf_counter()
             asked = other.submit(control.rollback, MODEL, actor="soak", reason="measured")
-            while client.predict(rows).version == str(version):
+            while client.predict(rows).version == version:
                 pass
             taken_ms = (time.perf_counter() - begin) * 1e3
             asked.result()

@@ -13,7 +13,7 @@ from mlops.alerts.state import Deed, Intent
 
 @dataclass(frozen=True, slots=True)
 class AlertRow:
-    """A level that changed (`do` is `record`), or an action and its result.
+    """A level that changed (`action` is `record`), or an action and its result.
 
     `at` (ISO 8601, UTC) is when the level changed, `done_at` when this was done. `result` is `done`, `unchanged` (it
     was so already), `overtaken` (somebody else has changed it since) or `given_up`; `detail` says more.
@@ -24,7 +24,7 @@ class AlertRow:
     row: str
     level: str
     change: str
-    do: Deed
+    action: Deed
     result: str
     detail: str
     version: str
@@ -43,7 +43,7 @@ def row_of(model: str, intent: Intent, result: str, detail: str, done_at: str) -
         row=intent.key,
         level=intent.level,
         change=intent.change,
-        do=intent.do,
+        action=intent.do,
         result=result,
         detail=detail,
         version=intent.version,

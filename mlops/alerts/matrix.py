@@ -29,12 +29,17 @@ FIGURES: dict[Source, frozenset[str]] = {
             "ic",
             "rank_ic",
             "sharpe",
+            "sharpe_lo",
+            "sharpe_mertens",
+            "sharpe_of_sign",
             "sortino",
             "information_ratio",
             "total_return",
             "max_drawdown",
-            "hit_rate",
             "profit_factor",
+            "positive_share",
+            "hit_rate",
+            "up_share",
             "accuracy",
             "precision",
             "recall",
@@ -53,6 +58,8 @@ FIGURES: dict[Source, frozenset[str]] = {
 TELLING: frozenset[ActionName] = frozenset({"notify", "request_review"})
 #: Actions on who gets which requests.
 TRAFFIC: frozenset[ActionName] = frozenset({"reduce_share", "roll_back"})
+#: Outcome figures that are also taken over the latest few periods; a row says over how many.
+ROLLING = frozenset({"ic", "rank_ic", "sharpe"})
 _DECIDED: dict[LevelName, tuple[float, float]] = {"warning": (1.0, 0.0), "critical": (2.0, 1.0)}
 
 
@@ -79,9 +86,6 @@ class Level(Frozen):
     def _consistent(self) -> Self:
         if len(set(self.actions)) != len(self.actions):
             raise ValueError("an action is named twice")
-        traffic = sorted(TRAFFIC & set(self.actions))
-        if traffic:
-            raise ValueError(f"{traffic[0]} is not offered: nothing here moves traffic between versions yet")
         if ("set_position_scale" in self.actions) != (self.position_scale is not None):
             raise ValueError("set_position_scale and position_scale go together")
         return self
@@ -107,7 +111,7 @@ class Row(Frozen):
     horizon : str
         Of an outcome row; empty takes every horizon that the package declares, each with levels of its own.
     length : int, optional
-        Periods that a window of an outcome row must have at least.
+        Periods of a window, for a figure that rolls (ICs and Sharpe ratios); required for these.
     columns, models : tuple of str
         Only these; empty means all.
     """
@@ -118,7 +122,7 @@ class Row(Frozen):
     basis: Basis
     direction: Literal["above", "below"] = "above"
     horizon: str = ""
-    length: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    length: Annotated[int, Field(ge=20, le=10_000)] | None = None
     columns: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     warning: Level | None = None
@@ -136,6 +140,8 @@ class Row(Frozen):
             raise ValueError("basis state is for the psi of drift, above")
         if self.source != "outcome" and (self.horizon or self.length is not None):
             raise ValueError("horizon and length are for outcomes")
+        if self.source == "outcome" and (self.length is not None) != (self.figure in ROLLING):
+            raise ValueError(f"length is for {', '.join(sorted(ROLLING))}, and needed there")
         if not is_drift and self.columns:
             raise ValueError("columns are for drift")
         if self.warning is None and self.critical is None:
@@ -178,6 +184,11 @@ class Row(Frozen):
         return value <= leave if self.direction == "above" else value >= leave
 
     def _check_level(self, name: LevelName, level: Level) -> None:
+        traffic = sorted(TRAFFIC & set(level.actions))
+        if traffic and self.source == "drift_input":
+            raise ValueError(f"{name}: {traffic[0]} on input drift is refused: every version sees the same inputs")
+        if traffic:
+            raise ValueError(f"{name}: {traffic[0]} is not offered: nothing here moves traffic between versions yet")
         if self.basis == "state":
             if level.enter is not None or level.leave is not None:
                 raise ValueError(
@@ -237,6 +248,10 @@ class Matrix(Frozen):
     def rows(self, model: str) -> tuple[Row, ...]:
         """The rows that hold for a model."""
         return tuple(row for row in self.row if not row.models or model in row.models)
+
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths, in periods, that outcome figures have to be taken over for these rows."""
+        return tuple(sorted({row.length for row in self.row if row.length is not None}))
 
 
 def default_matrix() -> Matrix:

@@ -17,16 +17,18 @@ import structlog
 from mlops.alerts import scale
 from mlops.alerts.actions import Actions, FoundScale, Notice, Why
 from mlops.alerts.history import History, row_of
-from mlops.alerts.matrix import LevelName, Matrix, Row
-from mlops.alerts.policy import RowState, Transition, counts, step
+from mlops.alerts.matrix import Matrix, Row
+from mlops.alerts.outbox import decide_scale, key_of, take, withdraw_unknown
+from mlops.alerts.policy import RowState, Transition, counts
 from mlops.alerts.reading import Reading
-from mlops.alerts.state import Deed, Intent, StateFile, claim_of
+from mlops.alerts.state import Intent, StateFile
 from tickserve.errors import Code, TickserveError
 
 _log = structlog.get_logger()
 #: More notices than this are not kept while nobody can be told; the oldest are given up, and the history says so.
 MOST_PENDING = 1000
 _CONFLICT_TRIES = 5
+_TELLING = ("notify", "request_review")
 
 
 def utc_now() -> datetime:
@@ -65,7 +67,9 @@ class AlertPolicy:
         self.results: Counter[tuple[str, str]] = Counter()
         #: Windows that could not be counted: insufficient, late, doubled or overlapping.
         self.passed_over: Counter[str] = Counter()
-        self._withdraw_unknown()
+        self._state = withdraw_unknown(self._state, self._rows, self._now())
+        if self._state is not self._file.state:
+            self._store()
 
     @property
     def rows(self) -> Mapping[str, Row]:
@@ -83,6 +87,16 @@ class AlertPolicy:
             return dict(self._state.rows)
 
     @property
+    def is_stored(self) -> bool:
+        """Whether the disk has everything that was counted."""
+        return self._is_stored
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `act` has anything to do."""
+        return bool(self.pending) or not self._is_stored
+
+    @property
     def pending(self) -> int:
         """Actions that are not done yet."""
         with self._lock:
@@ -96,11 +110,16 @@ class AlertPolicy:
         KeyError
             Where the model has no such row.
         """
-        definition, found = self._rows[row], []
+        definition = self._rows[row]
+        found: list[Transition] = []
         with self._lock:
             before = self._state
             for reading in readings:
-                found += self._take(definition, reading)
+                if not counts(self._state.rows.get(key_of(definition, reading), RowState()), reading):
+                    self.passed_over["insufficient" if reading.value is None else "not_new"] += 1
+                    continue
+                self._state, transitions = take(self._state, definition, reading, self._now())
+                found += transitions
             if self._state is not before:
                 self._store()
         return found
@@ -108,143 +127,49 @@ class AlertPolicy:
     def act(self) -> int:
         """Tries everything that is to be done, and returns how much is left. Never raises for what an action meets."""
         with self._acting:
-            with self._lock:
-                if not self._is_stored:
-                    self._store()
-                if not self._is_stored:
-                    return len(self._state.outbox)
-                outbox = self._state.outbox
-                if outbox:
-                    # Stored first, so that after a crash it is known what may be done already.
-                    self._state = replace(self._state, outbox=tuple(replace(each, is_tried=True) for each in outbox))
-                    if not self._store():
-                        return len(outbox)
-            for intent in outbox:
-                self._try(intent)
+            seen: set[str] = set()
+            is_deaf = False
+            while found := self._take_up(seen):
+                for intent in found:
+                    # Who cannot be told one thing is not waited for with each of the others.
+                    if not (is_deaf and intent.do in _TELLING):
+                        is_done = self._try(intent)
+                        is_deaf = is_deaf or (intent.do in _TELLING and not is_done)
+                seen |= {intent.id for intent in found}
+            if is_deaf:
+                self._give_up_notices()
             return self.pending
 
     def close(self) -> None:
         """Lets another process act for the model."""
         self._file.close()
 
-    def _take(self, row: Row, reading: Reading) -> list[Transition]:
-        key = f"{row.name}@{reading.horizon}" if reading.horizon else row.name
-        before = self._state.rows.get(key, RowState())
-        if not counts(before, reading):
-            self.passed_over["insufficient" if reading.value is None else "not_new"] += 1
-            return []
-        after, transitions = step(row, before, reading)
-        self._state = replace(self._state, rows={**self._state.rows, key: after})
-        for transition in transitions:
-            self._intend(row, key, transition)
-        return list(transitions)
-
-    def _intend(self, row: Row, key: str, transition: Transition) -> None:
-        level = row.level(transition.level)
-        claim = claim_of(key, transition.level)
-        deeds: list[Deed] = ["record"]
-        if transition.change == "raised":
-            deeds += [action for action in _ORDER if action in level.actions]
-            if level.position_scale is not None:
-                self._state = replace(self._state, claims={**self._state.claims, claim: level.position_scale})
-        else:
-            deeds += ["notify"] if "notify" in level.actions else []
-            self._withdraw_halts(key, transition.level)
-            if claim in self._state.claims:
-                self._drop_claims({claim})
-                deeds.append("set_position_scale")
-        reading = transition.reading
-        for deed in deeds:
-            self._queue(
-                deed,
-                key,
-                transition.level,
-                transition.change,
-                reading.version,
-                reading.window,
-                reading.value,
-                reading.evidence,
-            )
-
-    def _queue(
-        self,
-        do: Deed,
-        key: str,
-        level: LevelName,
-        change: str,
-        version: str,
-        window: str,
-        value: float | None,
-        evidence: str,
-    ) -> None:
-        sequence = self._state.sequence + 1
-        intent = Intent(
-            id=f"{self._state.identity}-{sequence}",
-            do=do,
-            key=key,
-            level=level,
-            change=change,  # type: ignore[arg-type]
-            version=version,
-            window=window,
-            value=value,
-            evidence=evidence,
-            at=self._clock().isoformat(),
-        )
-        self._state = replace(self._state, sequence=sequence, outbox=(*self._state.outbox, intent))
-
-    def _withdraw_halts(self, key: str, level: LevelName) -> None:
-        """A halt that could not be made while its level held is not made afterwards."""
-        kept = tuple(
-            each for each in self._state.outbox if not (each.do == "halt" and (each.key, each.level) == (key, level))
-        )
-        self._state = replace(self._state, outbox=kept)
-
-    def _withdraw_unknown(self) -> None:
-        """Ends what rows hold that are not in the matrix any more: nothing would ever clear them."""
+    def _take_up(self, seen: set[str]) -> tuple[Intent, ...]:
+        """What was not tried in this call of `act`; stored as tried first, so that a crash leaves that to be known."""
         with self._lock:
-            before = self._state
-            for key, state in before.rows.items():
-                row = self._rows.get(key.partition("@")[0])
-                known = {name for name, _ in row.levels()} if row else set()
-                for level in ("warning", "critical"):
-                    if state.latch(level).is_raised and level not in known:
-                        self._withdraw(key, level, state)
-            if self._state is not before:
-                self._store()
+            if not self._is_stored and not self._store():
+                return ()
+            outbox = self._state.outbox
+            found = tuple(each for each in outbox if each.id not in seen)
+            if found:
+                self._state = replace(self._state, outbox=tuple(replace(each, is_tried=True) for each in outbox))
+            return found if not found or self._store() else ()
 
-    def _withdraw(self, key: str, level: LevelName, state: RowState) -> None:
-        latch = replace(state.latch(level), is_raised=False, beyond=0, within=0)
-        changed = self._state.rows[key].with_latch(level, latch)
-        self._state = replace(self._state, rows={**self._state.rows, key: changed})
-        self._withdraw_halts(key, level)
-        deeds: list[Deed] = ["record"]
-        if claim_of(key, level) in self._state.claims:
-            self._drop_claims({claim_of(key, level)})
-            deeds.append("set_position_scale")
-        for deed in deeds:
-            self._queue(deed, key, level, "withdrawn", state.version, state.window, None, "no longer in the matrix")
-
-    def _drop_claims(self, names: set[str]) -> None:
-        kept = {name: value for name, value in self._state.claims.items() if name not in names}
-        self._state = replace(self._state, claims=kept)
-
-    # Doing
-
-    def _try(self, intent: Intent) -> None:
+    def _try(self, intent: Intent) -> bool:
         try:
             result, detail = self._do(intent)
         except (TickserveError, OSError) as error:
             self.results[intent.do, "failed"] += 1
             text = error.message if isinstance(error, TickserveError) else str(error)
             _log.warning("alert_action_failed", model=self.model, row=intent.key, action=intent.do, error=text)
-            self._give_up_notices()
-            return
+            return False
         self._finish(intent, result, detail)
+        return True
 
     def _finish(self, intent: Intent, result: str, detail: str) -> None:
         # The line first: done again it is the same line, and the action is then found to be done.
         try:
-            self._history.append(row_of(self.model, intent, result, detail, self._clock().isoformat()))
+            self._history.append(row_of(self.model, intent, result, detail, self._now()))
         except OSError as error:
             _log.error("alert_history_not_written", model=self.model, error=error.strerror)
             return
@@ -273,7 +198,7 @@ class AlertPolicy:
             if intent.is_tried and self._actions.was_written(self.model, intent.id):
                 return "done", ""
             return ("done" if self._actions.halt(self.model, self._why(intent)) else "unchanged"), ""
-        if intent.do in ("notify", "request_review"):
+        if intent.do in _TELLING:
             self._actions.notify(self._notice(intent))
         # A line of the history with this action is the request: who retrains reads it there.
         return "done", ""
@@ -283,12 +208,13 @@ class AlertPolicy:
             found = self._actions.read_scale(self.model)
             self._settle(found)
             with self._lock:
-                decision, detail = self._decide(intent, found)
+                self._state, decision, detail = decide_scale(self._state, intent.id, found)
                 if not self._store():
                     raise OSError("the state of the alerts cannot be stored")
                 ownership, claims = self._state.ownership, self._state.claims
             if decision.write is None or ownership is None:
-                return ("overtaken" if decision.is_overtaken else "unchanged"), detail
+                is_ours = ownership is not None and ownership.writer == intent.id
+                return ("overtaken" if decision.is_overtaken else "done" if is_ours else "unchanged"), detail
             why = self._why(intent)
             give_back = not claims
             try:
@@ -316,35 +242,15 @@ class AlertPolicy:
             with self._lock:
                 self._state = replace(self._state, ownership=replace(ownership, is_written=True))
 
-    def _decide(self, intent: Intent, found: FoundScale) -> tuple[scale.Decision, str]:
-        """What to write, with the ownership for it taken into the state. Under the lock."""
-        current = found.scale
-        decision = scale.decide(current, self._state.ownership, self._state.claims.values())
-        detail = f"it is {current:g}" if decision.write is None else ""
-        if decision.is_overtaken:
-            detail = f"somebody else set {current:g}; what was there before is not restored"
-            # Levels that were raised since, and not acted on yet, act on what is there now.
-            fresh = {
-                each.claim for each in self._state.outbox if each.do == "set_position_scale" and each.change == "raised"
-            } & set(self._state.claims)
-            self._drop_claims(set(self._state.claims) - fresh)
-            after = scale.decide(current, None, self._state.claims.values())
-            decision = replace(after, is_overtaken=after.write is None)
-        elif decision.ownership is None and decision.write is None and self._state.ownership is None:
-            # It is low enough already: there is nothing of ours to restore later.
-            self._drop_claims(set(self._state.claims))
-        ownership = decision.ownership
-        if ownership is not None and decision.write is not None:
-            ownership = replace(ownership, revision=found.revision, writer=intent.id)
-        self._state = replace(self._state, ownership=ownership)
-        return decision, detail
-
     def _give_up_notices(self) -> None:
         with self._lock:
-            notices = [each for each in self._state.outbox if each.do in ("notify", "request_review")]
+            notices = [each for each in self._state.outbox if each.do in _TELLING]
             stale = notices[: max(0, len(notices) - MOST_PENDING)]
         for intent in stale:
             self._finish(intent, "given_up", f"more than {MOST_PENDING} notices could not be sent")
+
+    def _now(self) -> str:
+        return self._clock().isoformat()
 
     def _why(self, intent: Intent) -> Why:
         return Why(intent.id, f"{intent.key} {intent.level} {intent.change}: {intent.evidence}")
@@ -372,7 +278,3 @@ class AlertPolicy:
         else:
             self._is_stored = True
         return self._is_stored
-
-
-#: What acts comes before what tells: nobody has to be reachable for a position to be reduced.
-_ORDER = ("halt", "set_position_scale", "request_retraining", "request_review", "notify")

@@ -19,6 +19,7 @@ from tickserve.errors import ConfigurationError
 
 #: `record` writes into the history that a level changed.
 Deed = ActionName | Literal["record"]
+Change = Literal["raised", "cleared", "withdrawn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Intent:
     do: Deed
     key: str
     level: LevelName
-    change: Literal["raised", "cleared", "withdrawn"]
+    change: Change
     version: str
     window: str
     value: float | None

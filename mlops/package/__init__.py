@@ -20,6 +20,7 @@ from mlops.package.keys import KeyFacts, list_keys, load_private_key, new_key, s
 from mlops.package.manifest import (
     BASELINE_FILE,
     DIGEST_FILE,
+    FEATURE_IC,
     GOLDEN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
@@ -60,6 +61,7 @@ from mlops.package.verify import Package, read_bare_model, read_package
 __all__ = [
     "BASELINE_FILE",
     "DIGEST_FILE",
+    "FEATURE_IC",
     "GOLDEN_FILE",
     "MANIFEST_FILE",
     "MODEL_FILE",

@@ -115,7 +115,7 @@ def bin_sums(values: Array, edges: Array, exponent: int) -> list[int]:
     sums = [0] * (len(edges) + 1)
     for start in range(0, present.size, _CHUNK):
         part = np.zeros(len(sums), np.int64)
-        np.add.at(part, bins[start : start + _CHUNK], _scaled(present[start : start + _CHUNK], exponent))
+        np.add.at(part, bins[start : start + _CHUNK], scale(present[start : start + _CHUNK], exponent))
         sums = [total + int(added) for total, added in zip(sums, part, strict=True)]
     return sums
 
@@ -125,7 +125,7 @@ def square_sum(values: Array, exponent: int) -> int:
     present = values[~np.isnan(values)]
     total = 0
     for start in range(0, present.size, _CHUNK):
-        q = _scaled(present[start : start + _CHUNK], exponent)
+        q = scale(present[start : start + _CHUNK], exponent)
         high, low = q >> 24, q & 0xFFFFFF
         total += (int((high * high).sum()) << 48) + (int((high * low).sum()) << 25) + int((low * low).sum())
     return total
@@ -147,7 +147,8 @@ def moments(counts: Sequence[int] | Counts, sums: Sequence[int], squares: int, e
     return math.ldexp(total / n, -exponent), math.ldexp(math.sqrt(variance), -exponent)
 
 
-def _scaled(values: Array, exponent: int) -> Counts:
+def scale(values: Array, exponent: int) -> Counts:
+    """The integers q of values that are not missing: round(x * 2^exponent), half to even, within +-2^48."""
     with np.errstate(over="ignore"):
         scaled = np.rint(np.ldexp(values.astype(np.float64), exponent))
     return np.clip(scaled, -_LARGEST_Q, _LARGEST_Q).astype(np.int64)

@@ -26,6 +26,9 @@ Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _MODEL_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.)){0,63}")
 
+#: Name of the metric that claims the rank correlation of one feature with the outcome, on the data of the baseline.
+FEATURE_IC = "feature_ic.{}"
+
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
 BASELINE_FILE = "baseline.json"

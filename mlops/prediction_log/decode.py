@@ -1,5 +1,6 @@
 """Whole records as batches: one for each version, cut where its tensors change their shapes."""
 
+import contextlib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -38,6 +39,15 @@ def text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
+def all_text(found: Sequence[bytes]) -> list[str]:
+    """The same for many, in less time."""
+    joined = b"\0".join(found)
+    if joined.count(b"\0") == len(found) - 1:
+        with contextlib.suppress(UnicodeDecodeError):
+            return joined.decode().split("\0")
+    return [text(data) for data in found]
+
+
 def dtype_of(datatype: str) -> np.dtype[Any]:
     """How a tensor of this datatype is held in a batch."""
     return _DTYPES.get(datatype, _OBJECT)
@@ -65,13 +75,14 @@ def batches(scan: Scan, versions: Mapping[int, Version], boot: str, ring: int, f
 
 def _columns(scan: Scan, boot: str, ring: int, first_position: int) -> dict[str, Any]:
     count = len(scan)
-    entities: list[tuple[str, ...]] = [()] * count
-    known: dict[bytes, tuple[str, ...]] = {}
-    for index, word in scan.entity.items():
-        name = known.get(word)
-        if name is None:
-            name = known[word] = (text(word),)
-        entities[index] = name
+    indices, words = scan.entity
+    names = {word: (text(word),) for word in set(words)}
+    entities: list[tuple[str, ...]] = [names[word] for word in words]
+    if len(entities) < count:
+        spread: list[tuple[str, ...]] = [()] * count
+        for index, entity in zip(indices.tolist(), entities, strict=True):
+            spread[index] = entity
+        entities = spread
     for index, record in scan.texts.items():
         entities[index] = tuple(text(entity) for entity in record.entities)
     return {
@@ -85,8 +96,8 @@ def _columns(scan: Scan, boot: str, ring: int, first_position: int) -> dict[str,
         "why": scan.column("why"),
         "flags": scan.column("flags"),
         "key_bucket": scan.column("key_bucket"),
-        "request_id": _objects([text(data) for data in scan.ids("request_id")]),
-        "routing_key": _objects([text(data) for data in scan.ids("routing_key")]),
+        "request_id": _objects(all_text(scan.ids("request_id"))),
+        "routing_key": _objects(all_text(scan.ids("routing_key"))),
         "entities": entities,
         "plan_generation": scan.column("plan_generation"),
         "split_generation": scan.column("split_generation"),

@@ -62,8 +62,8 @@ class Scan:
         Slots that are no part of a whole record.
     texts : dict
         Entities, findings and broken rules of the records, by index, that have more than one entity.
-    entity : dict
-        The one entity of the others that have one, by index.
+    entity : tuple
+        Of the others that have one entity: their rising indices, and it.
     """
 
     slots: Any
@@ -73,7 +73,7 @@ class Scan:
     damaged: int
     groups: list[Group]
     texts: dict[int, Record] = field(default_factory=dict)
-    entity: dict[int, bytes] = field(default_factory=dict)
+    entity: tuple[NDArray[np.int64], list[bytes]] = field(default_factory=lambda: (np.empty(0, np.int64), []))
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -209,7 +209,8 @@ def _slots_of(starts: NDArray[np.int64], parts: NDArray[np.int64], length: int) 
     return is_kept
 
 
-_Read = tuple[list[Group], dict[int, Record], dict[int, bytes], NDArray[np.bool_]]
+_Entity = tuple[NDArray[np.int64], list[bytes]]
+_Read = tuple[list[Group], dict[int, Record], _Entity, NDArray[np.bool_]]
 
 
 def _read(slots: Any, starts: NDArray[np.int64], parts: NDArray[np.int64]) -> _Read:
@@ -291,55 +292,61 @@ def _payload(slots: Any, starts: NDArray[np.int64], parts: int, end: int) -> NDA
 
 def _texts(
     slots: Any, starts: NDArray[np.int64], parts: NDArray[np.int64], is_good: NDArray[np.bool_]
-) -> tuple[dict[int, Record], dict[int, bytes]]:
+) -> tuple[dict[int, Record], _Entity]:
     """Entities, findings and broken rules: of most records none, or one entity."""
-    heads = slots[["entities", "findings", "broken_rules", "entities_at", "findings_at", "size"]][starts]
-    none = (heads["entities"] == 0) & (heads["findings"] == 0) & (heads["broken_rules"] == 0)
-    none &= heads["entities_at"] == heads["size"]
+    heads = {
+        name: slots[name][starts]
+        for name in ("entities", "findings", "broken_rules", "entities_at", "findings_at", "size")
+    }
+    plain = (heads["findings"] == 0) & (heads["broken_rules"] == 0)
+    none = plain & (heads["entities"] == 0) & (heads["entities_at"] == heads["size"])
+    plain &= (heads["entities"] == 1) & (heads["findings_at"] == heads["size"])
+    one, words = _one_entity(slots, starts, np.flatnonzero(plain), heads)
+    rest = ~none
+    rest[one] = False
     texts: dict[int, Record] = {}
-    entity: dict[int, bytes] = {}
-    rest = np.flatnonzero(~none)
-    if not len(rest):
-        return texts, entity
-    one = _one_entity(slots, starts, heads, rest)
-    entity.update(one)
-    for index in rest.tolist():
-        if index in one:
-            continue
+    for index in np.flatnonzero(rest).tolist():
         try:
             texts[index] = _record(slots, int(starts[index]), int(parts[starts[index]]))
         except Damage:
             is_good[index] = False
-    return texts, entity
+    return texts, (one, words)
 
 
-def _one_entity(slots: Any, starts: NDArray[np.int64], heads: Any, rest: NDArray[np.int64]) -> dict[int, bytes]:
-    """The entity of those records that have exactly one and nothing else, in one slot, at one place."""
+def _one_entity(
+    slots: Any, starts: NDArray[np.int64], members: NDArray[np.int64], heads: dict[str, NDArray[Any]]
+) -> _Entity:
+    """The entity of those that have one and nothing else, where it lies in the first slot; the others are left out."""
     raw = _raw(slots)
-    of = heads[rest]
-    size, begin = of["size"].astype(np.int64), of["entities_at"].astype(np.int64)
-    is_one = (of["entities"] == 1) & (of["findings"] == 0) & (of["broken_rules"] == 0) & (of["findings_at"] == size)
-    is_one &= (size <= raw.shape[1] - PAYLOAD_AT) & (size - begin >= 8)
-    rest, size, begin = rest[is_one], size[is_one], begin[is_one]
-    found: dict[int, bytes] = {}
+    size = heads["size"][members].astype(np.int64)
+    begin = heads["entities_at"][members].astype(np.int64)
+    is_here = (size <= raw.shape[1] - PAYLOAD_AT) & (size - begin >= 8)
+    members, size, begin = members[is_here], size[is_here], begin[is_here]
+    indices: list[NDArray[np.int64]] = []
+    words: list[bytes] = []
     for at in np.unique(begin).tolist():
         here = begin == at
-        indices, room = rest[here], size[here] - at
-        width = int(room.max())
-        block = np.ascontiguousarray(raw[starts[indices], PAYLOAD_AT + at : PAYLOAD_AT + at + width])
+        chosen, room = members[here], size[here] - at
+        rows = starts[chosen]
+        is_dense = int(rows[-1]) - int(rows[0]) + 1 == len(rows)
+        places: Any = slice(int(rows[0]), int(rows[-1]) + 1) if is_dense else rows
+        block = np.ascontiguousarray(raw[places, PAYLOAD_AT + at : PAYLOAD_AT + at + int(room.max())])
         length = block[:, :4].copy().view("<u4")[:, 0].astype(np.int64)
         text = block[:, 4:]
-        if not text.shape[1]:
-            continue
         # Texts that end in a zero go the long way, as NumPy would take it off; so do sizes that cannot be.
         fits = (length + 4 + -(length + 4) % 8 == room) & (length > 0)
         fits &= text[np.arange(len(text)), np.clip(length, 1, text.shape[1]) - 1] != 0
-        text = np.where(np.arange(text.shape[1]) < length[:, None], text, 0).astype(np.uint8)
-        words = np.ascontiguousarray(text).view(f"S{text.shape[1]}")[:, 0].tolist()
-        found.update(
-            (index, word) for index, word, fit in zip(indices.tolist(), words, fits.tolist(), strict=True) if fit
-        )
-    return found
+        text = np.ascontiguousarray(np.where(np.arange(text.shape[1]) < length[:, None], text, np.uint8(0)))
+        found = text.view(f"S{text.shape[1]}")[:, 0]
+        indices.append(chosen[fits])
+        words += found[fits].tolist()
+    if not indices:
+        return np.empty(0, np.int64), []
+    if len(indices) == 1:
+        return indices[0], words
+    together = np.concatenate(indices)
+    order = np.argsort(together)
+    return together[order], [words[index] for index in order.tolist()]
 
 
 def _record(slots: Any, start: int, parts: int) -> Record:

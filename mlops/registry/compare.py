@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from mlops.registry.desired import read_manifest, schema_changes
-from mlops.registry.figures import HIGHER_IS_BETTER, last_steps, read_metrics
+from mlops.registry.figures import last_steps, read_metrics
 from mlops.registry.lookup import resolve
 from mlops.registry.values import MetricRow, Version
+from mlops.statistics.directions import HIGHER_IS_BETTER
 
 #: Half of a 95% interval, in standard errors.
 _Z = 1.959964

@@ -13,32 +13,11 @@ from mlops.registry.journal import Write
 from mlops.registry.lookup import as_version, require_model, require_version
 from mlops.registry.schema import metrics, models, versions
 from mlops.registry.values import MetricRow, Status, Version
+from mlops.statistics.directions import HIGHER_IS_BETTER
 from tickserve.errors import RegistryArgumentError, UnknownError
 
 #: The set that nothing is chosen on unless whoever chooses says so.
 TEST_SET = "test"
-
-#: Which way is better. Drawdown is a positive share of the peak, so less of it is better.
-HIGHER_IS_BETTER: Mapping[str, bool] = {
-    "accuracy": True,
-    "auc": True,
-    "ic": True,
-    "information_ratio": True,
-    "precision": True,
-    "r2": True,
-    "recall": True,
-    "sharpe": True,
-    "sortino": True,
-    "total_return": True,
-    "brier": False,
-    "latency_us": False,
-    "log_loss": False,
-    "mae": False,
-    "max_drawdown": False,
-    "mse": False,
-    "rmse": False,
-    "turnover": False,
-}
 
 
 def log_metrics(

@@ -98,6 +98,11 @@ class RingFile(Mapped):
         """Slots that are published and not consumed."""
         return self._words[HEAD] - self._words[TAIL]
 
+    @property
+    def expected_sequence(self) -> int:
+        """The sequence that the consumer expects at the tail."""
+        return self._words[TAIL_SEQUENCE]
+
     def _read_header(self, fields: list[Any]) -> None:
         self.ring, self.rings, slot_bytes, max_parts, slots, self.pid, _ = fields
         self.shape = Shape(slot_bytes, slots, max_parts)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlops.package import Metric, check_model_name
 from mlops.training.data import Bars, load_bars
-from mlops.training.metrics import evaluate
+from mlops.training.metrics import evaluate, feature_metrics
 from mlops.training.models import Kind, make_estimator
 from mlops.training.split import Split, split_rows
 from tickserve.errors import DataError
@@ -78,6 +78,7 @@ def train_on(bars: Bars, kind: Kind, *, seed: int = 0) -> TrainedModel:
             part: evaluate(probabilities(estimator, rows.features)[:, 1], rows.returns)
             for part, rows in split.parts().items()
         }
+    metrics["train"] |= feature_metrics(split.train)
     return TrainedModel(dataset=bars.name, kind=kind, seed=seed, estimator=estimator, split=split, metrics=metrics)
 
 

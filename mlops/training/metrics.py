@@ -8,12 +8,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops.package.manifest import Metric
+from mlops.package.manifest import FEATURE_IC, Metric
 from mlops.statistics.correlation import spearman
 from mlops.statistics.newey_west import newey_west_error
 from mlops.statistics.ranks import midranks
 from mlops.statistics.return_figures import drawdown, mertens_error
-from mlops.training.features import SESSIONS_PER_YEAR
+from mlops.training.features import FEATURES, SESSIONS_PER_YEAR
+from mlops.training.split import Rows
 from mlops.training.uncertainty import bootstrap_errors
 
 #: Cost of trading, in basis points of the position traded; turning from long to short trades twice.
@@ -98,6 +99,13 @@ def information_coefficient(signal: Floats, returns: Floats) -> Metric | None:
     if found is None:
         return None
     return Metric(value=found.value, standard_error=newey_west_error(found.influence), n=len(signal))
+
+
+def feature_metrics(rows: Rows) -> dict[str, Metric]:
+    """The IC of each feature by itself: what live ones are held against, one by one."""
+    features = rows.features.astype(np.float64)
+    found = {name: information_coefficient(features[:, n], rows.returns) for n, name in enumerate(FEATURES)}
+    return {FEATURE_IC.format(name): figure for name, figure in found.items() if figure is not None}
 
 
 def strategy_returns(positions: Floats, returns: Floats, *, cost_bp: float) -> Floats:

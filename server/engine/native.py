@@ -4,31 +4,27 @@ import importlib.metadata
 import importlib.util
 import socket
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from mlops.package import MODEL_FILE, ColumnMapping, Datatype, TensorSpec
-from mlops.package.datatypes import numpy_dtype
-from mlops.package.rules import OutputLimits, feature_bounds
+from mlops.package import MODEL_FILE
 from mlops.package.runtime import golden_error
 from server.engine import texts
-from server.engine.base import STAGES, Counters, ModelCounters, Prepared, RunCounts, StageCounts, VersionCounters
-from server.engine.python import metadata, prediction
+from server.engine.base import Counters, ModelCounters, Prepared, RunCounts, StageCounts, VersionCounters
+from server.engine.handover import array_of, counts_of, plan_values, sample_values, tensor_values, version_values
+from server.engine.python import metadata
 from server.engine.python.reflection import SERVICES, descriptors
-from server.engine.python.runtime import Runtime, Tally
-from server.engine.python.serving import Installed, build
-from server.plan import ModelPlan, Plan, Role, VersionPlan
-from server.tap import UNTAPPED, Tap, TappedModel
+from server.plan import Plan, Role, VersionPlan
+from server.tap import Tap
 from tickserve.address import is_unix, split_host
 from tickserve.errors import ConfigurationError, PackageError
 from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
 from tickserve.listening.sockets import socket_file
 from tickserve.listening.tls import Certificates, TlsIdentity
-from tickserve.wire import grpc_service_pb2 as oip
 
 #: The format of what is handed over; the module must hold the same.
 PLAN_FORMAT = 3
@@ -133,7 +129,7 @@ class NativeEngine:
     def prepare(self, version: VersionPlan) -> Prepared:
         """Loads, warms and checks a version on the calling thread. Raises PackageError."""
         try:
-            prepared = self._native.prepare(_version(version), _sample(version))
+            prepared = self._native.prepare(version_values(version), sample_values(version))
             golden_max_error = self._check_golden(version, prepared)
         except RuntimeError as error:
             raise PackageError(str(error), field=MODEL_FILE) from None
@@ -157,7 +153,7 @@ class NativeEngine:
                     if prepared is not None:
                         self._native.keep(prepared)
             placed = {} if self._tap is None else self._tap.place(plan)
-            self._native.install(_plan(plan, placed))
+            self._native.install(plan_values(plan, placed))
             if self._tap is not None:
                 self._tap.keep(plan, placed)
 
@@ -176,11 +172,11 @@ class NativeEngine:
                     version=version,
                     role=Role(role),
                     last_answer_unix_ns=counts["last_answer_unix_ns"],
-                    **_counts(counts),
+                    **counts_of(counts),
                 )
                 for model, version, role, counts in found["versions"]
             ],
-            folded=[ModelCounters(model=model, **_counts(counts)) for model, counts in found["folded"]],
+            folded=[ModelCounters(model=model, **counts_of(counts)) for model, counts in found["folded"]],
             refused={(model, reason or ""): count for model, reason, count in found["refused"]},
             in_flight=found["in_flight"],
             loop_lag_seconds=found["queue_wait_s"],
@@ -234,8 +230,8 @@ class NativeEngine:
         golden = version.golden
         if golden is None:
             return None
-        outputs = prepared.run([_given(spec, golden.inputs[spec.name]) for spec in version.inputs])
-        named = {spec.name: _array(output) for spec, output in zip(version.outputs, outputs, strict=True)}
+        outputs = prepared.run([tensor_values(spec, golden.inputs[spec.name]) for spec in version.inputs])
+        named = {spec.name: array_of(output) for spec, output in zip(version.outputs, outputs, strict=True)}
         return golden_error(golden, named)
 
 
@@ -287,162 +283,5 @@ def _pem(identity: TlsIdentity) -> tuple[bytes, bytes, bytes | None]:
     return identity.certificate, identity.key, identity.client_ca
 
 
-@dataclass(frozen=True)
-class _NotRun:
-    """Stands for a runtime where a version is described only."""
-
-    version: VersionPlan
-
-
-def _plan(plan: Plan, placed: Mapping[str, TappedModel]) -> dict[str, Any]:
-    described = build(plan, lambda version: cast(Runtime, _NotRun(version)), lambda *_: cast(Tally, None))
-    index = oip.RepositoryIndexRequest
-    return {
-        "generation": plan.generation,
-        "models": {name: _model(model, described, placed.get(name, UNTAPPED)) for name, model in plan.models.items()},
-        "not_loaded": dict(plan.not_loaded),
-        "repository_index": metadata.repository_index(index().SerializeToString(), described),
-        "repository_index_ready": metadata.repository_index(index(ready=True).SerializeToString(), described),
-    }
-
-
-def _model(model: ModelPlan, described: Installed, tapped: TappedModel) -> dict[str, Any]:
-    roles = {segment.version: segment.role for segment in model.split.segments}
-    return {
-        "versions": [
-            (number, version.digest, int(roles.get(number, Role.PREVIOUS)))
-            for number, version in model.versions.items()
-        ],
-        "salt": model.split.salt,
-        "segments": [(each.upper_bound, each.version, int(each.role)) for each in model.split.segments],
-        "pins": sorted(model.pins),
-        "client_pins": [(version, sorted(clients)) for version, clients in model.client_pins.items()],
-        "halt": None if model.halt is None else {"reason": model.halt.reason, "actor": model.halt.actor},
-        "position_scale": model.position_scale,
-        "described": [
-            answer for version in ("", *model.versions) for answer in _descriptions(model.name, version, described)
-        ],
-        "tap": {
-            "split_generation": tapped.split_generation,
-            "latency_edge_ns": tapped.latency_edge_ns,
-            "versions": [(version, *placed) for version, placed in tapped.versions.items()],
-        },
-    }
-
-
-def _descriptions(model: str, version: str, described: Installed) -> Iterator[tuple[str, str, bytes]]:
-    asked = oip.ModelMetadataRequest(name=model, version=version).SerializeToString()
-    yield "ModelMetadata", version, metadata.model_metadata(asked, described)
-    yield "ModelConfig", version, metadata.model_config(asked, described)
-    yield "GetModel", version, prediction.describe(asked, described)
-
-
 def _key(version: VersionPlan) -> tuple[str, str, bytes]:
     return version.model, version.version, version.digest
-
-
-def _version(version: VersionPlan) -> dict[str, Any]:
-    rules = version.input_rules
-    event_time = rules.event_time
-    return {
-        "model": version.model,
-        "version": version.version,
-        "digest": version.digest,
-        "model_sha256": version.model_sha256,
-        "model_file": str(version.path / MODEL_FILE),
-        "inputs": _specs(version.inputs),
-        "outputs": _specs(version.outputs),
-        "feature_names": list(version.feature_names),
-        "feature_digest": version.feature_digest,
-        "signal": _mapping(version.signal),
-        "confidence": _mapping(version.confidence),
-        "input_rules": {
-            "finite": rules.finite,
-            "defaults": dict(rules.defaults),
-            "bounds": _bounds(version),
-            "event_time": {
-                "required": event_time.required,
-                "max_age_s": event_time.max_age_s,
-                "max_future_s": event_time.max_future_s,
-                "policy": event_time.policy,
-            },
-        },
-        "output_rules": list(_output_rules(version)),
-        "limits": version.limits.model_dump(),
-    }
-
-
-def _specs(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
-    return [{"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)} for spec in specs]
-
-
-def _mapping(mapping: ColumnMapping | None) -> dict[str, Any] | None:
-    if mapping is None:
-        return None
-    return {
-        "output": mapping.output,
-        "column": mapping.column,
-        "scale": float(mapping.scale),
-        "offset": float(mapping.offset),
-    }
-
-
-def _bounds(version: VersionPlan) -> list[dict[str, Any]]:
-    rules = version.input_rules
-    if not rules.bounds:
-        return []
-    lows, highs = feature_bounds(version.feature_names, rules, version.inputs[0].datatype)
-    return [
-        {"low": low, "high": high, "policy": rules.bounds[name].policy if name in rules.bounds else None}
-        for name, low, high in zip(version.feature_names, lows.tolist(), highs.tolist(), strict=True)
-    ]
-
-
-def _output_rules(version: VersionPlan) -> Iterator[dict[str, Any]]:
-    datatypes = {spec.name: spec.datatype for spec in version.outputs}
-    for rule in version.output_rules:
-        limits = OutputLimits(rule, datatypes[rule.output])
-        yield {
-            "name": rule.name,
-            "output": rule.output,
-            "kind": rule.kind,
-            "low": limits.low,
-            "high": limits.high,
-            "policy": rule.policy,
-        }
-
-
-def _sample(version: VersionPlan) -> list[Any] | None:
-    if version.golden is None:
-        return None
-    inputs = version.golden.inputs
-    return [
-        _given(spec, inputs[spec.name][:1] if spec.shape[:1] == (-1,) else inputs[spec.name]) for spec in version.inputs
-    ]
-
-
-def _given(spec: TensorSpec, array: np.ndarray[Any, Any]) -> tuple[str, list[int], Any]:
-    elements = [str(item) for item in array.ravel()] if spec.datatype == "BYTES" else array.tobytes()
-    return spec.datatype, list(array.shape), elements
-
-
-def _array(tensor: tuple[str, list[int], Any]) -> np.ndarray[Any, Any]:
-    datatype, shape, elements = tensor
-    if datatype == "BYTES":
-        return np.array(elements, dtype=object).reshape(shape)
-    return np.frombuffer(elements, numpy_dtype(cast(Datatype, datatype))).reshape(shape)
-
-
-def _counts(counts: Mapping[str, Any]) -> dict[str, Any]:
-    stages = {}
-    for stage in STAGES:
-        data, sum_ns = counts["stages"][stage]
-        stages[stage] = StageCounts(np.frombuffer(data, "<u8").tolist(), sum_ns)
-    return {
-        "stages": stages,
-        "answered": counts["answered"],
-        "rows": counts["rows"],
-        "slow": counts["slow"],
-        "errors": {reason or "": count for reason, count in counts["errors"]},
-        "rule_violations": {(rule, policy): count for rule, policy, count in counts["rule_violations"]},
-    }

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +12,8 @@ from pathlib import Path
 import structlog
 
 _log = structlog.get_logger()
+#: What a server does by itself when a version does badly. Counted from 0, so that the first one shows as a rise.
+ALARMING = ("breaker_tripped", "breaker_halted", "breaker_without_way_back")
 _KEPT = 1024
 _AUDIT_BYTES = 16 << 20
 
@@ -46,6 +48,12 @@ class EventLog:
         self._changed = threading.Condition()
         self._is_closed = False
         self.lost = 0
+        self._counts = Counter(dict.fromkeys(ALARMING, 0))
+
+    def counts(self) -> dict[str, int]:
+        """Events since the start by kind; those that alarm are there from the beginning."""
+        with self._changed:
+            return dict(self._counts)
 
     def add(self, kind: str, *, model: str = "", version: str = "", actor: str = "", message: str = "") -> None:
         """Keeps one event and wakes those who wait."""
@@ -53,6 +61,7 @@ class EventLog:
             self._sequence += 1
             event = Event(self._sequence, time.time_ns(), kind, model, version, actor, message)
             self._events.append(event)
+            self._counts[kind] += 1
             self._write(event)
             self._changed.notify_all()
 

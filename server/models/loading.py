@@ -185,6 +185,24 @@ def _run(key: Key, job: Job) -> Result:
         return Result(key, error=PackageError(text))
 
 
+#: A file of a forest of 17 MB takes 200 MB once it is loaded.
+_UNKNOWN_FACTOR = 12.0
+#: What a smaller file takes has little to do with its size.
+_LEAST_BYTES = 1 << 20
+
+
+def expected_resident_bytes(size_bytes: int, known: Sequence[tuple[int, int]]) -> int:
+    """What a model's file should take once it is loaded, never less than itself.
+
+    `known` are others of the same model: size of the file, and what it turned out to take. Without any, a rule of
+    thumb.
+    """
+    if not known:
+        return round(size_bytes * _UNKNOWN_FACTOR)
+    ratio = max(resident_bytes / max(size, _LEAST_BYTES) for size, resident_bytes in known)
+    return max(size_bytes, round(ratio * max(size_bytes, _LEAST_BYTES)))
+
+
 class Memory:
     """How much memory loaded versions may take together, by what loading each of them took.
 
@@ -193,9 +211,6 @@ class Memory:
     budget_bytes : int
         0 means no bound.
     """
-
-    #: A file of a forest of 17 MB takes 200 MB once it is loaded.
-    UNKNOWN_FACTOR = 12.0
 
     def __init__(self, budget_bytes: int = 0) -> None:
         self.budget_bytes = budget_bytes

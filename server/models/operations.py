@@ -58,7 +58,8 @@ class Operations:
             halt = self._record(model).desired.halt
             if halt is not None:
                 raise ControlError(
-                    f"model {model!r} is halted by desired state ({halt.actor}: {halt.reason}); change that",
+                    f"model {model!r} is halted by desired state ({halt.actor}: {halt.reason}); change that "
+                    f"(tickserve desired set {model} --no-halt, with a registry)",
                     code=Code.FAILED_PRECONDITION,
                 )
         return names

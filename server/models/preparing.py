@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mlops.package import MODEL_FILE
 from server.engine import Engine, Prepared
-from server.models.loading import Loaded, Memory
+from server.models.loading import Loaded, Memory, expected_resident_bytes
 from server.models.planning import require_schema, with_rules
 from server.models.records import ModelRecord
 from server.models.source import Source
@@ -78,11 +78,8 @@ class Preparer:
             return None
 
     def _reserve(self, key: tuple[str, str], record: ModelRecord, plan: VersionPlan) -> None:
-        # As others of the same model turned out, else by a rule of thumb.
-        known = [
-            loaded.prepared.resident_bytes / size for loaded in record.loaded.values() if (size := _size(loaded.plan))
-        ]
-        expected_bytes = round(_size(plan) * (max(known) if known else Memory.UNKNOWN_FACTOR))
+        known = [(_size(loaded.plan), loaded.prepared.resident_bytes) for loaded in record.loaded.values()]
+        expected_bytes = expected_resident_bytes(_size(plan), known)
         try:
             self.memory.reserve(key, expected_bytes)
         except ControlError:

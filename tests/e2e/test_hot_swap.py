@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from mlops.package import MODEL_FILE
-from mlops.registry import Registry
+from mlops.registry import HaltEntry, Registry
 from tests.e2e.conftest import PROGRAM, Launcher, Running
 from tests.support.packages import build_constant
 from tests.support.registry import ANN, add, gates
@@ -111,6 +111,48 @@ def test_what_is_promoted_is_served_and_rolled_back_without_a_load(desk: Desk) -
         ]
     audited = [json.loads(line) for line in (desk.home / "server" / "events.jsonl").read_text().splitlines()]
     assert {"kind": "rolled_back", "actor": "kim", "message": "bad fills"}.items() <= audited[3].items()
+
+
+def test_version_to_go_back_to_is_there_after_a_restart(desk: Desk) -> None:
+    for value in (1.0, 2.0):
+        desk.add(value)
+    desk.promote(1)
+    with desk.serve() as running:
+        desk.promote(2)
+        running.control.wait(serves("2"), 20.0)
+        running.process.kill()
+        running.process.wait(20)
+    with desk.serve() as running:
+        status = running.control.wait(lambda status: demo(status).previous == "1", 20.0)
+        assert demo(status).stable == "2"
+        # With the registry away too: nothing is fetched or loaded for it.
+        desk.registry.close()
+        folder = desk.home / "registry"
+        folder.rename(desk.home / "away")
+        folder.write_text("no folder")
+        assert running.control.rollback("demo", actor="kim", reason="bad fills") == "1"
+        assert answered_by(running) == "1"
+        assert running.terminate() == 0
+
+
+def test_scale_and_halt_of_desired_state_are_obeyed_and_a_halt_at_a_held_server_too(desk: Desk) -> None:
+    desk.add(1.0)
+    desk.promote(1)
+    with desk.serve() as running, Client(running.address, model="demo", timeout_s=10.0) as client:
+        desire(desk, position_scale=0.25)
+        running.control.wait(lambda _: client.predict([1.0, 2.0, 3.0]).position_scale == 0.25, 20.0)
+        running.control.hold("demo", actor="kim", reason="freeze")
+        desire(desk, halt=HaltEntry(reason="bad fills", actor="ann", since="2026-01-01T00:00:00+00:00"))
+        running.control.wait(lambda status: demo(status).halt is not None, 20.0)
+        with pytest.raises(HaltedError, match="was halted by ann: bad fills"):
+            client.predict([1.0, 2.0, 3.0])
+        # Only there: who halts for all servers is not overruled at one.
+        with pytest.raises(ControlError, match="is halted by desired state"):
+            running.control.resume("demo", actor="kim", reason="")
+        desire(desk, halt=None)
+        running.control.wait(lambda status: demo(status).halt is None, 20.0)
+        assert client.predict([1.0, 2.0, 3.0]).version == "1"
+        assert running.terminate() == 0
 
 
 def test_server_that_is_held_stays_over_a_restart_until_it_follows_again(desk: Desk) -> None:
@@ -293,6 +335,13 @@ def test_server_that_is_killed_at_any_step_of_a_swap_comes_back_with_a_verified_
         running.control.wait(serves("2"), 30.0)
         assert answered_by(running) == "2"
         assert running.terminate() == 0
+
+
+def desire(desk: Desk, **changes: Any) -> None:
+    """Changes some of the desired state, and leaves the rest."""
+    found = desk.registry.desired("demo")
+    assert found is not None
+    desk.registry.set_desired("demo", found.state.model_copy(update=changes), ANN, found.revision)
 
 
 def named(desk: Desk, name: str) -> str:

@@ -205,3 +205,14 @@ def test_an_error_that_cannot_be_estimated_is_absent() -> None:
 
 def test_a_certain_and_wrong_prediction_has_a_finite_loss() -> None:
     assert metrics.evaluate(np.array([0.0, 1.0]), np.array([0.01, -0.01]))["log_loss"].value < 40
+
+
+def test_each_feature_has_its_own_ic_on_the_training_rows() -> None:
+    from mlops.training import FEATURES, train
+
+    model = train("nasdaq", "logistic")
+    rows = model.split.train
+    for place, name in enumerate(FEATURES):
+        figure = model.metrics["train"][f"feature_ic.{name}"]
+        assert figure.value == pytest.approx(stats.spearmanr(rows.features[:, place], rows.returns).statistic, rel=1e-9)
+    assert not any(name.startswith("feature_ic") for name in model.metrics["test"])

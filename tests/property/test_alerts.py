@@ -19,7 +19,7 @@ from tickserve.errors import Code, ConflictError, UnreachableError
 
 #: Distinct from what the rows set, so that it is known whose a scale is.
 OPERATOR_SCALES = (1.0, 0.9, 0.6, 0.3, 0.1)
-FAULTS = ("none", "none", "unreachable", "conflict", "crash before", "crash after", "crash storing", "disk full")
+FAULTS = ("none", "none", "unreachable", "conflict", "crash before", "crash after", "disk full")
 
 
 def make_row(name: str, warning: float, critical: float) -> Row:
@@ -38,7 +38,8 @@ def make_row(name: str, warning: float, critical: float) -> Row:
         figure="ic",
         basis="upper",
         direction="below",
-        warning=level(2, 3, warning, windows=2),
+        length=60,
+        warning=level(2, 3, warning, windows=1),
         critical=level(0, 1, critical, clear_windows=2, also=("halt", "request_retraining")),
     )
 
@@ -111,6 +112,7 @@ class Alerts(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name)
         self.world = World()
+        self.stores_left = 0
         self.said: list[tuple[str, Reading]] = []
         self.time = 0
         self.open()
@@ -122,8 +124,8 @@ class Alerts(RuleBasedStateMachine):
         def write(state: Any) -> None:
             if self.world.fault == "disk full":
                 raise OSError(28, "No space left on device")
-            if self.world.fault == "crash storing":
-                self.world.fault = "none"
+            self.stores_left -= 1
+            if self.stores_left == 0:
                 raise CrashError
             store(state)
 
@@ -132,7 +134,7 @@ class Alerts(RuleBasedStateMachine):
     def reopen(self) -> None:
         """As after a crash: what was not counted durably is told again, with all that was."""
         self.policy.close()
-        self.world.fault = "none"
+        self.world.fault, self.stores_left = "none", 0
         self.open()
         for name, reading in self.said:
             self.policy.observe(name, [reading])
@@ -161,6 +163,26 @@ class Alerts(RuleBasedStateMachine):
         except CrashError:
             self.reopen()
         self.world.fault = "none"
+
+    @rule(
+        fault=st.sampled_from(["crash before", "crash after", "stores"]),
+        stores=st.integers(1, 12),
+        scale=st.sampled_from([None, *OPERATOR_SCALES]),
+        resumes=st.booleans(),
+    )
+    def crash_and_meanwhile(self, fault: str, stores: int, scale: float | None, resumes: bool) -> None:
+        """The process dies somewhere in its actions, and before it is back an operator does something."""
+        self.world.fault = fault
+        self.stores_left = stores if fault == "stores" else 0
+        try:
+            self.policy.act()
+        except CrashError:
+            if scale is not None:
+                self.operator_sets(scale)
+            if resumes and self.world.is_halted:
+                self.operator_resumes()
+            self.reopen()
+        self.world.fault, self.stores_left = "none", 0
 
     @rule()
     def restart(self) -> None:
@@ -191,7 +213,7 @@ class Alerts(RuleBasedStateMachine):
             assert self.world.scale == self.world.operator_scale
         ids = [row.id for row in read_history(self.path / "history.jsonl")]
         assert len(ids) == len(set(ids))
-        records = [row for row in read_history(self.path / "history.jsonl") if row.do == "record"]
+        records = [row for row in read_history(self.path / "history.jsonl") if row.action == "record"]
         assert len(records) == self.transitions()
 
     @invariant()

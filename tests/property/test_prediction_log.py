@@ -44,7 +44,8 @@ def check(found: Scan, index: int, record: Record) -> None:
     if texts is not None:
         assert texts == record
     else:
-        assert ([found.entity[index]] if index in found.entity else []) == list(record.entities)
+        entity = dict(zip(found.entity[0].tolist(), found.entity[1], strict=True))
+        assert ([entity[index]] if index in entity else []) == list(record.entities)
         assert len(record.findings) + len(record.broken_rules) == 0
 
 

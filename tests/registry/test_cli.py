@@ -64,6 +64,17 @@ def test_the_live_version_is_compared_with_no_other(run: Run, packages: Packages
         ]
 
 
+def test_halt_in_desired_state_is_made_and_ended(run: Run, packages: Packages) -> None:
+    run("models", "register", packages(1))
+    run("models", "approve", "demo", "1", "--reason", "fine", "--inconclusive")
+    run("models", "promote", "demo", "1", "--reason", "go")
+    state = run("desired", "set", "demo", "--halt", "--reason", "odd fills", "--actor", "ann", "--json")["state"]
+    assert (state["halt"]["actor"], state["halt"]["reason"]) == ("ann", "odd fills")
+    again = run("desired", "set", "demo", "--halt", "--reason", "again", "--actor", "bob", "--json")["state"]
+    assert again["halt"]["actor"] == "ann"
+    assert run("desired", "set", "demo", "--no-halt", "--reason", "fine", "--json")["state"]["halt"] is None
+
+
 def test_desired_state_is_set_part_by_part(run: Run, packages: Packages) -> None:
     run("models", "register", packages(1))
     assert "no desired state yet" in run("desired", "show", "demo", code=2)

@@ -42,6 +42,25 @@ def constant_model(value: float) -> bytes:
     )
 
 
+def ballasted_model(value: float, size_bytes: int) -> bytes:
+    """As `constant_model`, in a file of at least this size: its weights are zeros, and many."""
+    inner = size_bytes // 12
+    return _model(
+        [
+            helper.make_node("MatMul", ["features", "first"], ["inner"]),
+            helper.make_node("ReduceSum", ["inner", "axes"], ["nothing"], keepdims=1),
+            helper.make_node("Add", ["nothing", "value"], ["values"]),
+        ],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", 1])],
+        [
+            helper.make_tensor("first", TensorProto.FLOAT, [3, inner], bytes(12 * inner), raw=True),
+            helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("value", TensorProto.FLOAT, [1], [value]),
+        ],
+    )
+
+
 def bool_model() -> bytes:
     """Gives its three flags back."""
     return _model(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mlops.package import MODEL_FILE, Golden, ReferenceRows, add_version, build_package
+from mlops.package import MODEL_FILE, Golden, ReferenceRows, add_version, build_package, run_model
 from tests.support.models import FEATURES, constant_model, slow_model
 
 
@@ -29,6 +29,15 @@ def add_constant(models: Path, value: float, *, name: str = "demo", **changes: A
     """Adds such a package to a models directory as the next version; returns the version's folder."""
     _, path = add_version(models, build_constant(models.parent / "packages", value, name=name, **changes))
     return path
+
+
+def add_sum(models: Path, repeats: int, **changes: Any) -> Path:
+    """Adds a version that answers the sum of the row, after so much work."""
+    model = slow_model(repeats)
+    rows = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    outputs = run_model(model, {"features": rows})
+    golden = Golden(inputs={"features": rows}, outputs=outputs, rtol=1e-3, atol=1e-3)
+    return add_constant(models, 0.0, model=model, golden=golden, **changes)
 
 
 def add_endless_load(models: Path) -> None:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from mlops.sidecar.settings import SidecarSettings
 from server.config import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -12,6 +13,14 @@ MANUAL = (ROOT / "docs" / "operations.md").read_text()
 def test_every_setting_is_in_the_manual_and_no_other() -> None:
     documented = re.findall(r"^\| `(\w+)` \| `TICKSERVE_", MANUAL, re.MULTILINE)
     assert documented == list(Settings.model_fields)
+
+
+def test_every_setting_and_metric_of_the_sidecar_is_in_its_manual() -> None:
+    manual = (ROOT / "docs" / "sidecar.md").read_text()
+    assert [name for name in SidecarSettings.model_fields if f"`{name}`" not in manual] == []
+    defined = set(re.findall(r'"(tickserve_\w+)"', (ROOT / "mlops" / "sidecar" / "metrics.py").read_text()))
+    assert defined
+    assert {name for name in defined if name not in manual} == set()
 
 
 def test_every_metric_is_in_the_manual() -> None:

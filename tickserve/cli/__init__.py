@@ -9,11 +9,15 @@ import traceback
 import typer
 from rich.console import Console
 
-from tickserve.cli import desired, keys, models, package, split
-from tickserve.cli.control import drain, events, follow, halt, resume, rollback, status
+from tickserve.cli import desired, drift, keys, models, package, split
+from tickserve.cli.bench import bench
+from tickserve.cli.control import choose, drain, events, follow, halt, release, resume, rollback
 from tickserve.cli.demo import demo
 from tickserve.cli.predict import predict
+from tickserve.cli.replay import replay
 from tickserve.cli.serve import serve
+from tickserve.cli.sidecar import sidecar
+from tickserve.cli.status import status
 from tickserve.cli.train import train
 from tickserve.errors import Code, DeadlineError, InternalError, StatusError, TickserveError, UnreachableError
 
@@ -23,13 +27,31 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, serve, predict, status, halt, resume, follow, rollback, events, drain):
+for command in (
+    demo,
+    train,
+    serve,
+    sidecar,
+    replay,
+    predict,
+    status,
+    halt,
+    resume,
+    follow,
+    rollback,
+    choose,
+    release,
+    events,
+    drain,
+    bench,
+):
     app.command()(command)
 app.add_typer(package.app, name="package")
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(desired.app, name="desired")
 app.add_typer(split.app, name="split")
+app.add_typer(drift.app, name="drift")
 
 
 def main() -> None:

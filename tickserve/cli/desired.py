@@ -1,5 +1,6 @@
 """`tickserve desired`: what is meant to be served for one model, beside which version is live."""
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,9 +21,9 @@ from tickserve.cli.models.options import (
 from tickserve.errors import UnknownError
 
 if TYPE_CHECKING:
-    from mlops.registry import AllowedPin, Desired, RuleOverride
+    from mlops.registry import AllowedPin, Author, Desired, DesiredState, HaltEntry, RuleOverride
 
-app = typer.Typer(help="Desired state: scale, fallback, pins and rule overrides.", no_args_is_help=True)
+app = typer.Typer(help="Desired state: scale, halt, fallback, pins and rule overrides.", no_args_is_help=True)
 
 
 @app.command()
@@ -59,6 +60,10 @@ def set_(
             help="RULE=POLICY, RULE=POLICY:MINIMUM:MAXIMUM or RULE= to restore the package's.", show_default=False
         ),
     ] = None,
+    halt: Annotated[
+        bool | None,
+        typer.Option("--halt/--no-halt", help="Stop the model at every server, or end that.", show_default=False),
+    ] = None,
     expected_revision: Annotated[
         int | None,
         typer.Option(min=0, show_default=False, help="The model's revision that this was decided on."),
@@ -85,10 +90,20 @@ def set_(
             entries["allowed_pins"] = _pins(pin)
         if rule is not None:
             entries["rule_overrides"] = _rules(state.rule_overrides, rule)
+        who = author(actor, reason)
+        if halt is not None:
+            entries["halt"] = _halt(state, who) if halt else None
         # Without a revision of the caller's the one that was just read: another change in between is not overwritten.
         expected = before.revision if expected_revision is None else expected_revision
-        desired = found.set_desired(model, make_state(**entries), author(actor, reason), expected)
+        desired = found.set_desired(model, make_state(**entries), who, expected)
     _show(desired, as_json)
+
+
+def _halt(before: "DesiredState", who: "Author") -> "HaltEntry":
+    """A halt that is there stays the one that it is."""
+    from mlops.registry import HaltEntry
+
+    return before.halt or HaltEntry(reason=who.reason, actor=who.actor, since=datetime.now(UTC).isoformat())
 
 
 def _pins(texts: list[str]) -> "tuple[AllowedPin, ...]":

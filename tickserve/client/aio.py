@@ -1,16 +1,19 @@
 """The asyncio client of the Prediction service."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from tickserve.client.aio_stream import Stream
-from tickserve.client.core import Core, Job, Outcome, Pause, Step
+from tickserve.client.choice import TransportName, codec, connect_aio
+from tickserve.client.core import PREDICT, Core, Job, Outcome, Pause, Step
 from tickserve.client.exchange import DEFAULT_WINDOW
+from tickserve.client.failover import make_hedge
+from tickserve.client.failover_aio import FailoverAioTransport
 from tickserve.client.features import Features
-from tickserve.client.grpc_aio import GrpcAioTransport
 from tickserve.client.options import Request, RequestOptions
 from tickserve.client.transport import AioConnect, CallError, Tls
 from tickserve.errors import TickserveError
@@ -20,7 +23,7 @@ _T = TypeVar("_T")
 
 
 class Client:
-    """Asks one server for predictions from an event loop; one client serves any number of tasks of that loop.
+    """Asks a server, or one of several, from an event loop; one client serves any number of tasks of that loop.
 
     The same as `tickserve.Client`, parameters, rules and errors included, but that what waits is awaited. It belongs
     to the loop of its first call. Cancelling a task cancels its call, and nothing else.
@@ -33,20 +36,43 @@ class Client:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         model: str | None = None,
         timeout_s: float = 1.0,
         tls: Tls | None = None,
         check_features: bool = True,
-        connect: AioConnect = GrpcAioTransport,
+        hedge_after_s: float | None = None,
+        may_execute_twice: bool = False,
+        transport: TransportName = "auto",
+        connect: AioConnect | None = None,
     ) -> None:
-        self._core = Core(address, model=model, timeout_s=timeout_s, check_features=check_features)
-        self._transport = connect(address, tls)
+        self._core = Core(
+            address,
+            model=model,
+            timeout_s=timeout_s,
+            check_features=check_features,
+            codec=codec(transport) if connect is None else None,
+        )
+        addresses = self._core.addresses
+        hedge = make_hedge(hedge_after_s, may_execute_twice=may_execute_twice, servers=len(addresses))
+        connecting = connect or partial(connect_aio, transport=transport)
+        self._transport = (
+            connecting(addresses[0], tls)
+            if len(addresses) == 1
+            else FailoverAioTransport(addresses, tls, connecting, hedge)
+        )
 
     async def predict(self, features: Features, **options: Unpack[RequestOptions]) -> Prediction:
         """The model's answer for one or more rows; see `tickserve.Client.predict`."""
-        return await self._do(self._core.predict(Request(features, **options)))
+        quick = self._core.quick(features, options)
+        if quick is None:
+            return await self._do(self._core.predict(Request(features, **options)))
+        try:
+            answer = await self._transport.call(PREDICT, quick.data, quick.timeout_s)
+        except CallError as failed:
+            raise self._core.refused(quick, failed) from None
+        return self._core.answered(quick, answer)
 
     def stream(
         self, *, model: str | None = None, timeout_s: float | None = None, window: int = DEFAULT_WINDOW

@@ -104,7 +104,7 @@ class Stream:
 
     async def _finish(self, sent: _UnderWay) -> Prediction:
         job = sent.job
-        job.advance(await _await(sent.call, sent.ticket))
+        job.advance(await self._after(sent.call, await _await(sent.call, sent.ticket)))
         while job.step is not None:
             job.advance(await self._perform(job.step))
         return job.result
@@ -119,8 +119,12 @@ class Stream:
 
     async def _perform(self, step: Step) -> Outcome:
         if isinstance(step, Call) and step.method == PREDICT:
-            return await _await(step, await self._ask(step))
+            return await self._after(step, await _await(step, await self._ask(step)))
         return await self._perform_alone(step)
+
+    async def _after(self, call: Call, outcome: Outcome) -> Outcome:
+        """Where the stream's server cannot answer and has not tried, a call of its own goes to another one."""
+        return await self._perform_alone(call) if self._core.goes_elsewhere(outcome) else outcome
 
     async def _ask(self, call: Call) -> asyncio.Future[Outcome]:
         ticket: asyncio.Future[Outcome] = self._loop.create_future()

@@ -5,12 +5,12 @@ from typing import TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from tickserve.errors import InternalError
+from tickserve.errors import InternalError, TickserveError
 from tickserve.prediction import Finding, FindingKind, FloatArray, Limits, ModelInfo, Prediction, Role, TensorSpec
 from tickserve.v1 import prediction_pb2 as pb
 
 ROLES = {number: Role(name.removeprefix("ROLE_").lower()) for name, number in pb.Role.items()}
-_FINDING_KINDS = {
+FINDING_KINDS = {
     number: FindingKind(name.removeprefix("FINDING_KIND_").lower()) for name, number in pb.FindingKind.items()
 }
 
@@ -60,13 +60,33 @@ def to_prediction(answer: pb.PredictResponse, info: ModelInfo | None) -> Predict
         plan_generation=answer.plan_generation,
         position_scale=answer.position_scale,
         findings=tuple(
-            Finding(_FINDING_KINDS.get(found.kind, FindingKind.UNSPECIFIED), found.row, found.column, found.rule)
+            Finding(FINDING_KINDS.get(found.kind, FindingKind.UNSPECIFIED), found.row, found.column, found.rule)
             for found in answer.findings
         ),
         request_id=answer.request_id,
         server_duration_ns=answer.server_duration_ns,
         value_names=names if len(names) == values.shape[1] else (),
         findings_left_out=answer.findings_left_out,
+    )
+
+
+def default_prediction(model: str, request_id: str, signal: FloatArray, because: TickserveError) -> Prediction:
+    """What stands for an answer where there is none, `signal` being the caller's own, of shape (rows,)."""
+    return Prediction(
+        values=np.empty((len(signal), 0), dtype=np.float32),
+        rows=len(signal),
+        signal=signal,
+        confidence=None,
+        model=model,
+        version="",
+        digest="",
+        role=Role.UNSPECIFIED,
+        plan_generation=0,
+        position_scale=0.0,
+        findings=(),
+        request_id=request_id,
+        server_duration_ns=0,
+        default_because=because,
     )
 
 

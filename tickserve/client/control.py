@@ -111,6 +111,19 @@ class ControlClient:
         )
         return decode(pb.SetDesiredResponse, self._call("SetDesired", request, self._timeout_s)).revision
 
+    def set_position_scale(self, model: str, scale: float, *, actor: str, reason: str, expected_revision: int) -> int:
+        """Writes another factor for positions, and nothing else; returns the revision.
+
+        Where a version policy says what is served, this pins what it says now, until the model is given back to it.
+        """
+        status = decode(pb.StatusResponse, self._call("Status", pb.StatusRequest(), self._timeout_s))
+        desired = next((found.desired for found in status.models if found.name == _named(model)), None)
+        if desired is None or not desired.split:
+            raise ControlError(f"nothing is desired of model {model!r} here", code=Code.NOT_FOUND, field="model")
+        desired.position_scale = scale
+        request = pb.SetDesiredRequest(desired=desired, expected_revision=expected_revision, actor=actor, reason=reason)
+        return decode(pb.SetDesiredResponse, self._call("SetDesired", request, self._timeout_s)).revision
+
     def events(self, after: int = 0) -> Iterator[Event]:
         """Changes as they happen, oldest first, for ever; begins with those that are kept and came after `after`."""
         try:

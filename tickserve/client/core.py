@@ -3,23 +3,28 @@
 Blocking and asyncio clients perform the same jobs; only how a call travels and how time passes is theirs.
 """
 
+from __future__ import annotations
+
 import copy
 import math
+import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast
 
+import numpy as np
 from google.protobuf.message import Message
 
-from tickserve.client.answer import decode, to_model_info, to_prediction
-from tickserve.client.failure import prediction_error
-from tickserve.client.features import NamedLines, NamesDifferError, parse_features
-from tickserve.client.known import KnownModels
+from tickserve.client.answer import decode, default_prediction, to_model_info, to_prediction
+from tickserve.client.failure import is_unexecuted, prediction_error
+from tickserve.client.features import Features, NamedLines, NamesDifferError, parse_features, to_rows
+from tickserve.client.known import Key, KnownModels
 from tickserve.client.options import Request
-from tickserve.client.request import Head, encode_array, encode_lines, make_head
-from tickserve.client.transport import CallError, check_address
+from tickserve.client.request import Head, encode_array, encode_lines, make_head, unix_ns
+from tickserve.client.transport import CallError, check_addresses
 from tickserve.errors import (
+    Code,
     ConfigurationError,
     DeadlineError,
     FeaturesChangedError,
@@ -31,11 +36,16 @@ from tickserve.prediction import FloatArray, ModelInfo, Prediction
 from tickserve.v1 import prediction_pb2 as pb
 from tickserve.wire import health_pb2
 
+if TYPE_CHECKING:
+    from tickserve.client.native_codec import NativeCodec
+
 PREDICT = "/tickserve.v1.Prediction/Predict"
 PREDICT_STREAM = "/tickserve.v1.Prediction/PredictStream"
 GET_MODEL = "/tickserve.v1.Prediction/GetModel"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
+#: Options that the quick way knows.
+_QUICK = frozenset(("model", "version", "request_id", "routing_key", "entities", "event_time", "timeout_s"))
 _POLL_S = 0.05
 _PROBE_TIMEOUT_S = 1.0
 
@@ -55,6 +65,16 @@ class Call:
     def left_s(self) -> float:
         """Time until the deadline, in seconds; never below zero."""
         return max(0.0, self.end - time.monotonic())
+
+
+@dataclass(slots=True)
+class QuickCall:
+    """A call of PREDICT that needs nothing else; not frozen, which would cost more than the rest of it."""
+
+    key: Key
+    request_id: str
+    data: bytes
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +117,24 @@ class Job(Generic[_T]):
 class Core:
     """The defaults of one client, and what it knows of the models; makes its jobs. Any thread may use it."""
 
-    def __init__(self, address: str, *, model: str | None, timeout_s: float, check_features: bool) -> None:
-        self.address = check_address(address)
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        *,
+        model: str | None,
+        timeout_s: float,
+        check_features: bool,
+        codec: NativeCodec | None = None,
+    ) -> None:
+        self.addresses = check_addresses(address)
+        self.address = ", ".join(self.addresses)
         if not _is_duration(timeout_s):
             raise ConfigurationError(f"timeout_s is {timeout_s!r}; expected seconds above 0", field="timeout_s")
         self._model = model
         self._timeout_s = timeout_s
         self._check_features = check_features
         self._known = KnownModels()
+        self._codec = codec
 
     def with_defaults(self, model: str | None, timeout_s: float | None) -> Self:
         """The same, knowledge included, with other defaults where they are given."""
@@ -114,9 +144,63 @@ class Core:
             other._timeout_s = _checked(timeout_s)
         return other
 
+    def goes_elsewhere(self, outcome: Outcome) -> bool:
+        """Whether what a stream could not do is for another server: there is one, and nothing was executed."""
+        return (
+            len(self.addresses) > 1
+            and isinstance(outcome, CallError)
+            and outcome.code is Code.UNAVAILABLE
+            and is_unexecuted(outcome)
+        )
+
     def predict(self, request: Request) -> Job[Prediction]:
         """Answers one request; the job is never without a step that calls PREDICT."""
         return Job(self._predict(request))
+
+    def quick(self, features: Features, options: Mapping[str, Any]) -> QuickCall | None:
+        """The one call that a request needs, where nothing has to be asked first and nothing is wrong; else None.
+
+        The same request as `predict` makes of it, by a shorter way.
+        """
+        if self._codec is None or not isinstance(features, np.ndarray) or not options.keys() <= _QUICK:
+            return None
+        key = (options.get("model") or self._model or "", options.get("version") or "")
+        timeout_s = options.get("timeout_s", self._timeout_s)
+        info = self._known.first(key) if self._check_features else None
+        if not key[0] or (info is None and self._check_features) or not _is_duration(timeout_s):
+            return None
+        entities = options.get("entities")
+        try:
+            event_time_unix_ns = unix_ns(options.get("event_time"))
+            listed = [entities] if isinstance(entities, str) else list(entities or ())
+        except (InvalidInputError, TypeError):
+            return None
+        request_id = options.get("request_id") or os.urandom(16).hex()
+        data = self._codec.encode(
+            key, info, features, request_id, options.get("routing_key"), listed, event_time_unix_ns
+        )
+        return None if data is None else QuickCall(key, request_id, data, timeout_s)
+
+    def answered(self, call: QuickCall, answer: bytes) -> Prediction:
+        """What the answer to a quick call says. Raises InternalError where that is nothing."""
+        info = self._known.latest(call.key)
+        prediction = None if self._codec is None else self._codec.decode(answer, info)
+        if prediction is None:
+            try:
+                prediction = to_prediction(decode(pb.PredictResponse, answer), info)
+            except TickserveError as error:
+                error.request_id = call.request_id
+                raise
+        self._known.compare(call.key, prediction)
+        return prediction
+
+    def refused(self, call: QuickCall, failed: CallError) -> TickserveError:
+        """What a quick call that failed raises."""
+        error = prediction_error(failed, address=self.address)
+        if isinstance(error, FeaturesChangedError):
+            _say_how_to_follow(error)
+        error.request_id = call.request_id
+        return error
 
     def get_model(self, model: str | None, version: str | None, timeout_s: float | None) -> Job[ModelInfo]:
         """Describes a model."""
@@ -138,12 +222,19 @@ class Core:
         end = self._end(request.timeout_s)
         try:
             given = parse_features(request.features)
+            default = _default(request, given)
+        except TickserveError as error:
+            error.request_id = head.request_id
+            raise
+        try:
             if isinstance(given, NamedLines):
                 return (yield from self._predict_lines(head, given, request.steps, end))
             return (yield from self._predict_array(head, given, request.steps, end))
         except TickserveError as error:
             error.request_id = head.request_id
-            raise
+            if default is None:
+                raise
+            return default_prediction(head.model, head.request_id, default, error)
 
     def _predict_array(self, head: Head, values: FloatArray, steps: int | None, end: float) -> _Steps[Prediction]:
         key = (head.model, head.version)
@@ -153,8 +244,7 @@ class Core:
         try:
             return (yield from self._send(head, encode_array(head, values, info, steps), end))
         except FeaturesChangedError as error:
-            error.message += "; this client goes by the order it saw first, so make a new one when your arrays follow"
-            error.args = (error.message,)
+            _say_how_to_follow(error)
             raise
 
     def _predict_lines(self, head: Head, lines: NamedLines, steps: int | None, end: float) -> _Steps[Prediction]:
@@ -224,6 +314,29 @@ class Core:
 
     def _end(self, timeout_s: float | None) -> float:
         return time.monotonic() + (self._timeout_s if timeout_s is None else _checked(timeout_s))
+
+
+def _say_how_to_follow(error: FeaturesChangedError) -> None:
+    error.message += "; this client goes by the order it saw first, so make a new one when your arrays follow"
+    error.args = (error.message,)
+
+
+def _default(request: Request, given: FloatArray | NamedLines) -> FloatArray | None:
+    """The signal to give where there is none from a model, of shape (rows,); None where errors are to be raised.
+
+    Raises InvalidInputError for what would be wrong at any server.
+    """
+    if request.default is None:
+        return None
+    try:
+        signal = float(request.default)
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"default is {request.default!r}; expected a number", field="default") from None
+    if isinstance(given, NamedLines):
+        rows = max(1, len(given.values) // (request.steps or 1))
+    else:
+        rows = to_rows(given, request.steps).shape[0]
+    return np.full(rows, signal, np.float32)
 
 
 def _checked(timeout_s: float) -> float:

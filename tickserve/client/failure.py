@@ -20,15 +20,19 @@ FIELD_KEY = "tickserve-field"
 _BY_NAME = {str(reason): error for reason, error in BY_REASON.items()}
 
 
+def is_unexecuted(failed: CallError) -> bool:
+    """Whether the model certainly did not run: the server says so, or cannot have seen the request."""
+    return failed.never_left or failed.trailers.get(EXECUTED_KEY) == "0"
+
+
 def prediction_error(failed: CallError, *, address: str) -> TickserveError:
     """The exception for a failed call of the Prediction service.
 
     `executed` is False only where the server says so or the request never left: whoever has to know whether a retry
     may count twice needs the doubt, too.
     """
-    executed = not failed.never_left and failed.trailers.get(EXECUTED_KEY) != "0"
     error = _without_executed(failed, address)
-    error.executed = executed
+    error.executed = not is_unexecuted(failed)
     return error
 
 

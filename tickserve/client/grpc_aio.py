@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from tickserve.client.grpc_channel import OPTIONS, call_error, credentials
+from tickserve.client.grpc_channel import call_error, credentials, no_answer, options
 from tickserve.client.transport import AioByteStream, CallError, Tls, is_closed
 from tickserve.errors import Code
 
@@ -21,6 +21,7 @@ class GrpcAioTransport:
     def __init__(self, address: str, tls: Tls | None) -> None:
         self._address = address
         self._credentials = None if tls is None else credentials(tls)
+        self._options = options(tls)
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Any] = {}
         self._is_closed = False
@@ -32,11 +33,14 @@ class GrpcAioTransport:
         if bound is None:
             bound = self._methods[method] = channel.unary_unary(method, bytes, bytes)
         try:
-            answer: bytes = await bound(request, timeout=timeout_s)
+            answer: object = await bound(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise _call_error(error) from None
         except asyncio.CancelledError:
             raise _unless_cancelled() from None
+        # What grpc makes of a call that ended well without a message, or inside one.
+        if not isinstance(answer, bytes):
+            raise no_answer()
         return answer
 
     def stream(self, method: str) -> AioByteStream:
@@ -54,9 +58,9 @@ class GrpcAioTransport:
             raise is_closed()
         if self._channel is None:
             self._channel = (
-                grpc.aio.insecure_channel(self._address, options=OPTIONS)
+                grpc.aio.insecure_channel(self._address, options=self._options)
                 if self._credentials is None
-                else grpc.aio.secure_channel(self._address, self._credentials, options=OPTIONS)
+                else grpc.aio.secure_channel(self._address, self._credentials, options=self._options)
             )
         return self._channel
 

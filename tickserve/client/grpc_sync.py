@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import grpc
 
-from tickserve.client.grpc_channel import OPTIONS, call_error, credentials
+from tickserve.client.grpc_channel import call_error, credentials, no_answer, options
 from tickserve.client.transport import ByteStream, CallError, Tls, is_closed
 
 
@@ -17,9 +17,9 @@ class GrpcTransport:
 
     def __init__(self, address: str, tls: Tls | None) -> None:
         self._channel = (
-            grpc.insecure_channel(address, options=OPTIONS)
+            grpc.insecure_channel(address, options=options(tls))
             if tls is None
-            else grpc.secure_channel(address, credentials(tls), options=OPTIONS)
+            else grpc.secure_channel(address, credentials(tls), options=options(tls))
         )
         self._methods: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 
@@ -29,12 +29,16 @@ class GrpcTransport:
             bound = self._methods.get(method)
             if bound is None:
                 bound = self._methods[method] = self._channel.unary_unary(method, bytes, bytes)
-            return bound(request, timeout=timeout_s)
+            answer = bound(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise _call_error(error) from None
         except ValueError:
             # The only one that grpc raises here is of a closed channel, which it cannot be asked about.
             raise is_closed() from None
+        # What grpc makes of a call that ended well without a message, or inside one.
+        if answer is None:
+            raise no_answer()
+        return answer
 
     def stream(self, method: str) -> ByteStream:
         """See Transport."""

@@ -19,6 +19,7 @@ class RequestOptions(TypedDict, total=False):
     event_time: datetime | int | None
     timeout_s: float | None
     steps: int | None
+    default: float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +48,9 @@ class Request:
         Instead of the client's own, in seconds.
     steps : int, optional
         For sequence models fed with two dimensions or by name: how many following lines are one row.
+    default : float, optional
+        The signal to go on with where no model answers, for each row. Then nothing is raised but for a request that
+        would be wrong at any server: `Prediction.is_default` is True, `default_because` the error.
     """
 
     features: Features
@@ -58,6 +62,7 @@ class Request:
     event_time: datetime | int | None = None
     timeout_s: float | None = None
     steps: int | None = None
+    default: float | None = None
 
 
 def to_request(given: Features | Request) -> Request:

@@ -53,7 +53,7 @@ def make_head(
             routing_key=routing_key,
             # A lone string would otherwise be taken letter by letter.
             entities=[entities] if isinstance(entities, str) else entities,
-            event_time_unix_ns=_unix_ns(event_time),
+            event_time_unix_ns=unix_ns(event_time),
         )
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"model, version, routing_key and entities are strings: {error}") from None
@@ -124,7 +124,8 @@ def _encode_named(head: Head, lines: NamedLines, steps: int | None) -> bytes:
     return head.data + tail.SerializeToString()
 
 
-def _unix_ns(event_time: datetime | int | None) -> int:
+def unix_ns(event_time: datetime | int | None) -> int:
+    """Nanoseconds since 1970 UTC; 0 for None. Raises InvalidInputError."""
     if event_time is None:
         return 0
     if isinstance(event_time, datetime):

@@ -98,7 +98,7 @@ class Stream:
 
     def _finish(self, sent: _UnderWay) -> Prediction:
         job = sent.job
-        job.advance(_await(sent.call, sent.ticket))
+        job.advance(self._after(sent.call, _await(sent.call, sent.ticket)))
         while job.step is not None:
             job.advance(self._perform(job.step))
         return job.result
@@ -113,8 +113,12 @@ class Stream:
 
     def _perform(self, step: Step) -> Outcome:
         if isinstance(step, Call) and step.method == PREDICT:
-            return _await(step, self._ask(step))
+            return self._after(step, _await(step, self._ask(step)))
         return self._perform_alone(step)
+
+    def _after(self, call: Call, outcome: Outcome) -> Outcome:
+        """Where the stream's server cannot answer and has not tried, a call of its own goes to another one."""
+        return self._perform_alone(call) if self._core.goes_elsewhere(outcome) else outcome
 
     def _ask(self, call: Call) -> Future[Outcome]:
         ticket: Future[Outcome] = Future()

@@ -1,14 +1,18 @@
 """The blocking client of the Prediction service."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-from tickserve.client.core import Core, Job, Outcome, Pause, Step
+from tickserve.client.choice import TransportName, codec
+from tickserve.client.choice import connect as connect_by_name
+from tickserve.client.core import PREDICT, Core, Job, Outcome, Pause, Step
 from tickserve.client.exchange import DEFAULT_WINDOW
+from tickserve.client.failover import make_hedge
+from tickserve.client.failover_sync import FailoverTransport
 from tickserve.client.features import Features
-from tickserve.client.grpc_sync import GrpcTransport
 from tickserve.client.options import Request, RequestOptions
 from tickserve.client.stream import Stream
 from tickserve.client.transport import CallError, Connect, Tls
@@ -19,12 +23,14 @@ _T = TypeVar("_T")
 
 
 class Client:
-    """Asks one server for predictions; one client serves any number of threads.
+    """Asks a server, or one of several, for predictions; one client serves any number of threads.
 
     Parameters
     ----------
-    address : str
-        The server's data listener: `host:port`, or `unix:/path`. Connected to at the first call.
+    address : str or sequence of str
+        The server's data listener: `host:port`, or `unix:/path`. Connected to at the first call. Of several servers,
+        all of which serve the same models, the first one that is healthy is asked; another one only where a request
+        certainly was not executed.
     model : str, optional
         Model for the calls that name none.
     timeout_s : float
@@ -35,8 +41,13 @@ class Client:
         Sends the digest of the feature names with values by position, too. This costs one GetModel a model and
         client. The order is the one that this client saw first, for its whole life: when a swap brings another one,
         arrays are refused with FeaturesChangedError until they follow it and a new client is made.
-    connect : callable
-        Makes the transport.
+    hedge_after_s : float, optional
+        With several servers: asks a second one where the first has not answered after this time, and takes the first
+        answer. Both may execute the request, so `may_execute_twice=True` must be given, too.
+    transport : {"auto", "grpcio", "native"}
+        What carries the calls. `auto` is the native one where tickserve-native is installed, else grpcio.
+    connect : callable, optional
+        Makes the transport to one server instead.
 
     Examples
     --------
@@ -46,16 +57,32 @@ class Client:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         model: str | None = None,
         timeout_s: float = 1.0,
         tls: Tls | None = None,
         check_features: bool = True,
-        connect: Connect = GrpcTransport,
+        hedge_after_s: float | None = None,
+        may_execute_twice: bool = False,
+        transport: TransportName = "auto",
+        connect: Connect | None = None,
     ) -> None:
-        self._core = Core(address, model=model, timeout_s=timeout_s, check_features=check_features)
-        self._transport = connect(address, tls)
+        self._core = Core(
+            address,
+            model=model,
+            timeout_s=timeout_s,
+            check_features=check_features,
+            codec=codec(transport) if connect is None else None,
+        )
+        addresses = self._core.addresses
+        hedge = make_hedge(hedge_after_s, may_execute_twice=may_execute_twice, servers=len(addresses))
+        connecting = connect or partial(connect_by_name, transport=transport)
+        self._transport = (
+            connecting(addresses[0], tls)
+            if len(addresses) == 1
+            else FailoverTransport(addresses, tls, connecting, hedge)
+        )
 
     def predict(self, features: Features, **options: Unpack[RequestOptions]) -> Prediction:
         """The model's answer for one or more rows.
@@ -77,7 +104,14 @@ class Client:
         UnreachableError, DeadlineError, StatusError
             Where no answer came. `executed` is False only where the model certainly did not run.
         """
-        return self._do(self._core.predict(Request(features, **options)))
+        quick = self._core.quick(features, options)
+        if quick is None:
+            return self._do(self._core.predict(Request(features, **options)))
+        try:
+            answer = self._transport.call(PREDICT, quick.data, quick.timeout_s)
+        except CallError as failed:
+            raise self._core.refused(quick, failed) from None
+        return self._core.answered(quick, answer)
 
     def stream(
         self, *, model: str | None = None, timeout_s: float | None = None, window: int = DEFAULT_WINDOW

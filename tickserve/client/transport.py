@@ -1,6 +1,6 @@
 """How the bytes of a call travel: what every transport offers, and what it is told."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -8,6 +8,9 @@ from typing import Protocol
 
 from tickserve.address import check_target
 from tickserve.errors import Code, ConfigurationError
+
+#: A longer answer is refused by its announced length. Servers bound theirs far below.
+MAX_ANSWER_BYTES = 256 << 20
 
 _NO_TRAILERS: Mapping[str, str] = MappingProxyType({})
 
@@ -85,12 +88,14 @@ class AioTransport(Protocol):
 class Tls:
     """TLS, and the client's own certificate where the server asks for one; files are PEM.
 
-    Without `ca_file` the server's certificate is checked against the roots that grpc brings.
+    Without `ca_file` the server's certificate is checked against the roots that grpc brings. `server_name` is the name
+    that it must bear, where that is not the host of the address.
     """
 
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
+    server_name: str | None = None
 
 
 #: Makes a transport for a checked address.
@@ -104,6 +109,16 @@ def check_address(address: str) -> str:
         return check_target(address)
     except ValueError as error:
         raise ConfigurationError(f"address: {error}", field="address") from None
+
+
+def check_addresses(address: str | Sequence[str]) -> tuple[str, ...]:
+    """One address, or several different ones; raises ConfigurationError for anything else."""
+    addresses = (address,) if isinstance(address, str) else tuple(address)
+    if not addresses or len(set(addresses)) != len(addresses):
+        raise ConfigurationError(
+            f"address: {list(addresses)} - one address, or several different ones, are expected", field="address"
+        )
+    return tuple(check_address(each) for each in addresses)
 
 
 def is_closed() -> CallError:

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 import numpy as np
 
 from mlops.package import Manifest
-from mlops.registry.figures import HIGHER_IS_BETTER
 from mlops.registry.gates.facts import VersionFacts
 from mlops.registry.gates.policy import GatePolicy, NonInferiority
 from mlops.registry.gates.report import Fact, GateResult, Verdict
 from mlops.statistics.bootstrap import block_length, bootstrap_interval
+from mlops.statistics.directions import HIGHER_IS_BETTER
 from mlops.statistics.resampled import RowFigure
 from mlops.statistics.row_figures import row_figure
 from mlops.statistics.rows import Floats, Integers, Rows, read_rows

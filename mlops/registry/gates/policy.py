@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from mlops.package.manifest import Frozen, Name, explain
-from mlops.registry.figures import HIGHER_IS_BETTER, TEST_SET
+from mlops.registry.figures import TEST_SET
+from mlops.statistics.directions import HIGHER_IS_BETTER
 from tickserve.errors import ConfigurationError
 
 Task = Literal["classification", "regression", "unknown"]

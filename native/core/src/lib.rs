@@ -8,6 +8,7 @@
 extern crate self as tickserve_core;
 
 pub mod call;
+pub mod client;
 pub mod counters;
 pub mod decode;
 pub mod describe;

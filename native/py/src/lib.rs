@@ -1,5 +1,8 @@
 //! The native engine as Python sees it.
 
+mod client;
+mod client_codec;
+mod client_link;
 mod engine;
 mod load;
 mod plan;
@@ -17,6 +20,13 @@ fn tickserve_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<engine::NativeEngine>()?;
     module.add_class::<engine::Prepared>()?;
+    module.add("CLIENT_FORMAT", client::CLIENT_FORMAT)?;
+    module.add_class::<client::ClientChannel>()?;
+    module.add_class::<client::ClientMethod>()?;
+    module.add_class::<client::ClientStream>()?;
+    module.add_class::<client_link::ClientLink>()?;
+    module.add_class::<client_codec::ArrayEncoder>()?;
+    module.add_class::<client_codec::AnswerDecoder>()?;
     module.add_class::<load::Load>()?;
     Ok(())
 }

@@ -15,6 +15,7 @@ IC: dict[str, Any] = {
     "figure": "ic",
     "basis": "upper",
     "direction": "below",
+    "length": 60,
     "warning": {"enter": 0.02, "leave": 0.03, "actions": ["notify"]},
 }
 
@@ -39,9 +40,12 @@ def test_shipped_rows_act_on_intervals_or_decisions_alone() -> None:
     [
         ({"figure": "ice"}, "unknown figure 'ice'"),
         ({"source": "weather"}, "source"),
-        ({"basis": "state"}, "basis state is for the psi of drift"),
+        ({"basis": "state", "length": 60}, "basis state is for the psi of drift"),
         ({"name": "No Spaces"}, "name"),
         ({"warning": None}, "needs a warning or a critical level"),
+        ({"length": None}, "length is for ic, rank_ic, sharpe"),
+        ({"figure": "auc"}, "length is for ic, rank_ic, sharpe"),
+        ({"length": 5}, "length"),
         ({"columns": ["rsi"]}, "columns are for drift"),
         ({"surprise": 1}, "surprise"),
         ({"warning": {"enter": 0.02, "leave": 0.01, "actions": ["notify"]}}, "leave 0.01 lies beyond enter 0.02"),
@@ -87,6 +91,8 @@ def test_drift_acts_on_decisions_and_tells_on_values(tmp_path: Path) -> None:
     assert row.thresholds("critical") == (2.0, 1.0)
     with pytest.raises(ConfigurationError, match="leave enter and leave out"):
         load(tmp_path, drift | {"critical": {"enter": 0.25, "leave": 0.1, "actions": ["notify"]}})
+    with pytest.raises(ConfigurationError, match="every version sees the same inputs"):
+        load(tmp_path, drift | {"critical": {"actions": ["roll_back"]}})
     with pytest.raises(ConfigurationError, match="basis is state, or value"):
         load(tmp_path, drift | {"basis": "lower", "critical": {"actions": ["notify"]}})
 

@@ -12,6 +12,7 @@ ROW = Row(
     figure="ic",
     basis="upper",
     direction="below",
+    length=60,
     warning=Level(enter=0.02, leave=0.03, windows=2, clear_windows=2, actions=("notify",)),
     critical=Level(enter=0.0, leave=0.02, windows=2, clear_windows=1, actions=("halt",)),
 )

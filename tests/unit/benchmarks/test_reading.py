@@ -11,6 +11,7 @@ from benchmarks.scenarios.memory import resident_bytes
 from benchmarks.servers import read_metrics
 from tests.support.packages import build_constant
 from tickserve.errors import ConfigurationError
+from tickserve.load import TIMES
 from tickserve.wire import grpc_service_pb2 as pb
 
 PAGE = """# HELP tickserve_requests_total Requests by outcome.
@@ -39,12 +40,15 @@ def test_a_page_of_metrics_gives_answers_and_stages_of_all_versions() -> None:
 
 
 def test_latencies_count_from_when_a_request_should_have_been_sent() -> None:
-    rows = [(0, 5_000, 20_000, 0), (10_000, 10_000, 90_000, 1), (2_000_000_000, 2_000_001_000, 2_000_030_000, 0)]
-    records = np.array(rows, generator._RECORD)
-    run = generator.Run(records, ("0", "8 OVERLOADED"), 0.1)
+    rows = [
+        (0, 5_000, 6_000, 20_000, 0),
+        (10_000, 10_000, 11_000, 90_000, 1),
+        (2_000_000_000, 2_000_001_000, 2_000_001_000, 2_000_030_000, 0),
+    ]
+    run = generator.Run(np.array(rows, TIMES), ("OK", "RESOURCE_EXHAUSTED OVERLOADED"), 0.1)
     assert run.latencies_us().tolist() == [20.0, 30.0]
     assert run.lateness_us().tolist() == [5.0, 0.0, 1.0]
-    assert run.shares() == {"0": pytest.approx(2 / 3), "8 OVERLOADED": pytest.approx(1 / 3)}
+    assert run.shares() == {"OK": pytest.approx(2 / 3), "RESOURCE_EXHAUSTED OVERLOADED": pytest.approx(1 / 3)}
     assert run.between(1.0, 3.0).latencies_us().tolist() == [30.0]
 
 

@@ -17,14 +17,25 @@ def loop() -> Iterator[Loop]:
     running.close()
 
 
+@pytest.fixture(params=["grpcio", "native"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Both transports run the same suite; the native one where it is built."""
+    if request.param == "native":
+        pytest.importorskip("tickserve_native")
+    return str(request.param)
+
+
 @pytest.fixture(params=["blocking", "asyncio"])
-def connect(request: pytest.FixtureRequest, loop: Loop) -> Connect:
+def connect(request: pytest.FixtureRequest, transport: str, loop: Loop) -> Connect:
     """Both clients run the same suite."""
 
-    def connect_aio(address: str, **options: Any) -> Client:
-        return cast(Client, BlockingClient(loop, address, **options))
+    def connect_blocking(address: str, **options: Any) -> Client:
+        return Client(address, **{"transport": transport, **options})
 
-    return Client if request.param == "blocking" else connect_aio
+    def connect_aio(address: str, **options: Any) -> Client:
+        return cast(Client, BlockingClient(loop, address, **{"transport": transport, **options}))
+
+    return connect_blocking if request.param == "blocking" else connect_aio
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ class Script:
     health: deque[int] = field(default_factory=deque)
     status: control_pb2.StatusResponse = field(default_factory=control_pb2.StatusResponse)
     gate: threading.Event = field(default_factory=threading.Event)
+    is_over: threading.Event = field(default_factory=threading.Event)
     requests: list[pb.PredictRequest] = field(default_factory=list)
     described: list[pb.GetModelRequest] = field(default_factory=list)
     controlled: list[Any] = field(default_factory=list)
@@ -97,6 +98,7 @@ class ScriptedServer:
     def stop(self) -> None:
         """Lets whoever waits go, and ends."""
         self.script.gate.set()
+        self.script.is_over.set()
         self._server.stop(0).wait()
 
 
@@ -200,12 +202,26 @@ def _health(script: Script) -> grpc.GenericRpcHandler:
         status = script.health.popleft() if len(script.health) > 1 else script.health[0]
         return health_pb2.HealthCheckResponse(status=status)
 
-    handler = grpc.unary_unary_rpc_method_handler(
-        check,
-        request_deserializer=health_pb2.HealthCheckRequest.FromString,
-        response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+    def watch(_request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        said = None
+        while context.is_active() and not script.is_over.is_set():
+            status = script.health[-1] if script.health else health_pb2.HealthCheckResponse.SERVING
+            if status != said:
+                said = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            script.is_over.wait(0.002)
+
+    coding = {
+        "request_deserializer": health_pb2.HealthCheckRequest.FromString,
+        "response_serializer": health_pb2.HealthCheckResponse.SerializeToString,
+    }
+    return grpc.method_handlers_generic_handler(
+        "grpc.health.v1.Health",
+        {
+            "Check": grpc.unary_unary_rpc_method_handler(check, **coding),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, **coding),
+        },
     )
-    return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": handler})
 
 
 def _in_band(refusal: Refusal) -> pb.Error:

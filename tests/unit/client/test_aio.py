@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.client.scripted import Script, ScriptedServer
 from tickserve import Prediction, aio
+from tickserve.client.choice import TransportName
 from tickserve.errors import StatusError
 
 ROW = {"a": 1.0, "b": 2.0, "c": 3.0}
@@ -25,14 +26,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def client(server: ScriptedServer) -> AsyncIterator[aio.Client]:
-    async with aio.Client(server.address, model="m", timeout_s=20.0) as connected:
+async def client(server: ScriptedServer, transport: TransportName) -> AsyncIterator[aio.Client]:
+    async with aio.Client(server.address, model="m", timeout_s=20.0, transport=transport) as connected:
         yield connected
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_a_client_may_be_made_where_no_loop_runs(server: ScriptedServer) -> None:
-    client = aio.Client(server.address, model="m", timeout_s=20.0)
+def test_a_client_may_be_made_where_no_loop_runs(server: ScriptedServer, transport: TransportName) -> None:
+    client = aio.Client(server.address, model="m", timeout_s=20.0, transport=transport)
 
     async def ask() -> Prediction:
         async with client:

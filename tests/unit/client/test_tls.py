@@ -17,15 +17,19 @@ from tickserve.errors import ConfigurationError, UnreachableError
 ROW = {"a": 1.0, "b": 2.0, "c": 3.0}
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that is its own authority, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
+def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate for `name` that is its own authority, and its key."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    options = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    options = ["-addext", f"subjectAltName={name}", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run([*command.split(), *options], check=True, capture_output=True)
     return certificate, key
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """For 127.0.0.1."""
+    return make_certificate(tmp_path_factory.mktemp("tls"), "IP:127.0.0.1")
 
 
 @pytest.fixture
@@ -60,6 +64,24 @@ def test_an_untrusted_side_is_unreachable(
     ):
         client.predict(ROW)
     assert tls_server.script.described == []
+
+
+def test_a_server_may_bear_another_name_than_its_address(tmp_path: Path, connect: Connect) -> None:
+    certificate, key = make_certificate(tmp_path, "DNS:model.example")
+    chain, secret = certificate.read_bytes(), key.read_bytes()
+    server = ScriptedServer(credentials=grpc.ssl_server_credentials([(secret, chain)]))
+    named, unnamed = Tls(ca_file=certificate, server_name="model.example"), Tls(ca_file=certificate)
+    with connect(server.address, model="m", timeout_s=20.0, tls=named) as client:
+        assert client.predict(ROW).rows == 1
+    described = len(server.script.described)
+    with (
+        connect(server.address, model="m", timeout_s=20.0, tls=unnamed) as client,
+        pytest.raises(UnreachableError) as caught,
+    ):
+        client.predict(ROW)
+    assert not caught.value.executed
+    assert len(server.script.described) == described
+    server.stop()
 
 
 def test_a_key_without_its_certificate_is_refused(certificate: tuple[Path, Path], connect: Connect) -> None:

@@ -70,7 +70,7 @@ async fn open<C: Caller>(
 ) {
     for number in 0_usize.. {
         let intended = Duration::from_secs_f64(number as f64 / rate);
-        if intended >= end || !wait_until(intended, records, control).await {
+        if !wait_until(intended.min(end), records, control).await || intended >= end {
             return;
         }
         if records.unanswered() >= max_in_flight {

@@ -1,0 +1,216 @@
+"""All rings of all servers of one tap: into the log first, then their tails go on, then whoever wants them."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from mlops.prediction_log.batch import Batch
+from mlops.prediction_log.decode import batches
+from mlops.prediction_log.scan import scan
+from mlops.prediction_log.segments import SegmentWriter
+from mlops.sidecar.ring_follower import Look, RingFollower
+from mlops.tap import CATALOG, COUNTERS, PageReader, Version, announce_reader, boots, is_alive, read_catalog, rings
+from tickserve.errors import DamagedTapError, TickserveError
+
+_log = structlog.get_logger()
+CHUNK_BYTES = 8 << 20
+
+
+class _Boot:
+    """One life of a server: its rings, and what its version numbers stand for."""
+
+    def __init__(self, path: Path, writer: SegmentWriter, chunk_bytes: int) -> None:
+        self.path = path
+        self.name = path.name
+        self.versions: Mapping[int, Version] = {}
+        self._catalog_bytes = -1
+        self.rings: list[RingFollower] = []
+        self.read_catalog()
+        for ring in rings(path):
+            try:
+                number = int(ring.name.removeprefix("ring-"))
+                progress = writer.progress(self.name, number)
+                self.rings.append(RingFollower(ring, self.name, progress, chunk_bytes))
+            except (TickserveError, OSError) as error:
+                _log.error("ring_unreadable", ring=str(ring), error=str(error))
+
+    def read_catalog(self) -> None:
+        """Reads what versions are called, where there is anything new."""
+        try:
+            size = (self.path / CATALOG).stat().st_size
+            if size != self._catalog_bytes:
+                self.versions = read_catalog(self.path / CATALOG).versions
+                self._catalog_bytes = size
+        except (TickserveError, OSError) as error:
+            if self._catalog_bytes != 0:
+                _log.error("catalog_unreadable", boot=self.name, error=str(error))
+            self._catalog_bytes = 0
+
+    def close(self) -> None:
+        """Unmaps everything."""
+        for ring in self.rings:
+            ring.close()
+
+
+class Follower:
+    """Follows a folder of the tap. Not for several threads, but for what it says of itself.
+
+    Parameters
+    ----------
+    final_after_s : float
+        How long the counters of a server that has ended stay for others to read, once its rings were read.
+    clock : callable
+        Monotonic, in seconds; lag is measured by it, so a clock that steps says nothing wrong.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        writer: SegmentWriter,
+        *,
+        chunk_bytes: int = CHUNK_BYTES,
+        final_after_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._writer = writer
+        self._chunk_bytes = chunk_bytes
+        self._final_after_s = final_after_s
+        #: Boots that were read to their end, and when to say so.
+        self._finals: dict[Path, float] = {}
+        self._clock = clock
+        self._boots: dict[str, _Boot] = {}
+        self._broken: set[tuple[str, int]] = set()
+        self._level_at = clock()
+        #: What is in the log and was not returned yet.
+        self._ready: list[Batch] = []
+        self.lag_slots = 0
+        #: Whether the last poll left something behind because it was bounded.
+        self.has_more = False
+        announce_reader(folder)
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds since the log last had everything that was published."""
+        return self._clock() - self._level_at
+
+    @property
+    def boots(self) -> int:
+        """Lives of servers that are being followed."""
+        return len(self._boots)
+
+    def poll(self) -> list[Batch]:
+        """Everything that is new, within the bound, once it is durably in the log; in position order by version.
+
+        Raises OSError where the log cannot be written; what could not be written was not consumed, and what was
+        written is returned next time.
+        """
+        started = self._clock()
+        self._open_boots()
+        looks: list[tuple[_Boot, RingFollower, Look]] = []
+        ending = [boot for boot in self._boots.values() if not is_alive(boot.path)]
+        for boot in self._boots.values():
+            for ring in boot.rings:
+                look = self._look(boot, ring)
+                if look is not None:
+                    looks.append((boot, ring, look))
+        if looks:
+            positions = self._writer.append([look.read for _, _, look in looks])
+            for (boot, ring, look), position in zip(looks, positions, strict=True):
+                ring.consume(look.read)
+                self._ready += _batches(boot, look, position)
+        for boot in ending:
+            self._finish(boot)
+        self._settle()
+        self.lag_slots = sum(self._lag(boot, ring) for boot in self._boots.values() for ring in boot.rings)
+        self.has_more = not all(look.is_all for _, _, look in looks)
+        if not self.has_more:
+            self._level_at = started
+        found, self._ready = self._ready, []
+        return found
+
+    def close(self) -> None:
+        """Lets go of every ring."""
+        for boot in self._boots.values():
+            boot.close()
+        self._boots.clear()
+
+    def _open_boots(self) -> None:
+        there = boots(self._folder)
+        names = {path.name for path in there}
+        for path in there:
+            if path.name in self._boots:
+                continue
+            if self._writer.has_ended(path.name):
+                self._finals.setdefault(path, self._clock() + self._final_after_s)
+            # The counters page is made last: before it is there, not all rings need be.
+            elif (path / COUNTERS).exists() or not is_alive(path):
+                self._boots[path.name] = _Boot(path, self._writer, self._chunk_bytes)
+                _log.info("boot_found", boot=path.name, rings=len(self._boots[path.name].rings))
+        self._finals = {path: due for path, due in self._finals.items() if path.name in names}
+        gone = self._writer.boots - names - self._boots.keys()
+        if gone:
+            self._writer.forget(gone)
+
+    def _look(self, boot: _Boot, ring: RingFollower) -> Look | None:
+        if (boot.name, ring.ring) in self._broken:
+            return None
+        try:
+            return ring.look(boot)
+        except DamagedTapError as error:
+            self._broken.add((boot.name, ring.ring))
+            _log.error("ring_damaged", boot=boot.name, ring=ring.ring, error=str(error))
+            return None
+
+    def _lag(self, boot: _Boot, ring: RingFollower) -> int:
+        return 0 if (boot.name, ring.ring) in self._broken else max(0, ring.lag_slots)
+
+    def _finish(self, boot: _Boot) -> None:
+        """Ends a boot whose server has ended, once everything was read: its last drops, and that it may go."""
+        if any(self._lag(boot, ring) for ring in boot.rings):
+            return
+        for ring in boot.rings:
+            if (boot.name, ring.ring) in self._broken:
+                continue
+            rest = ring.rest()
+            if rest is not None:
+                self._writer.append([rest])
+                ring.consume(rest)
+        self._writer.end(boot.name)
+        boot.close()
+        del self._boots[boot.name]
+        self._finals[boot.path] = self._clock() + self._final_after_s
+        _log.info("boot_read", boot=boot.name)
+
+    def _settle(self) -> None:
+        """Tells the server's side which boots were read to their end."""
+        now = self._clock()
+        for path in [path for path, due in self._finals.items() if due <= now]:
+            try:
+                page = PageReader(path / COUNTERS)
+            except (TickserveError, OSError):
+                # It is gone, or nobody can read it.
+                page = None
+            if page is not None:
+                page.finish()
+                page.close()
+            # Once is enough; it is forgotten when its folder is gone.
+            self._finals[path] = math.inf
+
+
+def _batches(boot: _Boot, look: Look, position: int) -> list[Batch]:
+    found = look.scan
+    if found.damaged or found.length < len(found.slots):
+        # What the log holds, and what is read back from it: the whole records alone.
+        found = scan(
+            look.read.slots,
+            max_parts=look.read.max_parts,
+            expected=0,
+            next_sequence=1 << 63,
+            versions=boot.versions.keys(),
+            is_end=True,
+        )
+    return batches(found, boot.versions, boot.name, look.read.ring, position) if len(found) else []

@@ -1,0 +1,49 @@
+"""Which consumers a sidecar has. Each is made here, from what all of them may need."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlops.sidecar.alerting import make_alerts
+from mlops.sidecar.consumers import Consumer
+from mlops.sidecar.drift import DriftConsumer, read_specs
+from mlops.sidecar.figuring import make_outcomes
+from mlops.sidecar.packages import PackageFinder
+from mlops.sidecar.settings import SidecarSettings
+
+
+@dataclass(frozen=True)
+class Context:
+    """What consumers are made from.
+
+    Parameters
+    ----------
+    log : Path
+        The prediction log, for `read_log`.
+    tables : Path
+        Folder for tables of their own, such as the results of windows.
+    packages : PackageFinder
+        The package of a record by its digest.
+    """
+
+    settings: SidecarSettings
+    log: Path
+    tables: Path
+    packages: PackageFinder
+
+
+def make_consumers(context: Context) -> Sequence[Consumer]:
+    """Every consumer of the log, in the order in which they see a batch."""
+    settings = context.settings
+    alerts = make_alerts(settings) if settings.alerts == "on" else None
+    drift = DriftConsumer(
+        context.packages,
+        context.tables / "drift",
+        read_specs(settings.home / "drift.json"),
+        on_windows=alerts.windows if alerts else lambda results: None,
+    )
+    # Alerts learn who answers as stable before they are told of a window that the same records closed.
+    outcomes = make_outcomes(
+        settings, context.packages, context.tables, alerts.outcomes if alerts else lambda figures: None
+    )
+    return (*([alerts] if alerts else []), drift, outcomes)

@@ -1,0 +1,105 @@
+"""Faults where they happen: processes that are killed at any point, and a disk that takes no more."""
+
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlops.prediction_log.reading import SEGMENTS, read_all
+from mlops.prediction_log.segments import SegmentWriter
+from mlops.tap import default_folder
+from tests.e2e.conftest import Launcher
+from tests.e2e.test_sidecar import beside
+from tests.support.taps import TapLife, taken, version
+
+KILLS = int(os.environ.get("TICKSERVE_KILLS", "4"))
+
+
+def accounts(log: Path, lives: list[TapLife]) -> None:
+    """Records in the log and sequences that are missing are all that rings ever gave; nothing is there twice."""
+    batches = list(read_all(log))
+    positions = np.concatenate([batch.position for batch in batches])
+    places = {
+        (boot, int(ring), int(sequence))
+        for batch in batches
+        for boot, ring, sequence in zip(batch.boot, batch.ring, batch.sequence, strict=True)
+    }
+    assert sorted(positions.tolist()) == list(range(len(positions)))
+    assert len(places) == len(positions)
+    writer = SegmentWriter(log / SEGMENTS)
+    assert writer.totals.records == len(positions)
+    assert writer.totals.damaged == 0
+    assert len(positions) + writer.totals.missed == sum(taken(life) for life in lives)
+    writer.close()
+
+
+def test_sidecars_and_servers_that_are_killed_under_load_lose_nothing_and_count_nothing_twice(
+    launcher: Launcher,
+) -> None:
+    dice = random.Random(9)
+    folder = default_folder(launcher.home)
+    launcher.settings = {"TICKSERVE_SIDECAR_SEGMENT_S": "0.5", "TICKSERVE_SIDECAR_POLL_S": "0.002"}
+    lives = [TapLife(folder, rings=2, slots=512)]
+    for _ in range(KILLS):
+        with beside(launcher, "--models", str(launcher.models)) as running:
+            for _ in range(dice.randint(1, 150)):
+                life = lives[-1]
+                number = str(dice.randint(1, 3))
+                for ring in range(2):
+                    life.write(dice.randint(1, 40), ring=ring, of=version(number, features=int(number) * 4))
+                if dice.random() < 0.02:
+                    life.end()
+                    lives.append(TapLife(folder, rings=2, slots=512))
+            os.kill(running.process.pid, signal.SIGKILL)
+            running.process.wait(20)
+    lives[-1].end()
+    with beside(launcher) as running:
+        running.wait_for("tickserve_sidecar_boots", 0)
+        assert running.terminate() == 0
+    accounts(launcher.home / "log", lives)
+
+
+def test_a_full_disk_drops_in_the_ring_says_so_and_goes_on_when_there_is_room(launcher: Launcher) -> None:
+    folder = default_folder(launcher.home)
+    life = TapLife(folder, slots=64)
+    with beside(launcher) as running:
+        life.write(10)
+        running.wait_for("tickserve_sidecar_records_total", 10)
+        pid = running.process.pid
+        before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        # Every write beyond this size fails, as on a disk that is full.
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (8192, before[1]))
+        life.write(200)
+        running.wait_for("tickserve_sidecar_log_blocked", 1)
+        assert running.metric("tickserve_sidecar_records_total") == 10
+        assert life.writers[0].lag_slots == 64
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+        running.wait_for("tickserve_sidecar_log_blocked", 0)
+        life.write(1)
+        running.wait_for("tickserve_sidecar_records_total", 75)
+        assert running.metric("tickserve_sidecar_dropped_total") == 136
+        life.end()
+        running.wait_for("tickserve_sidecar_boots", 0)
+        assert running.terminate() == 0
+    accounts(launcher.home / "log", [life])
+
+
+@pytest.mark.parametrize("step_s", [-86_400, 86_400])
+def test_a_clock_that_steps_changes_no_order_and_no_count(launcher: Launcher, step_s: int) -> None:
+    life = TapLife(default_folder(launcher.home))
+    now = time.time_ns()
+    with beside(launcher) as running:
+        life.write(5, time_unix_ns=now)
+        life.write(5, time_unix_ns=now + step_s * 10**9)
+        life.write(5, time_unix_ns=now + 1)
+        running.wait_for("tickserve_sidecar_records_total", 15)
+        assert running.metric("tickserve_sidecar_lag_seconds") < 30
+        life.end()
+        running.wait_for("tickserve_sidecar_boots", 0)
+        assert running.terminate() == 0
+    accounts(launcher.home / "log", [life])

@@ -1,0 +1,136 @@
+"""Programs for the tests of processes: each is run in an interpreter of its own, against the address it is given."""
+
+FORK = """
+import os, sys
+import numpy as np
+from tickserve import Client
+
+client = Client(sys.argv[1], model="m", check_features=False, timeout_s=20.0, transport=sys.argv[2])
+assert client.predict(np.zeros(3, np.float32)).rows == 1
+children = []
+for number in range(3):
+    child = os.fork()
+    if child == 0:
+        answers = [client.predict(np.full(3, number * 100 + call, np.float32)).values[0, 0] for call in range(50)]
+        os._exit(0 if answers == [number * 100 + call for call in range(50)] else 7)
+    children.append(child)
+answers = [client.predict(np.full(3, call, np.float32)).values[0, 0] for call in range(50)]
+assert answers == list(range(50)), answers
+for child in children:
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, status
+assert client.predict(np.zeros(3, np.float32)).rows == 1
+print("done")
+"""
+
+FORK_AMID_CALLS = """
+import os, sys, threading
+import numpy as np
+from tickserve import Client
+
+client = Client(sys.argv[1], model="m", check_features=False, timeout_s=20.0, transport="native")
+client.predict(np.zeros(3, np.float32))
+is_over = threading.Event()
+
+def ask():
+    while not is_over.is_set():
+        client.predict(np.zeros(3, np.float32))
+
+threads = [threading.Thread(target=ask) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        # Whatever locks the threads of the parent held at this moment, the child has none of them to wait for.
+        os._exit(0 if client.predict(np.zeros(3, np.float32)).rows == 1 else 7)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, status
+is_over.set()
+for thread in threads:
+    thread.join()
+print("done")
+"""
+
+FORK_WITH_STREAM = """
+import gc, os, sys
+import numpy as np
+from tickserve.client.native_channel import find_native
+from tickserve.client.native_sync import NativeTransport
+
+transport = NativeTransport(sys.argv[1], None)
+channel = transport._channel
+stream = channel.stream(channel.method("/tickserve.v1.Prediction/PredictStream"))
+assert stream.send(b"")
+child = os.fork()
+if child == 0:
+    try:
+        stream.send(b"")
+    except RuntimeError as error:
+        assert "forked" in str(error), error
+        del stream
+        gc.collect()
+        os._exit(0)
+    os._exit(7)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0, status
+assert stream.send(b"")
+transport.close()
+print("done")
+"""
+
+EXIT_AMID_CALLS = """
+import sys, threading
+import numpy as np
+from tickserve import Client
+
+client = Client(sys.argv[1], model="m", check_features=False, timeout_s=60.0, transport=sys.argv[2])
+begun = threading.Semaphore(0)
+
+def ask():
+    begun.release()
+    client.predict(np.zeros(3, np.float32))
+
+def read():
+    begun.release()
+    with client.stream() as stream:
+        stream.predict(np.zeros(3, np.float32))
+
+for target in (ask, ask, ask, read):
+    threading.Thread(target=target, daemon=True).start()
+for _ in range(4):
+    begun.acquire()
+print("done")
+"""
+
+INTERRUPT = """
+import os, signal, sys, threading, time
+import numpy as np
+from tickserve import Client
+
+client = Client(sys.argv[1], model="m", check_features=False, timeout_s=60.0, transport="native")
+def interrupt():
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+try:
+    client.predict(np.zeros(3, np.float32))
+except KeyboardInterrupt:
+    print("done", flush=True)
+    os._exit(0)
+os._exit(7)
+"""
+
+EXIT_WITH_LOOP = """
+import asyncio, sys
+import numpy as np
+from tickserve import aio
+
+async def main():
+    client = aio.Client(sys.argv[1], model="m", check_features=False, timeout_s=60.0, transport="native")
+    tasks = [asyncio.create_task(client.predict(np.zeros(3, np.float32))) for _ in range(5)]
+    await asyncio.sleep(0.2)
+    print("done", flush=True)
+
+asyncio.run(main())
+"""

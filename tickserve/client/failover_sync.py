@@ -1,0 +1,179 @@
+"""One transport out of several, for threads."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from tickserve.client.core import PREDICT
+from tickserve.client.failover import (
+    FIRST_PAUSE_S,
+    HEALTH_REQUEST,
+    HEALTH_WATCH,
+    LAST_PAUSE_S,
+    Ask,
+    Endpoints,
+    Health,
+    Hedge,
+    attempts,
+    health_after,
+    less_certain,
+    read_health,
+)
+from tickserve.client.transport import ByteStream, CallError, Connect, Tls, Transport, is_closed
+
+# How long a new stream waits for a server that says that it serves, and closing for the threads that watch.
+_STREAM_S = 1.0
+_CLOSE_S = 1.0
+_GLANCE_S = 0.01
+_HEDGING_THREADS = 32
+
+
+class FailoverTransport:
+    """See Transport. A thread for each server watches its health, from the first call on."""
+
+    def __init__(self, addresses: Sequence[str], tls: Tls | None, connect: Connect, hedge: Hedge | None) -> None:
+        self._endpoints = Endpoints(addresses)
+        self._transports: list[Transport] = []
+        try:
+            for address in addresses:
+                self._transports.append(connect(address, tls))
+        except BaseException:
+            self._close_transports()
+            raise
+        self._hedge = hedge
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._closed = threading.Event()
+        self._watchers: list[threading.Thread] = []
+        self._watches: dict[int, ByteStream] = {}
+        self._hedging: ThreadPoolExecutor | None = None
+
+    def call(self, method: str, request: bytes, timeout_s: float) -> bytes:
+        """See Transport."""
+        self._start()
+        if self._hedge is not None and method == PREDICT:
+            return self._call_hedged(self._hedge, request, timeout_s)
+        return self._call(method, request, timeout_s, set())
+
+    def stream(self, method: str) -> ByteStream:
+        """See Transport. The stream stays with the server that it began at."""
+        self._start()
+        end = time.monotonic() + _STREAM_S
+        while (wait_s := self._endpoints.wait_s(set(), end - time.monotonic())) > 0:
+            self._await_word(wait_s)
+        return self._transports[self._endpoints.first()].stream(method)
+
+    def close(self) -> None:
+        """See Transport."""
+        with self._lock:
+            self._closed.set()
+            watches, hedging = list(self._watches.values()), self._hedging
+            self._changed.notify_all()
+        for watch in watches:
+            watch.cancel()
+        self._close_transports()
+        for watcher in self._watchers:
+            watcher.join(_CLOSE_S)
+        if hedging is not None:
+            hedging.shutdown(wait=False)
+
+    def _call(self, method: str, request: bytes, timeout_s: float, tried: set[int]) -> bytes:
+        steps = attempts(self._endpoints, method, timeout_s, tried)
+        outcome: bytes | CallError | None = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration as stop:
+                answer: bytes = stop.value
+                return answer
+            if isinstance(step, Ask):
+                outcome = self._ask(step, method, request)
+            else:
+                self._await_word(step.left_s)
+                outcome = None
+
+    def _ask(self, step: Ask, method: str, request: bytes) -> bytes | CallError:
+        try:
+            return self._transports[step.index].call(method, request, step.left_s)
+        except CallError as failed:
+            return failed
+
+    def _call_hedged(self, hedge: Hedge, request: bytes, timeout_s: float) -> bytes:
+        pool, tried = self._pool(), set[int]()
+        first = pool.submit(self._call, PREDICT, request, timeout_s, tried)
+        calls: set[Future[bytes]] = {first}
+        left_s = timeout_s - hedge.after_s
+        if not wait(calls, hedge.after_s).done and left_s > 0 and self._endpoints.next(tried) is not None:
+            calls.add(pool.submit(self._call, PREDICT, request, left_s, tried))
+        failures: list[CallError] = []
+        while calls:
+            done, calls = wait(calls, return_when=FIRST_COMPLETED)
+            for each in done:
+                error = each.exception()
+                if error is None:
+                    return each.result()
+                if not isinstance(error, CallError):
+                    raise error
+                failures.append(error)
+        raise failures[0] if len(failures) == 1 else less_certain(*failures)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._closed.is_set():
+                raise is_closed()
+            if self._hedging is None:
+                self._hedging = ThreadPoolExecutor(_HEDGING_THREADS, thread_name_prefix="tickserve-hedge")
+            return self._hedging
+
+    def _await_word(self, timeout_s: float) -> None:
+        """Until something is heard; what came between asking and waiting is missed, so the wait is cut into pieces."""
+        with self._changed:
+            self._changed.wait(min(timeout_s, _GLANCE_S))
+        if self._closed.is_set():
+            raise is_closed()
+
+    def _start(self) -> None:
+        if self._watchers:
+            return
+        with self._lock:
+            if self._watchers or self._closed.is_set():
+                return
+            self._watchers = [
+                threading.Thread(target=self._watch, args=(index,), name="tickserve-health", daemon=True)
+                for index in range(len(self._transports))
+            ]
+            for watcher in self._watchers:
+                watcher.start()
+
+    def _watch(self, index: int) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not self._closed.is_set():
+            why: CallError | None = None
+            try:
+                watch = self._transports[index].stream(HEALTH_WATCH)
+                with self._lock:
+                    self._watches[index] = watch
+                if self._closed.is_set():
+                    watch.cancel()
+                watch.send(HEALTH_REQUEST)
+                watch.finish()
+                for message in watch:
+                    pause_s = FIRST_PAUSE_S
+                    self._heard(index, read_health(message))
+            except CallError as failed:
+                why = failed
+            health = health_after(why)
+            self._heard(index, health)
+            if health is Health.UNWATCHED or self._closed.wait(pause_s):
+                return
+            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+    def _heard(self, index: int, health: Health) -> None:
+        with self._changed:
+            self._endpoints.heard(index, health)
+            self._changed.notify_all()
+
+    def _close_transports(self) -> None:
+        for transport in self._transports:
+            transport.close()
