@@ -14,11 +14,12 @@ import numpy as np
 
 from mlops.drift import figures
 from mlops.drift.columns import Column, Columns, Integers, sides_of
+from mlops.drift.covariance import correlation_rows, deviations, inflation, shrunk
 from mlops.drift.decide import window_level
 from mlops.drift.figures import SMOOTHING, Floats
-from mlops.drift.null import Tail, correlation_rows, deviations, inflation, shrunk
 from mlops.drift.result import Side
 from mlops.drift.spec import DAY_NS, DriftSpec, Thresholds
+from mlops.drift.tail import Tail
 from mlops.drift.windows import clock_of
 from mlops.package import Baseline
 from tickserve.errors import DataError
@@ -117,11 +118,14 @@ def calibrate(baseline: Baseline, spec: DriftSpec, *, shifts: Sequence[float] = 
     Raises
     ------
     DataError
-        Where the order of the baseline's inputs is unknown, so that nothing says how far windows stray.
+        Where the order of the baseline's inputs is unknown, or no exchange session lies in their period.
     """
-    sides = [columns for columns in sides_of(baseline) if columns.reference.order == "time" and columns.span_ns > 0]
-    if not sides or sides[0].side != "input":
+    ordered = [columns for columns in sides_of(baseline) if columns.reference.order == "time" and columns.span_ns > 0]
+    sides = [columns for columns in ordered if _window(spec, columns)[1] > 0]
+    if not ordered or ordered[0].side != "input":
         raise DataError("the baseline's order is unknown, so no threshold has a level; build it with times")
+    if not sides or sides[0].side != "input":
+        raise DataError("the baseline's period holds no such window, so nothing says how far one strays")
     days, rows = _window(spec, sides[0])
     level = window_level(spec, days, len(sides_of(baseline)))
     found = [_Side(columns, _window(spec, columns)[1], level, spec) for columns in sides]

@@ -7,6 +7,7 @@ import numpy as np
 from mlops.drift import null, onset
 from mlops.drift.columns import Columns
 from mlops.drift.counts import WindowCounts
+from mlops.drift.covariance import correlation_rows
 from mlops.drift.decide import WindowFacts, decide, figures_of, window_level
 from mlops.drift.result import Decision, Figure, Onset, Side, Swap, WindowResult, worst
 from mlops.drift.spec import DAY_NS, DriftSpec, is_intraday
@@ -111,7 +112,7 @@ def _onset(columns: Columns, side: int, place: int, windows: Sequence[WindowCoun
     has_rows = cells.sum(axis=1) > 0
     cells, first, last = cells[has_rows], first[has_rows], last[has_rows]
     # Rows that count as one in the slowest direction: a shift moves values as a whole, and that is where it lies.
-    found = onset.change_point(column.reference, cells, 2 * null.correlation_rows(column))
+    found = onset.change_point(column.reference, cells, 2 * correlation_rows(column))
     # A sub-block that the change lies in may be taken for one before it or after it.
     low = int(first[found.low - 1]) if found.low else None
     time, high = int(first[found.best]), int(last[found.high])

@@ -7,9 +7,11 @@ from scipy import stats
 from mlops.drift import DriftSpec, Thresholds, calibrate
 from mlops.drift.columns import Column, Columns, sides_of
 from mlops.drift.counts import SideCounts
+from mlops.drift.covariance import correlation_rows, deviations, inflation, pairs, shrunk
 from mlops.drift.decide import WindowFacts, decide, rejected, window_level
-from mlops.drift.null import Assessment, Level, Tail, assess, correlation_rows, deviations, inflation, pairs, shrunk
+from mlops.drift.null import Assessment, Level, assess
 from mlops.drift.onset import change_point
+from mlops.drift.tail import Tail
 from tests.support.drift import autoregressive, baseline_of, manifest_of
 from tickserve.errors import DataError
 
@@ -256,3 +258,11 @@ def test_a_baseline_without_order_has_no_thresholds() -> None:
     rows = np.random.default_rng(6).normal(size=(500, 1)).astype(np.float32)
     with pytest.raises(DataError, match="order is unknown"):
         calibrate(baseline_of(MANIFEST, rows, is_ordered=False), DriftSpec())
+
+
+def test_a_baseline_without_a_session_has_no_thresholds() -> None:
+    rows = np.random.default_rng(6).normal(size=(500, 1)).astype(np.float32)
+    # 500 seconds on New Year's Eve, after the close.
+    baseline = baseline_of(MANIFEST, rows, step_ns=10**9)
+    with pytest.raises(DataError, match="no such window"):
+        calibrate(baseline, DriftSpec(kind="session", calendar="XNYS"))
