@@ -233,7 +233,7 @@ fn wait<T>(
     let waker = Waker::from(Arc::clone(&again));
     let mut cx = Context::from_waker(&waker);
     loop {
-        plug.begin_turn();
+        plug.begin_turn(true);
         if let Poll::Ready(value) = poll(&mut cx) {
             return Ok(value);
         }

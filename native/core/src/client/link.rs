@@ -143,23 +143,24 @@ impl Link {
     /// Sends what is in line. Where nobody reads, looks first whether the server has gone, so that nothing is sent to one
     /// that has said so.
     pub fn send_first(&self) {
-        if !lock(&self.lead).is_led {
+        let is_lone = !lock(&self.lead).is_led;
+        if is_lone {
             self.plug.note_readable();
         }
-        self.drive();
+        self.drive(is_lone);
     }
 
-    /// Sends what is in line, if anything is.
+    /// Sends what is in line, if anything is. Reads nothing: what would come of it, nobody would look for.
     pub fn flush(&self) {
         if self.dirty.0.load(Ordering::Acquire) {
-            self.drive();
+            self.drive(false);
         }
     }
 
     /// Reads what has come and sends what is in line; for the event loop that saw the socket ready.
     pub fn turn(&self) {
         self.plug.note_readable();
-        self.drive();
+        self.drive(true);
     }
 
     /// Waits until `poll` is ready, and drives the connection meanwhile where no other thread does.
@@ -225,14 +226,14 @@ impl Link {
             self.plug.note_readable();
         }
         if seen.is_readable || seen.is_writable {
-            self.drive();
+            self.drive(true);
         }
         seen.is_signalled
     }
 
-    fn drive(&self) {
+    fn drive(&self, reads: bool) {
         let mut driver = lock(&self.driver);
-        self.plug.begin_turn();
+        self.plug.begin_turn(reads);
         let mut cx = Context::from_waker(&self.waker);
         while let Some(connection) = driver.as_mut() {
             self.dirty.0.store(false, Ordering::Release);

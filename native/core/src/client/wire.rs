@@ -43,9 +43,9 @@ impl Plug {
         self.socket.as_raw_fd()
     }
 
-    /// Allows another turn of reading.
-    pub(super) fn begin_turn(&self) {
-        self.budget.store(TURN_BYTES, Ordering::Release);
+    /// Allows another turn of reading, or none.
+    pub(super) fn begin_turn(&self, reads: bool) {
+        self.budget.store(if reads { TURN_BYTES } else { 0 }, Ordering::Release);
     }
 
     pub(super) fn note_readable(&self) {
