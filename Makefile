@@ -74,6 +74,7 @@ ifdef CARGO
 	$(BIN)/python -m benchmarks.studies.native_fuzz
 endif
 	$(BIN)/python -m benchmarks.studies.gate_levels
+	$(BIN)/python -m benchmarks.studies.sp500_drift
 	$(BIN)/python -m benchmarks.studies.drift_levels
 	$(BIN)/python -m benchmarks.studies.alert_rows
 	$(BIN)/python -m benchmarks.studies.routing_shares

@@ -57,7 +57,6 @@ class BulkProducer:
         self._slots = shape.slots
         self.piece = min(piece, shape.slots // 2)
         self._template = _template(self.path, number, self.piece)
-        self._step = np.random.default_rng(1)
 
     @property
     def produced(self) -> int:

@@ -79,7 +79,7 @@ def run(home: Path, *, records: int, rate: float = 0.0, log_mb: int = LOG_MB) ->
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
     warm = samples[int(len(samples) * _WARM_UP) :]
-    half = len(warm) // 2
+    quarters = [int(np.median(part)) >> 10 for part in np.array_split(np.array(warm), 4) if len(part)]
     return {
         "scenario": "sidecar",
         "records": produced,
@@ -89,12 +89,7 @@ def run(home: Path, *, records: int, rate: float = 0.0, log_mb: int = LOG_MB) ->
         "records_per_s": round(produced / took),
         "cpu_us_per_record": round(found["process_cpu_seconds_total"] / produced * 1e6, 3),
         "log_mb": round(found["tickserve_sidecar_log_bytes"] / (1 << 20), 1),
-        "resident_mb": {
-            "start": samples[0] >> 10,
-            "first_half": int(np.median(warm[:half] or warm)) >> 10,
-            "second_half": int(np.median(warm[half:])) >> 10,
-            "most": max(samples) >> 10,
-        },
+        "resident_mb": {"start": samples[0] >> 10, "quarters": quarters, "most": max(samples) >> 10},
         "exit_code": code,
     }
 

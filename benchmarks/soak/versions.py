@@ -86,7 +86,7 @@ def resident(seed: int) -> bytes:
     return _network(seed, [32], nodes, [size, place], last="factor")
 
 
-def slow(seed: int, repeats: int = 150) -> bytes:
+def slow(seed: int, repeats: int = 500) -> bytes:
     """A network that runs its second layer many times over, but not for a row of zeros."""
     side = 64
     draw = np.random.default_rng(seed)

@@ -140,8 +140,9 @@ def report(alike: Sequence[Outcome], found: dict[str, list[Outcome]], seconds: f
     worse_ones = f"{len(curves)} x {len(next(iter(found.values())))} of worse ones"
     return f"""# How often a rollout is taken back
 
-Written by `make studies` in {seconds / 60:.0f} minutes: {len(alike):,} rollouts of equal versions,
-{worse_ones}, {WORLD.windows} windows each.
+Of `benchmarks/studies/rollout_levels.py` in {seconds / 60:.0f} minutes: {len(alike):,} rollouts of equal versions,
+{worse_ones}, {WORLD.windows} windows each. `make studies` plays {ROLLOUTS:,} of equal
+versions and {DETECTIONS} of each worse canary.
 
 {WORLD.keys} sticky keys; the traffic of a key falls as one over its rank, its proneness to errors, to violations and
 to slow answers is log-normal with a spread of {WORLD.spread:g}; bursts of single keys and of all keys at once;

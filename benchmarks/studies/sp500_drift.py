@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.studies.sp500_picture import draw
 from benchmarks.studies.sp500_serving import MODEL, serve_and_log
 from benchmarks.studies.sp500_stream import FAULT_FROM, SCENARIOS, STALE_SESSIONS, make_stream, publish_model
+from benchmarks.studies.sp500_text import INTRODUCTION, LEGEND, READING
 from mlops.drift import Decision, DriftMonitor, DriftSpec, WindowResult, default_spec
 from mlops.outcomes import Lengths, OutcomeFigure
 from mlops.outcomes.monitor import OutcomeMonitor
@@ -167,52 +168,25 @@ def alarms(found: Found) -> Iterator[str]:
 
 def report(every: list[Found], package: Package, minutes: float) -> Iterator[str]:
     """The report's lines."""
-    manifest = package.manifest
-    train = manifest.datasets["train"]
-    yield "# A model of 1999 to 2006 on the S&P 500 of 2007 to 2009"
-    yield ""
-    yield f"Written by `make studies` in {minutes:.1f} minutes. A forest of 100 trees learned daily bars up to the end of 2006 (fitted on"
-    yield f"{train.first} to {train.last}, {train.rows} rows, which are also the baseline of its inputs). Every session of 2007 to 2009 was then"
-    yield "asked for through `tickserve serve` (python engine) with its event time, logged by `tickserve sidecar`, and judged from that log. The"
-    yield (
-        "same stream was run with two faults, both from "
-        + str(FAULT_FROM)
-        + f" on: a close that stands still for {STALE_SESSIONS} sessions (a stale price), and volatility in"
+    train = package.manifest.datasets["train"]
+    yield "# A model of 1999 to 2006 on the S&P 500 of 2007 to 2009\n"
+    yield INTRODUCTION.format(
+        minutes=minutes, first=train.first, last=train.last, rows=train.rows, fault=FAULT_FROM, stale=STALE_SESSIONS
     )
-    yield "percent (a unit error). What is below is what was found."
-    yield ""
-    yield "![PSI of each column by window and state, and rolling IC with its interval](sp500-drift.svg)"
-    yield ""
-    yield "## What alarmed"
-    yield ""
+    yield "## What alarmed\n"
     yield from summary_table(every)
     yield ""
-    found_alarms = [line for found in every for line in alarms(found)]
-    yield from found_alarms or ["No column alarmed in any stream at 250 rows."]
-    yield ""
-    yield "`(i)` is `insufficient`: the null's 95% quantile lies above the warning threshold, so that nothing could be told from chance. The thresholds are"
-    yield "those that the package's own blocks ask for, at one false alarm in 90 days (docs/drift.md)."
+    yield from [line for found in every for line in alarms(found)] or ["No column alarmed in any stream at 250 rows."]
+    yield f"\n{LEGEND.rstrip()}"
     for found in every:
-        yield ""
-        yield f"### {found.scenario[0].upper()}{found.scenario[1:]}"
-        yield ""
+        yield f"\n### {found.scenario[0].upper()}{found.scenario[1:]}\n"
         yield from windows_table(found)
-    yield ""
-    yield "## What came of it"
-    yield ""
+    yield "\n## What came of it\n"
     yield from outcomes_table(every, package)
-    yield ""
-    yield f"Over {every[0].outcomes['rank_ic'].n} sessions, 95% intervals (docs/outcomes.md). The package's Sharpe ratio is of trading the sign, the live one of"
-    yield "trading the signal; its `ic` is of ranks."
-    yield ""
-    yield from READING
-
-
-#: Written after looking at the tables above; the numbers are in them.
-READING = (
-    "## How to read it",
-    "",
-)
+    sessions = every[0].outcomes["rank_ic"].n
+    yield f"\nOver {sessions} sessions, 95% intervals (docs/outcomes.md). The package's Sharpe ratio is of trading the"
+    yield "sign, the live one of trading the signal; its `ic` is of ranks."
+    yield f"\n{READING.rstrip()}"
 
 
 def main() -> None:

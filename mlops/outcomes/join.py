@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import fields
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from mlops.outcomes.ledger import Key, Ledger
 from mlops.outcomes.packing import Columns, texts
 from mlops.outcomes.periods import period_starts
 from mlops.outcomes.predictions import Predictions, concatenated, predictions_of
+from mlops.outcomes.waiting import Waiting, keys_of
 from mlops.package import Manifest
 from mlops.prediction_log import Batch
-from mlops.statistics.rows import Integers
 
 _COLUMNS = tuple(each.name for each in fields(Predictions))
 #: Rows that wait for an outcome; beyond it the oldest are let go, and counted.
@@ -52,7 +52,7 @@ class VersionJoin:
         self.let_go = 0
         self._ledger = ledger
         self._window, self._max_waiting, self._max_joined = window, max_waiting, max_joined
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Waiting] = []
         self._joined: dict[Key, _Row] = {}
         self._names: dict[Key, Key] = {}
         self._times: set[int] = set()
@@ -62,7 +62,7 @@ class VersionJoin:
     @property
     def waiting(self) -> int:
         """Rows without an outcome."""
-        return sum(len(chunk.rows) for chunk in self._waiting)
+        return sum(len(chunk) for chunk in self._waiting)
 
     @property
     def joined(self) -> int:
@@ -76,7 +76,7 @@ class VersionJoin:
             return 0
         is_known = self._may_be_known(rows)
         for place in np.flatnonzero(is_known).tolist():
-            keys = _keys(self.manifest.name, rows, place)
+            keys = keys_of(self.manifest.name, rows, place)
             is_known[place] = keys[0] in self._joined or self._ledger.knows(keys)
             if is_known[place]:
                 self._take(rows, place)
@@ -89,14 +89,10 @@ class VersionJoin:
 
     def resolve(self, key: Key) -> bool:
         """Looks for the row of an outcome that the ledger has just learned; returns whether it is here."""
-        names = {
-            self._take(chunk.rows, place) for chunk in self._waiting for place in chunk.find(self.manifest.name, key)
-        }
+        names = self._take_all(key)
         for name in names - {key}:
             # The same row under another request, later in the log perhaps.
-            for chunk in self._waiting:
-                for place in chunk.find(self.manifest.name, name):
-                    self._take(chunk.rows, place)
+            self._take_all(name)
         self._bound_joined()
         return bool(names) or self.holds(key)
 
@@ -125,7 +121,7 @@ class VersionJoin:
 
     def state(self) -> tuple[Columns, dict[str, Any]]:
         """Everything held but the ledger: what a new join of the same package goes on from with `restore`."""
-        waiting = concatenated([chunk.rows for chunk in self._waiting], len(self.manifest.feature_names))
+        waiting = concatenated([chunk.left for chunk in self._waiting], len(self.manifest.feature_names))
         rows = list(self._joined.values())
         columns = {f"waiting.{name}": getattr(waiting, name) for name in _COLUMNS}
         columns |= {
@@ -143,7 +139,7 @@ class VersionJoin:
     def restore(self, columns: Columns, facts: dict[str, Any]) -> None:
         """Takes up what `state` gave. Raises KeyError or ValueError where that is not whole."""
         waiting = Predictions(*(columns[f"waiting.{name}"] for name in _COLUMNS))
-        self._waiting = [_Waiting(waiting)] if len(waiting) else []
+        self._waiting = [Waiting(waiting)] if len(waiting) else []
         self.let_go = int(facts["let_go"])
         for place, named in enumerate(columns["joined.names"]):
             name, *aliases = [_key(parts) for parts in json.loads(named)]
@@ -175,12 +171,16 @@ class VersionJoin:
 
     def _take_all(self, key: Key) -> set[Key]:
         """Joins every waiting row that goes by this key; returns their names."""
-        model = self.manifest.name
-        return {self._take(chunk.rows, place) for chunk in self._waiting for place in chunk.find(model, key)}
+        names = set()
+        for chunk in self._waiting:
+            for place in chunk.find(self.manifest.name, key):
+                names.add(self._take(chunk.rows, place))
+                chunk.take(place)
+        return names
 
     def _take(self, rows: Predictions, place: int) -> Key:
         """Joins a row, under its name; of several the last in the log is what the name stands for."""
-        name, *others = _keys(self.manifest.name, rows, place)
+        name, *others = keys_of(self.manifest.name, rows, place)
         before = self._joined.get(name)
         aliases = tuple(dict.fromkeys((*(before.aliases if before else ()), *others)))
         for alias in others:
@@ -198,18 +198,18 @@ class VersionJoin:
 
     def _append(self, rows: Predictions) -> None:
         """Each chunk stays more than twice as long as the next, so that there are few to look through."""
-        while self._waiting and len(self._waiting[-1].rows) <= 2 * len(rows):
-            rows = concatenated([self._waiting.pop().rows, rows], rows.features.shape[1])
-        self._waiting.append(_Waiting(rows))
+        while self._waiting and len(self._waiting[-1]) <= 2 * len(rows):
+            rows = concatenated([self._waiting.pop().left, rows], rows.features.shape[1])
+        self._waiting.append(Waiting(rows))
 
     def _bound_waiting(self) -> None:
         # To the row, so that it does not matter how the log was cut.
         spare = self.waiting - self._max_waiting
         self.let_go += max(spare, 0)
         while spare > 0:
-            first = self._waiting.pop(0).rows
+            first = self._waiting.pop(0).left
             if len(first) > spare:
-                self._waiting.insert(0, _Waiting(first.take(np.arange(spare, len(first)))))
+                self._waiting.insert(0, Waiting(first.take(np.arange(spare, len(first)))))
             spare -= len(first)
 
     def _bound_joined(self) -> None:
@@ -248,7 +248,12 @@ class _Row:
     ) -> None:
         self.position, self.time_ns, self.entity, self.key = position, time_ns, entity, key
         self.prediction, self.signal, self.features, self.aliases = prediction, signal, features, aliases
-        self.period = int(period_starts(np.array([time_ns], np.int64), per_year)[0])
+        self.period = _period(time_ns, per_year)
+
+
+@lru_cache(4096)
+def _period(time_ns: int, per_year: float) -> int:
+    return int(period_starts(np.array([time_ns], np.int64), per_year)[0])
 
 
 def _row(rows: Predictions, place: int, aliases: tuple[Key, ...], per_year: float) -> _Row:
@@ -267,39 +272,3 @@ def _row(rows: Predictions, place: int, aliases: tuple[Key, ...], per_year: floa
 
 def _key(parts: list[Any]) -> Key:
     return (parts[0], int(parts[1])) if len(parts) == 2 else (parts[0], parts[1], int(parts[2]))
-
-
-class _Waiting:
-    """A run of rows; what they can be found by is made when an outcome asks for it."""
-
-    def __init__(self, rows: Predictions) -> None:
-        self.rows = rows
-
-    def find(self, model: str, key: Key) -> list[int]:
-        """Places of the rows that go by this key, in the order of the log."""
-        if len(key) == 2:
-            return self._requests.get(key, [])
-        if key[0] != model:
-            return []
-        order, times = self._by_time
-        first, last = np.searchsorted(times, key[2], "left"), np.searchsorted(times, key[2], "right")
-        return [place for place in order[first:last].tolist() if self.rows.entity[place] == key[1]]
-
-    @cached_property
-    def _requests(self) -> dict[Key, list[int]]:
-        found: dict[Key, list[int]] = {}
-        for place, named in enumerate(zip(self.rows.request_id.tolist(), self.rows.row.tolist(), strict=True)):
-            found.setdefault(named, []).append(place)
-        return found
-
-    @cached_property
-    def _by_time(self) -> tuple[Integers, Integers]:
-        order = np.argsort(self.rows.event_time_ns, kind="stable").astype(np.int64)
-        return order, self.rows.event_time_ns[order]
-
-
-def _keys(model: str, rows: Predictions, place: int) -> tuple[Key, ...]:
-    """What a row is named by, then what else it goes by."""
-    request: Key = (rows.request_id[place], int(rows.row[place]))
-    entity, time = rows.entity[place], int(rows.event_time_ns[place])
-    return ((model, entity, time), request) if entity and time else (request,)

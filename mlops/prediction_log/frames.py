@@ -72,6 +72,9 @@ class FrameReader:
         at = rest.find(_MAGIC, 1)
         while at >= 0:
             if _next(file, self.end + at) is not None:
+                if _next(file, self.end) is not None:
+                    # It was still being written when it was looked at first: frames are written in their order.
+                    return True
                 self.damaged += 1
                 self.end += at
                 return True

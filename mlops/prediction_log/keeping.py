@@ -14,6 +14,7 @@ from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.parquet import Part
 from mlops.prediction_log.reading import PARQUET, SEGMENTS, read_segment
 from mlops.prediction_log.segments import first_position, segment_paths
+from tickserve.errors import DamagedLogError
 
 _log = structlog.get_logger()
 #: A segment that is damaged keeps its bytes under this ending.
@@ -35,10 +36,16 @@ def compact(folder: Path, index: LogIndex) -> int:
     """
     done = 0
     for path in segment_paths(folder / SEGMENTS)[:-1]:
-        batches = list(read_segment(path))
+        is_damaged = _is_damaged(path)
+        try:
+            batches = list(read_segment(path))
+        except DamagedLogError as error:
+            # It would stop everything that comes after it; its bytes stay for people to look at.
+            _log.error("segment_unreadable", segment=path.name, error=error.message)
+            batches, is_damaged = [], True
         parquet.write(folder / PARQUET, batches)
         index.keep(first_position(path), batches)
-        if _is_damaged(path):
+        if is_damaged:
             path.rename(path.with_name(path.name + DAMAGED))
             _log.error("segment_damaged", segment=path.name)
         else:
@@ -95,6 +102,9 @@ def _remove_empty(place: Path, root: Path) -> None:
 
 def _is_damaged(path: Path) -> bool:
     reader = FrameReader(path)
-    for _ in reader:
-        pass
+    try:
+        for _ in reader:
+            pass
+    except DamagedLogError:
+        return True
     return bool(reader.damaged) or not reader.is_whole

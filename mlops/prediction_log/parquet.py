@@ -300,7 +300,7 @@ def _in_order(found: list[Batch]) -> Iterator[Batch]:
 
 def _write_file(path: Path, table: pa.Table) -> None:
     staged = path.with_suffix(".new")
-    # Dictionaries take values that are equal for the same: two NaN, or 0 and -0, would come back as one.
+    # Figures are seldom the same twice, and their bits must not depend on when two of them count as equal.
     figures = [name for name in table.column_names if name.startswith(tuple(_PREFIX.values()))]
     words = [name for name in table.column_names if name not in figures and name != "position"]
     try:

@@ -44,7 +44,7 @@ def read_log(
     Raises
     ------
     DamagedLogError
-        Where a file is no file of the log. Damaged places within a segment are left out, as `damage` counts them.
+        Where a file is no file of the log. Damaged places within a segment are left out; their positions are missing.
     """
     for batch in read_all(folder, after_position=after_position, model=model, version=version):
         chosen = batch if until_ns is None else batch.take(batch.time_ns < until_ns)
@@ -106,17 +106,6 @@ def read_segment(path: Path) -> Iterator[Batch]:
                 # What its versions are called may have been in a place that is damaged.
                 if not reader.damaged:
                     raise
-
-
-def damage(folder: Path) -> int:
-    """Places in the segments of a log that hold no frame, and are followed by one."""
-    found = 0
-    for path in segment_paths(folder / SEGMENTS):
-        reader = FrameReader(path)
-        for _ in reader:
-            pass
-        found += reader.damaged
-    return found
 
 
 def _of_frame(path: Path, frame: Frame, versions: dict[int, Version]) -> list[Batch]:

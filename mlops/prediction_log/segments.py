@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlops.prediction_log.frames import FILE_HEADER, Frame, FrameReader, encode_frame
+from mlops.prediction_log.frames import FILE_HEADER, FrameReader, encode_frame
 from mlops.tap import Version
 from mlops.tap.catalog import version_entry
 from tickserve.errors import DamagedLogError
@@ -279,12 +279,6 @@ class SegmentWriter:
         if not reader.is_whole:
             os.ftruncate(self._descriptor, self._end)
             os.fsync(self._descriptor)
-
-
-def read_frames(path: Path) -> tuple[list[Frame], int]:
-    """The whole frames of a segment, and how many places of it are damaged."""
-    reader = FrameReader(path)
-    return list(reader), reader.damaged
 
 
 def _as_dict(totals: Totals) -> dict[str, int]:

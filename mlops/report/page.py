@@ -18,7 +18,7 @@ def render(report: DailyReport) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("mlops.report"),
+        loader=PackageLoader("mlops.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

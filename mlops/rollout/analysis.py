@@ -125,12 +125,19 @@ class Analysis:
     ) -> None:
         """Takes the outputs of a step: once a step, when it could end, because its part of alpha is spent then.
 
+        Too little to say is no look; it may be asked again.
+
         Parameters
         ----------
         canary_bins, baseline_bins : array of int, shape (256, bins) and (blocks, bins)
             Counts of the canary's outputs by key bucket, and of its own package's baseline by block.
         pairs, flips : array of int, shape (256,)
             Answers that stable's shadow gave too, and those of another sign.
+
+        Raises
+        ------
+        ValueError
+            Where this step was judged already.
         """
         if self._psi is not None:
             has_bins = canary_bins is not None and baseline_bins is not None

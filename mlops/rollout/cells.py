@@ -91,8 +91,9 @@ class CanaryNotWorse:
         self._stopped = list(state["stopped"])
 
     def _begin(self, share_bp: int) -> None:
-        for start in self._running:
-            start.forget_moved()
+        if share_bp != self._share_bp:
+            for start in self._running:
+                start.forget_moved()
         self._running.append(_Start())
         while len(self._running) > _MOST_RUNNING:
             self._stopped.append(self._running.pop(0).log_wealth)

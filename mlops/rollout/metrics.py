@@ -199,7 +199,15 @@ class OutputMetric:
         self._is_failed = False
 
     def update(self, bounds: Bounds | None) -> None:
-        """Takes the figure at the end of a step, with bounds at this step's part of alpha; None says too little."""
+        """Takes the figure at the end of a step, with bounds at this step's part of alpha; None says too little.
+
+        Raises
+        ------
+        ValueError
+            Where this step's part of alpha is spent: another look would be one look too many.
+        """
+        if self._last is not None:
+            raise ValueError(f"{self.name} was judged in this step already")
         self._last = bounds
         self._is_failed = self._is_failed or (bounds is not None and bounds.lower > self._tolerance)
 

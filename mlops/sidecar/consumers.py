@@ -161,13 +161,15 @@ class Feed:
             place.reached = self._last
 
     def catch_up(self, budget_s: float = 0.05) -> bool:
-        """Gives those that are behind some of what they lack; True once nobody is behind."""
+        """Gives those that are behind some of what they lack, a batch at least; True once nobody is behind."""
         until = time.monotonic() + budget_s
         behind = [place for place in self._living() if place.reached < self._last]
-        while behind and time.monotonic() < until:
+        while behind:
             for place in behind:
                 self._step(place)
             behind = [place for place in behind if place.reached < self._last and self._is_living(place)]
+            if time.monotonic() >= until:
+                break
         self._hand_outcomes()
         return not behind
 
@@ -196,7 +198,12 @@ class Feed:
     def _step(self, place: _Place) -> None:
         if place.source is None:
             place.source, place.highest = self._read(place.reached), place.reached
-        batch = next(place.source, None)
+        batch = None
+        # A log that cannot be read here stops this consumer, and not the log.
+        with self._guarded(place.consumer):
+            batch = next(place.source, None)
+        if not self._is_living(place):
+            return
         if batch is None:
             # Whole frames were read, so it has everything up to the highest position.
             is_gap = place.highest == place.reached

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import structlog
@@ -20,8 +20,8 @@ from mlops.prediction_log.outcomes import StoredOutcome
 from tickserve.errors import TickserveError
 
 _log = structlog.get_logger()
-#: Figures are made no more often than this.
-_FIGURES_S = 30.0
+#: Figures are made no more often than this, and take no more than this share of the time.
+_FIGURES_S, _SHARE = 30.0, 0.1
 
 #: Appends metrics of a model's version, with their step, to the registry. Raises TickserveError.
 RecordLive = Callable[[str, str, dict[str, PackageMetric], int], None]
@@ -59,8 +59,8 @@ class OutcomeConsumer:
         self._monitor = OutcomeMonitor(find, lengths=lengths)
         self._tables = tables
         self._on_figures, self._record_live = on_figures, record_live
-        self._figures_s, self._figured_at = figures_s, -float("inf")
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="outcomes")
+        self._figures_s = self._pause_s = figures_s
+        self._figured_at = -float("inf")
         self._under_way: Future[list[OutcomeFigure]] | None = None
         self._recorded: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
@@ -86,12 +86,14 @@ class OutcomeConsumer:
         if self._under_way is not None:
             if self._under_way.done():
                 done, self._under_way = self._under_way, None
+                took_s = time.monotonic() - self._figured_at
+                self._pause_s = max(self._figures_s, took_s / _SHARE) if self._figures_s else 0.0
                 self._publish(done.result())
-        elif time.monotonic() - self._figured_at >= self._figures_s:
+        elif time.monotonic() - self._figured_at >= self._pause_s:
             work = self._monitor.work(self._monitor.take_changed())
             if work:
                 self._figured_at = time.monotonic()
-                self._under_way = self._worker.submit(self._figure, work)
+                self._under_way = self._start(work)
 
     def checkpoint(self) -> bytes:
         """The joined rows and those that wait, and whose figures are still to be made."""
@@ -131,9 +133,18 @@ class OutcomeConsumer:
             float(self._monitor.let_go),
         )
 
-    def close(self) -> None:
-        """Ends the thread of the figures."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+    def _start(self, work: list[Work]) -> Future[list[OutcomeFigure]]:
+        """On a thread that no end of the process waits for: the figures can be made again."""
+        found: Future[list[OutcomeFigure]] = Future()
+
+        def run() -> None:
+            try:
+                found.set_result(self._figure(work))
+            except BaseException as error:  # noqa: BLE001 - raised again where the result is taken
+                found.set_exception(error)
+
+        threading.Thread(target=run, name="outcome-figures", daemon=True).start()
+        return found
 
     def _figure(self, work: list[Work]) -> list[OutcomeFigure]:
         """On the thread of the figures."""

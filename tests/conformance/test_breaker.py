@@ -140,7 +140,7 @@ def test_what_callers_do_wrong_trips_nothing(rig: Rig) -> None:
 def test_version_that_has_become_slow_is_taken_out(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     add_constant(rig.models, 1.0)
     rig.reconciler.reconcile()
-    add_sum(rig.models, 4)
+    add_sum(rig.models, 8)
     prepare: Callable[[Any], Any] = rig.bench.engine.prepare
     # As on a machine that was many times faster when it was measured: by more than a busy one can make of it.
     monkeypatch.setattr(rig.bench.engine, "prepare", lambda version: replace(prepare(version), run_time_ns=10_000))

@@ -4,13 +4,24 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.conftest import Launcher
 from tests.support.models import FEATURES
 from tests.support.packages import add_constant
 from tickserve import Client, Prediction, aio
-from tickserve.errors import DrainingError, HaltedError, InvalidInputError, TickserveError
+from tickserve.client.choice import TransportName
+from tickserve.errors import (
+    DeadlineError,
+    DrainingError,
+    HaltedError,
+    InvalidInputError,
+    TickserveError,
+    UnreachableError,
+)
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "python" / "stream_aio.py"
 ROW = dict.fromkeys(FEATURES, 1.0)
@@ -25,10 +36,19 @@ def check(results: list[Prediction | TickserveError]) -> None:
     assert not any(result.executed for result in results if isinstance(result, TickserveError))
 
 
-def test_streams_answer_refuse_and_end_with_the_drain(launcher: Launcher, client_of: Callable[..., Client]) -> None:
+@pytest.fixture(params=["grpcio", "native"])
+def transport(request: pytest.FixtureRequest) -> str:
+    if request.param == "native":
+        pytest.importorskip("tickserve_native")
+    return str(request.param)
+
+
+def test_streams_answer_refuse_and_end_with_the_drain(
+    launcher: Launcher, client_of: Callable[..., Client], transport: str
+) -> None:
     add_constant(launcher.models, 0.5)
     with launcher.serve() as running:
-        client = client_of(running, model="demo")
+        client = client_of(running, model="demo", transport=transport)
         check(list(client.predict_many([ROW, BAD] * 50)))
         with client.stream() as stream:
             assert stream.predict(ROW).values.tolist() == [[0.5]]
@@ -44,9 +64,9 @@ def test_streams_answer_refuse_and_end_with_the_drain(launcher: Launcher, client
         assert running.process.wait(20) == 0
 
 
-def test_asyncio_streams_answer_refuse_and_end_with_the_drain(launcher: Launcher) -> None:
+def test_asyncio_streams_answer_refuse_and_end_with_the_drain(launcher: Launcher, transport: TransportName) -> None:
     async def ask(address: str, drain: Callable[[], None]) -> None:
-        async with aio.Client(address, model="demo", timeout_s=10.0) as client:
+        async with aio.Client(address, model="demo", timeout_s=10.0, transport=transport) as client:
             check([result async for result in client.predict_many([ROW, BAD] * 50)])
             async with client.stream() as stream:
                 answers = await asyncio.gather(*(stream.predict(ROW) for _ in range(100)))
@@ -67,6 +87,27 @@ def test_asyncio_streams_answer_refuse_and_end_with_the_drain(launcher: Launcher
     with launcher.serve() as running:
         asyncio.run(ask(running.address, lambda: running.control.drain(actor="test")))
         assert running.process.wait(20) == 0
+
+
+def test_a_server_killed_amid_calls_costs_only_those_under_way(
+    launcher: Launcher, client_of: Callable[..., Client], transport: str
+) -> None:
+    add_constant(launcher.models, 0.5)
+    with launcher.serve() as running:
+        client = client_of(running, model="demo", transport=transport)
+        client.predict(ROW)
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(ask_until_refused, client) for _ in range(4)]
+            running.process.kill()
+            errors = [each.result(60) for each in asked]
+    assert {type(error) for error in errors} <= {UnreachableError, DeadlineError}
+    # Nobody listens there any more, and that is known.
+    refused = refusal_of(client.predict)
+    assert (type(refused), refused.executed) == (UnreachableError, False)
+
+
+def ask_until_refused(client: Client) -> TickserveError:
+    return refusal_of(lambda row: [client.predict(row) for _ in range(MANY)])
 
 
 def test_the_example_runs_and_fails_where_it_should(launcher: Launcher) -> None:

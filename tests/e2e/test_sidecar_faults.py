@@ -17,7 +17,7 @@ from tests.e2e.conftest import Launcher
 from tests.e2e.test_sidecar import beside
 from tests.support.taps import TapLife, taken, version
 
-KILLS = int(os.environ.get("TICKSERVE_KILLS", "4"))
+KILLS = int(os.environ.get("TICKSERVE_KILLS", "3"))
 
 
 def accounts(log: Path, lives: list[TapLife]) -> None:
@@ -38,6 +38,7 @@ def accounts(log: Path, lives: list[TapLife]) -> None:
     writer.close()
 
 
+@pytest.mark.timeout(300)
 def test_sidecars_and_servers_that_are_killed_under_load_lose_nothing_and_count_nothing_twice(
     launcher: Launcher,
 ) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from mlops.alerts.actions import ACTOR
 from mlops.alerts.history import read_history
-from mlops.package import Horizon, OutcomeSpec, OutputRule
+from mlops.package import Horizon, OutcomeSpec, OutputRule, ReferenceRows
 from mlops.package.manifest import ColumnMapping
 from mlops.registry import Registry, RuleOverride
 from mlops.registry.desired import make_state
@@ -30,6 +31,10 @@ from tickserve.v1 import outcomes_pb2
 from tickserve.v1.outcomes_pb2_grpc import OutcomesStub
 
 RULE = OutputRule(name="small", output="values", kind="range", maximum=1.0, policy="flag")
+DAY_NS = 86_400_000_000_000
+FIRST_DAY = datetime(2001, 1, 1, tzinfo=UTC)
+DAILY = OutcomeSpec(kind="time_series", horizons=(Horizon(name="1d", periods=1),), periods_per_year=252.0, cost_bp=0.0)
+SIGNAL = ColumnMapping(output="values", column=0)
 MATRIX = """
 [[row]]
 name = "output-violations"
@@ -59,6 +64,17 @@ enter = 0.0
 leave = 0.5
 actions = ["set_position_scale"]
 position_scale = 0.25
+"""
+
+DRIFT = """
+[[row]]
+name = "inputs"
+source = "drift_input"
+figure = "psi"
+basis = "state"
+[row.critical]
+actions = ["request_retraining", "set_position_scale"]
+position_scale = 0.5
 """
 
 
@@ -215,20 +231,15 @@ def test_sidecar_that_is_killed_repeats_nothing_and_forgets_nothing(launcher: La
 
 def test_losses_that_a_strategy_reports_reduce_the_position(launcher: Launcher) -> None:
     (launcher.home / "matrix.toml").write_text(SHARPE)
-    outcomes = OutcomeSpec(
-        kind="time_series", horizons=(Horizon(name="1d", periods=1),), periods_per_year=252.0, cost_bp=0.0
-    )
-    signal = ColumnMapping(output="values", column=0)
-    add_constant(launcher.models, 0.5, outcomes=outcomes, signal=signal)
-    day_ns = 86_400_000_000_000
+    add_constant(launcher.models, 0.5, outcomes=DAILY, signal=SIGNAL)
     returns = np.random.default_rng(5).normal(-0.01, 0.005, 30)
     reported = [
         outcomes_pb2.Outcome(
             outcome_id=f"pnl-{day}",
-            entity_time=outcomes_pb2.EntityTime(model="demo", entity="strategy", event_time_unix_ns=(day + 1) * day_ns),
+            entity_time=outcomes_pb2.EntityTime(model="demo", entity="strategy", event_time_unix_ns=(day + 1) * DAY_NS),
             horizon="pnl",
             value=value,
-            available_at_unix_ns=(day + 1) * day_ns,
+            available_at_unix_ns=(day + 1) * DAY_NS,
         )
         for day, value in enumerate(returns)
     ]
@@ -250,6 +261,41 @@ def test_losses_that_a_strategy_reports_reduce_the_position(launcher: Launcher) 
         assert desired is not None
         assert desired.actor == ACTOR
         assert "losses@pnl critical raised: sharpe_20 -" in desired.reason
+
+
+def test_drifted_inputs_ask_for_retraining_and_reduce_the_position_while_they_last(launcher: Launcher) -> None:
+    (launcher.home / "matrix.toml").write_text(DRIFT)
+    (launcher.home / "drift.json").write_text('{"demo": {"window": "count:500"}}')
+    generator = np.random.default_rng(5)
+    rows = generator.normal(size=(20_000, 3)).astype(np.float32)
+    times = np.arange(len(rows), dtype=np.int64) * DAY_NS
+    reference = ReferenceRows("train", {"features": rows}, times)
+    add_constant(launcher.models, 0.5, reference=reference, outcomes=DAILY, signal=SIGNAL)
+    with (
+        launcher.serve() as server,
+        Client(server.address, model="demo", timeout_s=10.0) as client,
+        sidecar(launcher, alert_matrix=str(launcher.home / "matrix.toml")),
+    ):
+        days = iter(range(10**6))
+
+        def ask(count: int, shift: float) -> None:
+            # As far apart as the reference: rows of one moment would say nothing about other days.
+            for row in generator.normal(loc=shift, size=(count, 3)):
+                client.predict(row.tolist(), event_time=FIRST_DAY + timedelta(days=next(days)))
+
+        def scale() -> float:
+            # A pinned request is nobody's traffic, and in no window.
+            return client.predict([0.0, 0.0, 0.0], version="1").position_scale
+
+        ask(600, shift=3.0)
+        wait_until("smaller position", lambda: scale() == 0.5)
+        ask(1100, shift=0.0)
+        wait_until("whole position", lambda: scale() == 1.0)
+    history = list(read_history(launcher.home / "alerts" / "demo" / "history.jsonl"))
+    retraining = next(row for row in history if row.action == "request_retraining")
+    assert (retraining.row, retraining.level, retraining.version) == ("inputs", "critical", "1")
+    assert "psi of input" in retraining.evidence
+    assert "3 of 3 columns beyond" in retraining.evidence
 
 
 def test_every_metric_that_a_rule_names_is_exposed(launcher: Launcher, tmp_path: Path) -> None:

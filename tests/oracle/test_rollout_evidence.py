@@ -84,7 +84,15 @@ def placements(keys: int, buckets: int, shares: list[float]) -> Iterator[tuple[f
         yield math.prod(each[0] for each in chosen), [(bucket, sides) for _, bucket, sides in chosen]
 
 
-SHARES = [[0.3, 0.3, 0.3], [0.3, 0.3, 0.6], [0.3, 0.6, 0.6], [0.3, 0.1, 0.1], [0.3, 0.8, 0.9], [0.3, 0.6, 0.2]]
+SHARES = [
+    [0.3, 0.3, 0.3],
+    [0.3, 0.3, 0.6],
+    [0.3, 0.6, 0.6],
+    [0.3, 0.1, 0.1],
+    [0.3, 0.8, 0.9],
+    [0.3, 0.6, 0.2],
+    [0.1, 0.4, 0.5],
+]
 
 
 def sides(places: list[tuple[int, list[bool]]], bad: set[int], window: int) -> tuple[set[int], set[int]]:
@@ -132,6 +140,29 @@ def test_equal_versions_are_called_worse_with_at_most_alpha_however_often_one_lo
             highest = max(highest, detector.log_wealth)
         called += chance * (highest >= -math.log(alpha))
     assert called <= alpha
+
+
+def test_starts_share_one_alpha_and_the_best_of_them_counts() -> None:
+    """What is bad all the time is one piece of evidence, however many starts see it."""
+    ours, nothing = flags({1, 2, 3}), flags(set())
+    alone = CanaryNotWorse(restart_windows=1_000)
+    alone.update(ours, nothing, 1_000)
+    of_one_start = alone.log_wealth + math.log(2)
+    detector = CanaryNotWorse(restart_windows=1)
+    for number in range(1, 30):
+        detector.update(ours, nothing, 1_000)
+        assert detector.log_wealth == pytest.approx(of_one_start - math.log(2)), number
+    late = CanaryNotWorse(restart_windows=1)
+    for _ in range(4):
+        late.update(nothing, nothing, 1_000)
+    late.update(ours, nothing, 1_000)
+    # The first start saw it too, and has the largest part.
+    assert late.log_wealth == pytest.approx(of_one_start - math.log(2))
+    only_third = CanaryNotWorse(restart_windows=1)
+    only_third.update(ours, ours, 1_000)
+    only_third.update(ours, ours, 1_000)
+    only_third.update(ours, nothing, 1_000)
+    assert only_third.log_wealth == pytest.approx(of_one_start - math.log(3 * 4))
 
 
 def test_a_ratio_within_the_hypothesis_gives_no_expected_gain() -> None:

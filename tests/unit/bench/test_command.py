@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -127,6 +128,51 @@ def test_event_times_that_would_be_too_old_are_refused(server: ScriptedServer) -
     error = refused("m", "--address", server.address, "--api", "predict", *SHORT)
     assert "refuses event times older" in error.message
     assert cli._exit_code(error) == 2
+
+
+def test_nothing_is_left_where_a_run_does_not_begin(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text("old")
+    for name in ("new.json", "old.json"):
+        refused("m", "--address", "127.0.0.1:1", "--report", str(tmp_path / name))
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("old.json", "old")]
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    options = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run([*command.split(), *options, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+def test_tls_checks_the_server_and_shows_the_own_certificate(certificate: tuple[Path, Path]) -> None:
+    chain, key = (path.read_bytes() for path in certificate)
+    credentials = grpc.ssl_server_credentials([(key, chain)], root_certificates=chain, require_client_auth=True)
+    server = ScriptedServer(credentials=credentials)
+    server.script.models["m"].requires_event_time = False
+    common = ["m", "--address", server.address, "--api", "predict", *SHORT]
+    own = ["--tls-ca", str(certificate[0]), "--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1])]
+    try:
+        done = invoke(*common, *own, "--json")
+        assert done.exit_code in (0, 1), done.output
+        assert len(server.script.requests) > 1
+        for options in ([], own[:2], own[2:]):
+            assert isinstance(refused(*common, *options), UnreachableError)
+    finally:
+        server.stop()
+
+
+def test_a_unix_socket_is_asked_as_well(tmp_path: Path) -> None:
+    server = ScriptedServer(f"unix:{tmp_path}/s.sock")
+    server.script.models["m"].requires_event_time = False
+    try:
+        done = invoke("m", "--address", server.address, "--api", "predict", *SHORT)
+        assert done.exit_code in (0, 1), done.output
+        assert len(server.script.requests) > 1
+    finally:
+        server.stop()
 
 
 def test_an_interrupt_ends_it_with_the_figures_so_far(server: ScriptedServer, tmp_path: Path) -> None:

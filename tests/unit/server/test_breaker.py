@@ -4,7 +4,7 @@ from mlops.histogram import Histogram
 from server.models.breaker import FLOOR_NS, Breaker, BreakerLimits, Sample
 
 LIMITS = BreakerLimits(bad_share=0.1, run_factor=4.0, requests=10, window_s=10.0)
-RUN_NS = 100_000
+RUN_NS = 200_000
 
 
 def sample(answered: int, bad: int = 0, *, run_ns: int = RUN_NS, rows: int = 1, before: Sample | None = None) -> Sample:
@@ -66,7 +66,7 @@ def test_slow_is_half_of_the_runs_above_the_factor() -> None:
     verdict = started().update(1.0, sample(7, run_ns=10 * RUN_NS, before=fast))
     assert verdict is not None
     assert verdict.is_slow
-    assert verdict.why.endswith("or longer, more than 400 us")
+    assert verdict.why.endswith("or longer, more than 800 us")
     assert started().update(1.0, sample(20, run_ns=3 * RUN_NS)) is None
 
 

@@ -352,3 +352,7 @@ def test_versions_that_some_clients_may_pin_are_loaded_and_named_as_grpc_does(
     plan = reconciler.snapshot().plan.models["demo"]
     assert set(plan.versions) >= {"1", "2"}
     assert plan.client_pins == {"2": {"ipv6:%5B::1%5D", "subject:CN=desk"}}
+    # A version that is taken out here is nobody's to pin.
+    operations.set_desired("demo", replace(target, shares=only("2").shares), None, None, actor="kim", reason="try")
+    operations.rollback("demo", actor="kim", reason="bad fills")
+    assert reconciler.snapshot().plan.models["demo"].client_pins == {}

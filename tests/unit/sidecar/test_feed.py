@@ -98,6 +98,30 @@ def test_a_process_that_is_killed_goes_on_from_its_checkpoint(
     assert sorted(position for seen in last.seen.values() for position in seen) == list(range(log.writer.position))
 
 
+def test_a_checkpoint_is_of_whole_frames_alone(log: Log) -> None:
+    life, whole = TapLife(log.tap), Counting()
+    life.write(1)
+    first = feed(log, whole)
+    first.add(log.drain())
+    first.save()
+    life.write(1)
+    life.write(2, of=version("2"))
+    life.write(1)
+    for batch in log.drain():
+        whole.add(batch)
+    half = Counting()
+    fed = feed(log, half)
+    assert not fed.catch_up(0.0)
+    assert half.seen == {"1": [0, 1, 4]}, "the other version's records lie between these"
+    fed.save()
+    again = Counting()
+    level(feed(log, again))
+    assert again.seen == whole.seen
+    level(fed)
+    fed.save()
+    assert read_checkpoint(log.folder / "checkpoints" / "counting.checkpoint")[0] == 4
+
+
 def test_one_that_fails_keeps_its_checkpoint_and_the_others_go_on(log: Log) -> None:
     life, counting, failing = TapLife(log.tap), Counting(), Failing()
     fed = feed(log, failing, counting)
@@ -113,6 +137,26 @@ def test_one_that_fails_keeps_its_checkpoint_and_the_others_go_on(log: Log) -> N
     again.name = "failing"
     level(feed(log, again))
     assert again.seen == counting.seen
+
+
+def test_a_log_that_cannot_be_read_stops_who_needs_it_and_nobody_else(log: Log) -> None:
+    life, behind, level_one = TapLife(log.tap), Counting(), Failing()
+    fed = feed(log, level_one)
+    for _ in range(2):
+        life.write(2)
+        fed.add(log.drain())
+    fed.save()
+    compact(log.folder, LogIndex(log.folder))
+    (part,) = log.folder.rglob("*.parquet")
+    part.write_bytes(b"nothing")
+    again = feed(log, behind, Failing())
+    level(again)
+    assert list(again.failed) == ["counting"]
+    assert "no file of the prediction log" in again.failed["counting"]
+    life.write(1)
+    again.add(log.drain())
+    assert behind.seen == {}
+    assert again.lags["failing"] == 0
 
 
 @pytest.mark.parametrize("damage", [b"", b"TSCHECKP", b"x" * 100])

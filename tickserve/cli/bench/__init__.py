@@ -193,10 +193,13 @@ def _check_seconds(**seconds: float) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    """Before a run, not after it."""
+    """Before a run, not after it; leaves things as they were."""
+    was_there = path.exists()
     try:
         with path.open("ab"):
             pass
+        if not was_there:
+            path.unlink()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}", field="report") from None
 

@@ -53,9 +53,9 @@ def _window(window: "WindowResult") -> Table:
     title = (
         f"{window.model} {window.version}: {window.rows} rows from {_day(window.first_ns)} to {_day(window.last_ns)}"
     )
-    table = Table(title=escape(title), title_justify="left", padding=(0, 1), box=SIMPLE)
+    table = Table(title=escape(title), title_justify="left", collapse_padding=True, pad_edge=False, box=SIMPLE)
     table.add_column("column", no_wrap=True)
-    for name in ("PSI", "null 99%", "p", "warns above"):
+    for name in ("PSI", "null 99%", "p", "warns at"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for decision in window.decisions:
