@@ -327,9 +327,9 @@ def level_lines(levels: Sequence[Level]) -> Iterator[str]:
             str(each.runs),
             f"{each.correlation:.1f}",
             f"{each.insufficient:.0%}",
-            *(f"{share:.1%}" for share in (*each.psi, *each.others)),
-            f"{each.marginal:.0%}",
-            f"{each.null_q95:.3f}",
+            *("-" if math.isnan(share) else f"{share:.1%}" for share in (*each.psi, *each.others)),
+            "-" if math.isnan(each.marginal) else f"{each.marginal:.0%}",
+            "-" if math.isnan(each.null_q95) else f"{each.null_q95:.3f}",
         ]
         for each in levels
     ]
@@ -476,7 +476,10 @@ def main(chosen: Sequence[str]) -> None:
         lines = list(PARTS[name]())
         sections[lines[0]] = "\n".join(lines).strip()
     order = [line for name in TITLES for line in sections if line == TITLES[name]]
-    head = "# How often drift is seen\n\nWritten by `make studies`; how it is decided: [drift.md](../drift.md)."
+    head = (
+        "# How often drift is seen\n\n"
+        "Written by `benchmarks.studies.drift_levels` (`make studies`), each part by itself; how it is decided: [drift.md](../drift.md)."
+    )
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text("\n\n".join([head, *(sections[line] for line in order)]) + "\n")
     print(REPORT.read_text())
