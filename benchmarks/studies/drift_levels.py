@@ -476,10 +476,8 @@ def main(chosen: Sequence[str]) -> None:
         lines = list(PARTS[name]())
         sections[lines[0]] = "\n".join(lines).strip()
     order = [line for name in TITLES for line in sections if line == TITLES[name]]
-    head = (
-        "# How often drift is seen\n\n"
-        "Written by `benchmarks.studies.drift_levels` (`make studies`), each part by itself; how it is decided: [drift.md](../drift.md)."
-    )
+    about = "Written by `benchmarks.studies.drift_levels` (`make studies`), each part by itself"
+    head = f"# How often drift is seen\n\n{about}; how it is decided: [drift.md](../drift.md)."
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text("\n\n".join([head, *(sections[line] for line in order)]) + "\n")
     print(REPORT.read_text())
