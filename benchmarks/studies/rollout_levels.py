@@ -169,7 +169,7 @@ stable's rate and 0.1 points more over ten windows, twice in a row.
 Share of rollouts that were taken back, in which window at the median, and how many bad answers had reached clients from
 the canary by then (those that stable would have given too are among them).
 
-| canary | first share | taken back | by every metric | median window | median bad answers | fixed threshold |
+| canary | first share | taken back | by | median window | median bad answers | fixed threshold |
 |---|---|---|---|---|---|---|
 {chr(10).join(curves)}
 """
