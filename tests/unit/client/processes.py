@@ -134,3 +134,24 @@ async def main():
 
 asyncio.run(main())
 """
+
+FORK_AFTER_CLOSE = """
+import os, sys
+import numpy as np
+from tickserve import Client
+from tickserve.errors import StatusError
+
+client = Client(sys.argv[1], model="m", check_features=False, timeout_s=20.0, transport=sys.argv[2])
+client.predict(np.zeros(3, np.float32))
+client.close()
+child = os.fork()
+if child == 0:
+    try:
+        client.predict(np.zeros(3, np.float32))
+    except StatusError as error:
+        os._exit(0 if "the client is closed" in str(error) else 8)
+    os._exit(7)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0, status
+print("done")
+"""
