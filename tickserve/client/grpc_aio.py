@@ -13,6 +13,8 @@ from tickserve.errors import Code
 # What grpc makes of a write that failed, and how long the server's own status may take then.
 _WRITE_FAILED = "Internal error from Core"
 _STATUS_S = 1.0
+# Of a call that was under way: what grpc says to threads whose channel is closed, and of a stream taken back.
+_CLOSED, _CANCELLED = "Channel closed!", "the client cancelled the call"
 
 
 class GrpcAioTransport:
@@ -37,7 +39,7 @@ class GrpcAioTransport:
         except grpc.aio.AioRpcError as error:
             raise _call_error(error) from None
         except asyncio.CancelledError:
-            raise _unless_cancelled() from None
+            raise _unless_cancelled(_CLOSED if self._is_closed else _CANCELLED) from None
         # What grpc makes of a call that ended well without a message, or inside one.
         if not isinstance(answer, bytes):
             raise no_answer()
@@ -89,7 +91,7 @@ class _GrpcAioStream:
             if failed.code is not Code.OK:
                 raise failed from None
         except asyncio.CancelledError:
-            raise _unless_cancelled() from None
+            raise _unless_cancelled(_CANCELLED) from None
         finally:
             self.finish()
 
@@ -118,9 +120,9 @@ def _call_error(error: grpc.aio.AioRpcError) -> CallError:
     return call_error(error.code(), error.details(), error.trailing_metadata())
 
 
-def _unless_cancelled() -> BaseException:
+def _unless_cancelled(why: str) -> BaseException:
     """What to raise for a CancelledError: grpc raises it both where a call was cancelled and where its task was."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         return asyncio.CancelledError()
-    return CallError(Code.CANCELLED, "the client cancelled the call")
+    return CallError(Code.CANCELLED, why)
