@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from tickserve.client.grpc_channel import call_error, credentials, no_answer, options
+from tickserve.client.grpc_channel import call_error, credentials, no_answer, options, target
 from tickserve.client.transport import AioByteStream, CallError, Tls, is_closed
 from tickserve.errors import Code
 
@@ -21,7 +21,7 @@ class GrpcAioTransport:
     """See AioTransport. It may be made where no loop runs: grpc's channel is made at the first call."""
 
     def __init__(self, address: str, tls: Tls | None) -> None:
-        self._address = address
+        self._target = target(address)
         self._credentials = None if tls is None else credentials(tls)
         self._options = options(tls)
         self._channel: grpc.aio.Channel | None = None
@@ -60,9 +60,9 @@ class GrpcAioTransport:
             raise is_closed()
         if self._channel is None:
             self._channel = (
-                grpc.aio.insecure_channel(self._address, options=self._options)
+                grpc.aio.insecure_channel(self._target, options=self._options)
                 if self._credentials is None
-                else grpc.aio.secure_channel(self._address, self._credentials, options=self._options)
+                else grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
             )
         return self._channel
 
