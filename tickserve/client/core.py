@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from tickserve.client.answer import decode, default_prediction, to_model_info, to_prediction
 from tickserve.client.failure import is_unexecuted, prediction_error
-from tickserve.client.features import Features, NamedLines, NamesDifferError, parse_features, to_rows
+from tickserve.client.features import Features, NamedLines, NamesDifferError, check_steps, parse_features, to_rows
 from tickserve.client.known import Key, KnownModels
 from tickserve.client.options import Request
 from tickserve.client.request import Head, encode_array, encode_lines, make_head, unix_ns
@@ -47,7 +47,11 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 #: Options that the quick way knows.
 _QUICK = frozenset(("model", "version", "request_id", "routing_key", "entities", "event_time", "timeout_s"))
 _POLL_S = 0.05
+# Three years, for all that is longer: locks, clocks and grpc count nanoseconds in 64 bits, and some from 1970.
+_MAX_TIMEOUT_S = 1e8
 _PROBE_TIMEOUT_S = 1.0
+
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=Message)
@@ -131,7 +135,7 @@ class Core:
         if not _is_duration(timeout_s):
             raise ConfigurationError(f"timeout_s is {timeout_s!r}; expected seconds above 0", field="timeout_s")
         self._model = model
-        self._timeout_s = timeout_s
+        self._timeout_s = _bounded(timeout_s)
         self._check_features = check_features
         self._known = KnownModels()
         self._codec = codec
@@ -162,7 +166,8 @@ class Core:
 
         The same request as `predict` makes of it, by a shorter way.
         """
-        if self._codec is None or not isinstance(features, np.ndarray) or not options.keys() <= _QUICK:
+        # Subclasses, such as masked arrays, go the long way.
+        if self._codec is None or type(features) is not np.ndarray or not options.keys() <= _QUICK:
             return None
         key = (options.get("model") or self._model or "", options.get("version") or "")
         timeout_s = options.get("timeout_s", self._timeout_s)
@@ -179,7 +184,7 @@ class Core:
         data = self._codec.encode(
             key, info, features, request_id, options.get("routing_key"), listed, event_time_unix_ns
         )
-        return None if data is None else QuickCall(key, request_id, data, timeout_s)
+        return None if data is None else QuickCall(key, request_id, data, _bounded(timeout_s))
 
     def answered(self, call: QuickCall, answer: bytes) -> Prediction:
         """What the answer to a quick call says. Raises InternalError where that is nothing."""
@@ -222,6 +227,7 @@ class Core:
         end = self._end(request.timeout_s)
         try:
             given = parse_features(request.features)
+            check_steps(request.steps)
             default = _default(request, given)
         except TickserveError as error:
             error.request_id = head.request_id
@@ -332,6 +338,8 @@ def _default(request: Request, given: FloatArray | NamedLines) -> FloatArray | N
         signal = float(request.default)
     except (TypeError, ValueError):
         raise InvalidInputError(f"default is {request.default!r}; expected a number", field="default") from None
+    if abs(signal) > _MAX_FLOAT32:
+        raise InvalidInputError(f"default is {signal}, too large for float32 (3.4e38)", field="default")
     if isinstance(given, NamedLines):
         rows = max(1, len(given.values) // (request.steps or 1))
     else:
@@ -342,8 +350,12 @@ def _default(request: Request, given: FloatArray | NamedLines) -> FloatArray | N
 def _checked(timeout_s: float) -> float:
     if not _is_duration(timeout_s):
         raise InvalidInputError(f"timeout_s is {timeout_s!r}; expected seconds above 0", field="timeout_s")
-    return timeout_s
+    return _bounded(timeout_s)
+
+
+def _bounded(timeout_s: float) -> float:
+    return float(min(timeout_s, _MAX_TIMEOUT_S))
 
 
 def _is_duration(seconds: float) -> bool:
-    return isinstance(seconds, int | float) and 0 < seconds < math.inf
+    return isinstance(seconds, int | float | np.integer | np.floating) and 0 < seconds < math.inf

@@ -1,7 +1,9 @@
 """One transport out of several, for threads."""
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -33,7 +35,7 @@ class FailoverTransport:
     """See Transport. A thread for each server watches its health, from the first call on."""
 
     def __init__(self, addresses: Sequence[str], tls: Tls | None, connect: Connect, hedge: Hedge | None) -> None:
-        self._endpoints = Endpoints(addresses)
+        self._addresses = tuple(addresses)
         self._transports: list[Transport] = []
         try:
             for address in addresses:
@@ -42,9 +44,19 @@ class FailoverTransport:
             self._close_transports()
             raise
         self._hedge = hedge
+        self._closed = threading.Event()
+        self.begin_anew()
+        _OPEN.add(self)
+
+    def begin_anew(self) -> None:
+        """Knows nothing of the servers. A forked child has no threads, and perhaps locks that threads held."""
+        is_closed_already = self._closed.is_set()
+        self._endpoints = Endpoints(self._addresses)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closed = threading.Event()
+        if is_closed_already:
+            self._closed.set()
         self._watchers: list[threading.Thread] = []
         self._watches: dict[int, ByteStream] = {}
         self._hedging: ThreadPoolExecutor | None = None
@@ -100,12 +112,16 @@ class FailoverTransport:
             return failed
 
     def _call_hedged(self, hedge: Hedge, request: bytes, timeout_s: float) -> bytes:
-        pool, tried = self._pool(), set[int]()
-        first = pool.submit(self._call, PREDICT, request, timeout_s, tried)
-        calls: set[Future[bytes]] = {first}
-        left_s = timeout_s - hedge.after_s
-        if not wait(calls, hedge.after_s).done and left_s > 0 and self._endpoints.next(tried) is not None:
-            calls.add(pool.submit(self._call, PREDICT, request, left_s, tried))
+        pool, tried, end = self._pool(), set[int](), time.monotonic() + timeout_s
+
+        def call() -> bytes:
+            # Where more hedge than there are threads it has waited for one.
+            return self._call(PREDICT, request, end - time.monotonic(), tried)
+
+        calls: set[Future[bytes]] = {pool.submit(call)}
+        is_late = not wait(calls, min(hedge.after_s, timeout_s)).done
+        if is_late and time.monotonic() < end and self._endpoints.next(tried) is not None:
+            calls.add(pool.submit(call))
         failures: list[CallError] = []
         while calls:
             done, calls = wait(calls, return_when=FIRST_COMPLETED)
@@ -177,3 +193,15 @@ class FailoverTransport:
     def _close_transports(self) -> None:
         for transport in self._transports:
             transport.close()
+
+
+_OPEN: weakref.WeakSet[FailoverTransport] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for transport in list(_OPEN):
+        transport.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

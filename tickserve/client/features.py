@@ -66,7 +66,7 @@ def parse_features(features: Features) -> FloatArray | NamedLines:
         Where the values are ragged or no numbers, or a name is no string or appears twice.
     """
     if isinstance(features, np.ndarray):
-        return as_floats(features)
+        return as_floats(_plain(features))
     if hasattr(features, "columns") and hasattr(features, "to_numpy"):
         return NamedLines(_distinct(features.columns), features.to_numpy())
     # Not only dict: a pandas Series has names, too, and must not be taken by position.
@@ -106,6 +106,12 @@ def as_floats(values: npt.NDArray[Any], names: Sequence[str] = ()) -> FloatArray
         ) from None
 
 
+def check_steps(steps: object) -> None:
+    """Raises InvalidInputError for what is no whole number; whether it fits the lines is for `to_rows`."""
+    if steps is not None and not isinstance(steps, int | np.integer):
+        raise InvalidInputError(f"steps is {steps!r}; expected a whole number", field="steps")
+
+
 def to_rows(values: FloatArray, steps: int | None) -> FloatArray:
     """A view of shape (rows, steps, features).
 
@@ -140,6 +146,17 @@ def to_rows(values: FloatArray, steps: int | None) -> FloatArray:
             f"features have {lines} lines, which steps={steps} does not divide; a row is `steps` lines", field="steps"
         )
     return values.reshape(lines // steps, steps, width)
+
+
+def _plain(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array itself where it is of a subclass: a matrix has no views of other ranks, and a mask would be lost."""
+    if np.ma.is_masked(values):
+        raise InvalidInputError(
+            "some features are masked, and what a mask hides is not sent; say what to send there, such as "
+            "features.filled(numpy.nan)",
+            field="features",
+        )
+    return np.asarray(values)
 
 
 def _parse_lines(lines: Sequence[Any]) -> NamedLines:

@@ -6,20 +6,22 @@ from typing import Any
 
 import grpc
 
-from tickserve.client.grpc_channel import call_error, credentials, no_answer, options
+from tickserve.client.grpc_channel import call_error, credentials, no_answer, options, target
 from tickserve.client.transport import AioByteStream, CallError, Tls, is_closed
 from tickserve.errors import Code
 
 # What grpc makes of a write that failed, and how long the server's own status may take then.
 _WRITE_FAILED = "Internal error from Core"
 _STATUS_S = 1.0
+# Of a call that was under way: what grpc says to threads whose channel is closed, and of a stream taken back.
+_CLOSED, _CANCELLED = "Channel closed!", "the client cancelled the call"
 
 
 class GrpcAioTransport:
     """See AioTransport. It may be made where no loop runs: grpc's channel is made at the first call."""
 
     def __init__(self, address: str, tls: Tls | None) -> None:
-        self._address = address
+        self._target = target(address)
         self._credentials = None if tls is None else credentials(tls)
         self._options = options(tls)
         self._channel: grpc.aio.Channel | None = None
@@ -37,7 +39,7 @@ class GrpcAioTransport:
         except grpc.aio.AioRpcError as error:
             raise _call_error(error) from None
         except asyncio.CancelledError:
-            raise _unless_cancelled() from None
+            raise _unless_cancelled(_CLOSED if self._is_closed else _CANCELLED) from None
         # What grpc makes of a call that ended well without a message, or inside one.
         if not isinstance(answer, bytes):
             raise no_answer()
@@ -58,9 +60,9 @@ class GrpcAioTransport:
             raise is_closed()
         if self._channel is None:
             self._channel = (
-                grpc.aio.insecure_channel(self._address, options=self._options)
+                grpc.aio.insecure_channel(self._target, options=self._options)
                 if self._credentials is None
-                else grpc.aio.secure_channel(self._address, self._credentials, options=self._options)
+                else grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
             )
         return self._channel
 
@@ -89,7 +91,7 @@ class _GrpcAioStream:
             if failed.code is not Code.OK:
                 raise failed from None
         except asyncio.CancelledError:
-            raise _unless_cancelled() from None
+            raise _unless_cancelled(_CANCELLED) from None
         finally:
             self.finish()
 
@@ -118,9 +120,9 @@ def _call_error(error: grpc.aio.AioRpcError) -> CallError:
     return call_error(error.code(), error.details(), error.trailing_metadata())
 
 
-def _unless_cancelled() -> BaseException:
+def _unless_cancelled(why: str) -> BaseException:
     """What to raise for a CancelledError: grpc raises it both where a call was cancelled and where its task was."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         return asyncio.CancelledError()
-    return CallError(Code.CANCELLED, "the client cancelled the call")
+    return CallError(Code.CANCELLED, why)

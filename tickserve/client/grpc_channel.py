@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 from typing import Any, Final
+from urllib.parse import quote
 
 import grpc
 
+from tickserve.address import is_unix
 from tickserve.client.tls_files import read_tls
 from tickserve.client.transport import MAX_ANSWER_BYTES, CallError, Tls
 from tickserve.errors import Code
@@ -45,6 +47,11 @@ def credentials(tls: Tls) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(
         root_certificates=files.authorities, private_key=files.key, certificate_chain=files.certificate
     )
+
+
+def target(address: str) -> str:
+    """The address as grpc reads it: a URI, where a path may hold neither ? nor # nor a % of its own."""
+    return quote(address, safe="/:") if is_unix(address) else address
 
 
 def options(tls: Tls | None) -> tuple[tuple[str, str | int], ...]:

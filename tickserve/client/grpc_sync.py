@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import grpc
 
-from tickserve.client.grpc_channel import call_error, credentials, no_answer, options
+from tickserve.client.grpc_channel import call_error, credentials, no_answer, options, target
 from tickserve.client.transport import ByteStream, CallError, Tls, is_closed
 
 
@@ -17,9 +17,9 @@ class GrpcTransport:
 
     def __init__(self, address: str, tls: Tls | None) -> None:
         self._channel = (
-            grpc.insecure_channel(address, options=options(tls))
+            grpc.insecure_channel(target(address), options=options(tls))
             if tls is None
-            else grpc.secure_channel(address, credentials(tls), options=options(tls))
+            else grpc.secure_channel(target(address), credentials(tls), options=options(tls))
         )
         self._methods: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 

@@ -60,7 +60,8 @@ def connect(address: str, tls: Tls | None) -> Any:
             max_message_bytes=MAX_ANSWER_BYTES,
         )
     except ValueError as error:
-        raise ConfigurationError(f"tls: {error}", field="tls") from None
+        field = "address" if tls is None else "tls"
+        raise ConfigurationError(f"{field}: {error}", field=field) from None
 
 
 def call_error(failed: Failed) -> CallError:

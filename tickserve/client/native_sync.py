@@ -20,6 +20,9 @@ class NativeTransport:
 
     def call(self, method: str, request: bytes, timeout_s: float) -> bytes:
         """See Transport."""
+        # A forked child has a channel of its own, which nobody has closed.
+        if self._is_closed:
+            raise is_closed()
         bound = self._methods.get(method)
         if bound is None:
             bound = self._methods[method] = self._channel.method(method)

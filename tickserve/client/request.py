@@ -151,7 +151,9 @@ def unix_ns(event_time: datetime | int | None) -> int:
     return nanoseconds
 
 
-def _check_id(name: str, text: str) -> None:
+def _check_id(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise InvalidInputError(f"{name} is {text!r} of type {type(text).__name__}; expected a string", field=name)
     size = len(text.encode(errors="surrogatepass"))
     if size > MAX_ID_BYTES:
         raise InvalidInputError(f"{name} has {size} bytes, at most {MAX_ID_BYTES} are accepted", field=name)

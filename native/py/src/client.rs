@@ -14,7 +14,7 @@ use tickserve_core::client::{
     Call, Client, Interrupted, Method, OfProcess, Status, Target, TlsConfig, client_config, framed,
 };
 
-/// What is handed over has this format; it must agree with tickserve/client/native.py.
+/// What is handed over has this format; it must agree with tickserve/client/native_channel.py.
 pub const CLIENT_FORMAT: u32 = 2;
 
 /// Longer than any process lives.

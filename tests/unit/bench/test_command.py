@@ -50,16 +50,21 @@ def refused(*arguments: str) -> TickserveError:
         (["--rate", "10"], "belong to --open"),
         (["--max-in-flight", "10"], "belong to --open"),
         (["--open", "--rate", "10", "--concurrency", "2"], "belongs to --closed"),
-        (["--concurrency", "0"], "at least 1"),
+        (["--concurrency", "0"], "1 to 100000"),
         (["--duration", "0"], "--duration 0"),
         (["--deadline", "-1"], "--deadline -1"),
         (["--warmup", "-1"], "--warmup -1"),
+        (["--warmup", "nan"], "--warmup nan"),
+        (["--concurrency", "100000000"], "1 to 100000"),
+        (["--open", "--rate", "1", "--max-in-flight", "0"], "1 to 100000"),
+        (["--report", "/nowhere/r", "--raw", "/nowhere/x/../r"], "name one file twice"),
         (["--api", "rest"], "neither infer nor predict"),
         (["--payload", "golden"], "needs --package"),
         (["--address", "nowhere"], "--address"),
         (["--address", "unix:/tmp/x.sock", "--tls-ca", "x.pem"], "cannot be read"),
         (["--tls-cert", "x.pem"], "go together"),
-        (["--report", "/nowhere/r.json"], "cannot be written"),
+        (["--report", "/nowhere/r.json"], "--report /nowhere/r.json cannot be written"),
+        (["--plot", "/nowhere/p.svg"], "--plot /nowhere/p.svg cannot be written"),
         (["--shape", "x"], "NAME:D1,D2"),
         (["--shape", "x:1,0"], "NAME:D1,D2"),
     ],
@@ -135,6 +140,18 @@ def test_nothing_is_left_where_a_run_does_not_begin(tmp_path: Path) -> None:
     for name in ("new.json", "old.json"):
         refused("m", "--address", "127.0.0.1:1", "--report", str(tmp_path / name))
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("old.json", "old")]
+
+
+def test_a_full_disk_does_not_cost_the_figures(server: ScriptedServer, tmp_path: Path) -> None:
+    server.script.models["m"].requires_event_time = False
+    kept = tmp_path / "raw.npy"
+    command = ("m", "--address", server.address, "--api", "predict", *SHORT, "--raw", str(kept))
+    done = invoke(*command, "--report", "/dev/full", "--plot", str(tmp_path / "p.svg"))
+    assert isinstance(done.exception, TickserveError), done.exception
+    assert done.exception.message == "/dev/full could not be written: No space left on device"
+    assert "requests/s answered" in done.output
+    assert len(np.load(kept)) > 0
+    assert (tmp_path / "p.svg").exists()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from mlops.package import Bounds, InputRules, read_package
 from tests.support.models import FEATURES
 from tests.support.packages import build_constant
-from tickserve.cli.bench.payload import Wanted, encode, from_file, golden, random
+from tickserve.cli.bench.payload import Wanted, encode, from_file, golden, random, rows_of
 from tickserve.cli.bench.target import Api, Schema, Target, Tensor
 from tickserve.errors import ConfigurationError
 from tickserve.v1 import prediction_pb2 as pb
@@ -162,3 +162,16 @@ def test_predict_is_for_one_float_input() -> None:
     two = Schema((Tensor("a", "FP32", (-1, 1)), Tensor("b", "INT64", (-1, 1))))
     with pytest.raises(ConfigurationError, match="use --api infer"):
         encode(PREDICT, two, random(two, wanted()))
+
+
+def test_rows_are_counted_where_the_model_or_the_caller_fixes_them() -> None:
+    fixed = Schema((Tensor("x", "FP32", (8, 3)),))
+    assert rows_of(random(fixed, wanted()), 1) == 8
+    assert rows_of(random(FLOATS, wanted(features=(5, 3))), 1) == 5
+    assert rows_of(random(FLOATS, wanted(4)), 4) == 4
+    assert rows_of(random(Schema(()), wanted()), 1) == 1
+
+
+def test_a_shape_of_an_input_that_the_model_lacks_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="--shape is for featurs, the model takes features"):
+        random(FLOATS, wanted(featurs=(5, 3)))

@@ -134,3 +134,57 @@ async def main():
 
 asyncio.run(main())
 """
+
+FORK_AFTER_CLOSE = """
+import os, sys
+import numpy as np
+from tickserve import Client
+from tickserve.errors import StatusError
+
+client = Client(sys.argv[1], model="m", check_features=False, timeout_s=20.0, transport=sys.argv[2])
+client.predict(np.zeros(3, np.float32))
+client.close()
+child = os.fork()
+if child == 0:
+    try:
+        client.predict(np.zeros(3, np.float32))
+    except StatusError as error:
+        os._exit(0 if "the client is closed" in str(error) else 8)
+    os._exit(7)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0, status
+print("done")
+"""
+
+FORK_OF_SEVERAL = """
+import os, sys, threading
+import numpy as np
+from tickserve import Client
+
+ROW = np.zeros(3, np.float32)
+options = {"model": "m", "check_features": False, "timeout_s": 20.0, "transport": sys.argv[2]}
+plain = Client([sys.argv[1], "127.0.0.1:1"], **options)
+hedging = Client([sys.argv[1], "127.0.0.1:1"], **options, hedge_after_s=10.0, may_execute_twice=True)
+closed = Client([sys.argv[1], "127.0.0.1:1"], **options)
+for client in (plain, hedging, closed):
+    client.predict(ROW)
+closed.close()
+child = os.fork()
+if child == 0:
+    try:
+        for client in (plain, hedging):
+            assert client.predict(ROW).rows == 1
+        # Who watches the servers is a thread of this process.
+        assert any(thread.name == "tickserve-health" for thread in threading.enumerate())
+        plain.close()
+        hedging.close()
+        assert closed.predict(ROW, default=0.0).is_default
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(7)
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0, status
+assert plain.predict(ROW).rows == hedging.predict(ROW).rows == 1
+print("done")
+"""

@@ -99,7 +99,7 @@ async def test_a_closed_client_ends_the_calls_under_way(client: aio.Client, scri
     asked = asyncio.create_task(client.predict(ROW))
     await until(lambda: len(script.requests) == 1)
     await client.close()
-    with pytest.raises(StatusError) as caught:
+    with pytest.raises(StatusError, match="Channel closed!") as caught:
         await asked
     assert caught.value.executed
 

@@ -1,9 +1,11 @@
 """What a client sends for each kind of features, and what it makes of the answer. Both clients pass this."""
 
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -382,3 +384,49 @@ def test_threads_share_a_client_and_get_their_own_answers(client: Client) -> Non
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(map(sum, pool.map(ask, range(8)))) == 200
+
+
+@pytest.mark.parametrize("timeout_s", [1e300, 10**400, 1e10, np.float32(20.0), np.int64(20)])
+def test_a_deadline_may_be_as_late_as_anyone_likes(client: Client, script: Script, timeout_s: Any) -> None:
+    """grpc, locks and clocks each have a time from which on they are wrong about it."""
+    for _ in range(2):
+        assert client.predict(np.array([1, 2, 3], np.float32), timeout_s=timeout_s).rows == 1
+    with client.stream(timeout_s=timeout_s) as stream:
+        assert stream.predict(ROW).rows == 1
+    assert script.seconds_left[-1] > 10
+
+
+def test_a_matrix_is_an_array(client: Client, script: Script) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        matrix: Any = np.asmatrix(np.arange(6, dtype=np.float32).reshape(2, 3))
+    for _ in range(2):
+        assert client.predict(matrix).values.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_what_a_mask_hides_is_not_sent(client: Client, script: Script) -> None:
+    masked = np.ma.MaskedArray(np.array([1, 2, 3], np.float32), mask=[False, True, False])
+    client.predict(np.array([1, 2, 3], np.float32))
+    with pytest.raises(InvalidInputError, match=r"masked.*features\.filled"):
+        client.predict(masked)
+    assert len(script.requests) == 1
+    assert np.isnan(client.predict(masked.filled(np.nan)).values[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"request_id": 5}, "request_id"),
+        ({"routing_key": b"key"}, "routing_key"),
+        ({"steps": "2"}, "steps"),
+        ({"steps": 1.5}, "steps"),
+        ({"default": 1e39}, "default"),
+        ({"default": float("inf")}, "default"),
+    ],
+)
+def test_an_option_of_another_type_is_named(client: Client, script: Script, options: Any, field: str) -> None:
+    for features in (np.array([1, 2, 3], np.float32), {"a": 1.0, "b": 2.0, "c": 3.0}):
+        with pytest.raises(InvalidInputError) as caught:
+            client.predict(features, **options)
+        assert caught.value.field == field
+    assert script.requests == []

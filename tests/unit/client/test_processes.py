@@ -29,6 +29,14 @@ def test_a_forked_child_has_a_connection_of_its_own(server: ScriptedServer) -> N
     check(run(processes.FORK, server))
 
 
+def test_a_closed_client_is_closed_in_a_child_too(server: ScriptedServer) -> None:
+    check(run(processes.FORK_AFTER_CLOSE, server))
+
+
+def test_a_forked_child_watches_and_hedges_and_closes_by_itself(server: ScriptedServer) -> None:
+    check(run(processes.FORK_OF_SEVERAL, server))
+
+
 def test_a_child_forked_amid_calls_of_threads_is_not_stuck(server: ScriptedServer) -> None:
     check(run(processes.FORK_AMID_CALLS, server))
 

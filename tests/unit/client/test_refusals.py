@@ -5,6 +5,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import grpc
 import numpy as np
@@ -222,3 +223,14 @@ def test_wait_ready_gives_up(client: Client, script: Script, closed_port: int, c
         pytest.raises(UnreachableError, match="no server answered"),
     ):
         nowhere.wait_ready(timeout_s=0.3)
+
+
+@pytest.mark.parametrize("name", ["a b", "a?b#c", "a%20b", "é%"])
+def test_a_socket_is_found_under_any_name(tmp_path: Path, connect: Connect, name: str) -> None:
+    # grpc's own server reads a URI, as its client does.
+    server = ScriptedServer(f"unix:{quote(str(tmp_path / name))}")
+    try:
+        with connect(f"unix:{tmp_path / name}", model="m", timeout_s=20.0) as client:
+            assert client.predict(ROW).rows == 1
+    finally:
+        server.stop()

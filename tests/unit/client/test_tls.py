@@ -95,6 +95,17 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, connect: Connect) -
     assert caught.value.field == "tls.ca_file"
 
 
+@pytest.mark.parametrize("field", ["ca_file", "certificate_file", "key_file"])
+def test_a_file_of_something_else_is_named(
+    certificate: tuple[Path, Path], connect: Connect, tmp_path: Path, field: str
+) -> None:
+    (tmp_path / "other.pem").write_text("root:x:0:0")
+    files = {"ca_file": certificate[0], "certificate_file": certificate[0], "key_file": certificate[1]}
+    with pytest.raises(ConfigurationError, match=r"other\.pem is not PEM") as caught:
+        connect("localhost:1", tls=Tls(**files | {field: tmp_path / "other.pem"}))
+    assert caught.value.field == f"tls.{field}"
+
+
 def test_predict_shows_its_certificate_from_the_command_line(
     tls_server: ScriptedServer, certificate: tuple[Path, Path]
 ) -> None:

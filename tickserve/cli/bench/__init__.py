@@ -1,6 +1,7 @@
 """`tickserve bench`: puts any Open Inference Protocol server under load, and says how far its own figures go."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from tickserve.cli.connection import TlsCa, TlsCert, TlsKey
 from tickserve.cli.predict import DEFAULT_ADDRESS
-from tickserve.errors import ConfigurationError
+from tickserve.errors import ConfigurationError, TickserveError
 
 if TYPE_CHECKING:
     from mlops.package import Package
@@ -22,6 +23,9 @@ GOLDEN, RANDOM = "golden", "random"
 #: Pieces of the measured time, for the picture over time; none is shorter than `_MIN_INTERVAL_S`.
 _INTERVALS = 60
 _MIN_INTERVAL_S = 0.1
+MAX_SECONDS = 1e6
+#: Each is a task of the generator's, some kilobytes; no server takes so many at once.
+MAX_IN_FLIGHT = 100_000
 
 
 def bench(
@@ -46,7 +50,7 @@ def bench(
         typer.Option(help="With --open none is sent while so many are unanswered; 10000.", show_default=False),
     ] = None,
     streams: Annotated[bool, typer.Option("--stream", help="One stream on each connection instead of calls.")] = False,
-    connections: Annotated[int, typer.Option(min=1, help="Connections, which requests take in turn.")] = 1,
+    connections: Annotated[int, typer.Option(min=1, max=10_000, help="Connections, which requests take in turn.")] = 1,
     duration: Annotated[float, typer.Option(help="Seconds that are measured.")] = 10.0,
     warmup: Annotated[float, typer.Option(help="Seconds before them that are not.")] = 1.0,
     deadline: Annotated[float, typer.Option(help="Seconds after which a request counts as unanswered.")] = 5.0,
@@ -88,8 +92,9 @@ def bench(
     """Put a server under load and measure it. Exit 1 where the figures are not to be trusted; the flags say why."""
     pacing = _pacing(is_open, rate, concurrency, max_in_flight)
     _check_seconds(duration=duration, deadline=deadline)
-    if warmup < 0:
+    if not 0 <= warmup <= MAX_SECONDS:
         raise ConfigurationError(f"--warmup {warmup:g}: seconds of at least 0 are expected", field="warmup")
+    _check_files(report=report_file, plot=plot_file, raw=raw_file)
     if payload == GOLDEN and package is None:
         raise ConfigurationError("--payload golden needs --package, whose rows they are", field="payload")
 
@@ -102,9 +107,6 @@ def bench(
         raise ConfigurationError(f"--api {api!r} is neither infer nor predict", field="api")
     if plot_file is not None:
         plot.check_can_draw()
-    for file in (report_file, plot_file, raw_file):
-        if file is not None:
-            _check_writable(file)
     tls = read_pem(tls_ca, tls_cert, tls_key)
     address = check_target_address(address, uses_tls=tls is not None)
     target = Target(address, model, version, Api(api), deadline, tls)
@@ -147,13 +149,13 @@ def bench(
         },
         payload={
             "kind": kind if kind in (GOLDEN, RANDOM) else Path(kind).name,
-            "rows": rows,
+            "rows": payloads.rows_of(requests, rows),
             "different_requests": len(messages),
             "request_bytes": round(sum(map(len, messages)) / len(messages)),
         },
         found=found,
     )
-    _write(whole, result, report_file, plot_file, raw_file)
+    # Shown before they are written: whoever has measured for an hour is not to lose it to a full disk.
     if as_json:
         typer.echo(json.dumps(whole, indent=2, allow_nan=False))
     else:
@@ -163,6 +165,7 @@ def bench(
         complaints.print(
             f"{'NOT TO BE TRUSTED: ' if flag.spoils else ''}{flag.text}", style="red" if flag.spoils else ""
         )
+    _write(whole, result, report_file, plot_file, raw_file)
     if any(flag.spoils for flag in found):
         raise typer.Exit(1)
 
@@ -173,8 +176,8 @@ def _pacing(
     from tickserve.load import ClosedLoop, OpenLoop
 
     for name, value in (("concurrency", concurrency), ("max-in-flight", max_in_flight)):
-        if value is not None and value < 1:
-            raise ConfigurationError(f"--{name} {value}: at least 1 is expected", field=name)
+        if value is not None and not 1 <= value <= MAX_IN_FLIGHT:
+            raise ConfigurationError(f"--{name} {value}: 1 to {MAX_IN_FLIGHT} are expected", field=name)
     if not is_open:
         if rate is not None or max_in_flight is not None:
             raise ConfigurationError("--rate and --max-in-flight belong to --open", field="rate")
@@ -188,12 +191,22 @@ def _pacing(
 
 def _check_seconds(**seconds: float) -> None:
     for name, value in seconds.items():
-        if not 0 < value <= 1e6:
+        if not 0 < value <= MAX_SECONDS:
             raise ConfigurationError(f"--{name} {value:g}: seconds above 0 are expected", field=name)
 
 
-def _check_writable(path: Path) -> None:
-    """Before a run, not after it; leaves things as they were."""
+def _check_files(**files: Path | None) -> None:
+    """Before a run, not after it: each can be written, and none over another."""
+    given = {name: file for name, file in files.items() if file is not None}
+    if len({file.resolve() for file in given.values()}) < len(given):
+        names = " and ".join(f"--{name}" for name in given)
+        raise ConfigurationError(f"{names} name one file twice; each would overwrite the other", field="report")
+    for name, file in given.items():
+        _check_writable(name, file)
+
+
+def _check_writable(name: str, path: Path) -> None:
+    """Leaves things as they were."""
     was_there = path.exists()
     try:
         with path.open("ab"):
@@ -201,7 +214,7 @@ def _check_writable(path: Path) -> None:
         if not was_there:
             path.unlink()
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}", field="report") from None
+        raise ConfigurationError(f"--{name} {path} cannot be written: {error.strerror}", field=name) from None
 
 
 def _shapes(given: list[str]) -> dict[str, tuple[int, ...]]:
@@ -241,10 +254,21 @@ def _write(
 
     from tickserve.cli.bench import plot
 
-    if report_file is not None:
-        report_file.write_text(json.dumps(whole, indent=2, allow_nan=False) + "\n")
-    if raw_file is not None:
-        with raw_file.open("wb") as file:
-            np.save(file, result.times, allow_pickle=False)
-    if plot_file is not None:
-        plot.draw(whole, plot_file)
+    def save(file: Path) -> None:
+        with file.open("wb") as opened:
+            np.save(opened, result.times, allow_pickle=False)
+
+    writers: list[tuple[Path | None, Callable[[Path], object]]] = [
+        (report_file, lambda file: file.write_text(json.dumps(whole, indent=2, allow_nan=False) + "\n")),
+        (raw_file, save),
+        (plot_file, lambda file: plot.draw(whole, file)),
+    ]
+    failed = []
+    for file, write in writers:
+        try:
+            if file is not None:
+                write(file)
+        except OSError as error:
+            failed.append(f"{file} could not be written: {error.strerror or error}")
+    if failed:
+        raise TickserveError("; ".join(failed))

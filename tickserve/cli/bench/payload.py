@@ -90,6 +90,11 @@ def random(schema: Schema, wanted: Wanted, manifest: "Manifest | None" = None) -
     """Requests of random values: floats are normal draws, within the bounds of the package's input rules if known."""
     if manifest is not None:
         _check_same(manifest, schema)
+    names = [tensor.name for tensor in schema.inputs]
+    if unknown := [name for name in wanted.shapes if name not in names]:
+        raise ConfigurationError(
+            f"--shape is for {', '.join(unknown)}, the model takes {', '.join(names)}", field="shape"
+        )
     draw = np.random.default_rng(wanted.seed)
     requests: list[Inputs] = []
     for _ in range(REQUESTS):
@@ -99,6 +104,12 @@ def random(schema: Schema, wanted: Wanted, manifest: "Manifest | None" = None) -
             arrays[name] = _bounded(draw, arrays[name], manifest)
         requests.append(arrays)
     return requests
+
+
+def rows_of(requests: list[Inputs], wanted: int) -> int:
+    """Rows of each request: those wanted, but for a model or a --shape whose first dimension is fixed."""
+    first = next(iter(requests[0].values()), None)
+    return wanted if first is None or first.ndim == 0 else len(first)
 
 
 def encode(target: Target, schema: Schema, requests: list[Inputs]) -> list[bytes]:
