@@ -161,6 +161,8 @@ class Follower:
         try:
             return ring.look(boot)
         except DamagedTapError as error:
+            # Counted as damage at once; what it lost is known when its server has ended.
+            self._writer.append([ring.damage()])
             self._broken.add((boot.name, ring.ring))
             _log.error("ring_damaged", boot=boot.name, ring=ring.ring, error=str(error))
             return None
@@ -173,12 +175,11 @@ class Follower:
         if any(self._lag(boot, ring) for ring in boot.rings):
             return
         for ring in boot.rings:
-            if (boot.name, ring.ring) in self._broken:
-                continue
             rest = ring.rest()
             if rest is not None:
                 self._writer.append([rest])
-                ring.consume(rest)
+                if (boot.name, ring.ring) not in self._broken:
+                    ring.consume(rest)
         self._writer.end(boot.name)
         boot.close()
         del self._boots[boot.name]

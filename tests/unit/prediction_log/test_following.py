@@ -178,7 +178,7 @@ def test_slots_that_were_written_over_are_counted_and_their_records_missed(tap: 
     check_whole(log, [life])
 
 
-def test_a_ring_whose_header_cannot_be_is_left_alone_and_the_others_go_on(tap: Path, tmp_path: Path) -> None:
+def test_a_ring_whose_header_cannot_be_is_counted_and_the_others_go_on(tap: Path, tmp_path: Path) -> None:
     log, life = Log(tap, tmp_path), TapLife(tap, rings=2)
     life.write(3)
     life.write(2, ring=1)
@@ -186,8 +186,14 @@ def test_a_ring_whose_header_cannot_be_is_left_alone_and_the_others_go_on(tap: P
         file.seek(8 * layout.HEAD)
         file.write(b"\xff" * 8)
     assert len(ids(log.drain())) == 2
+    assert log.writer.totals.damaged == 1, "an alert looks at it"
     life.write(2, ring=1)
     assert len(ids(log.drain())) == 2
+    life.end()
+    log.drain()
+    assert log.writer.totals.missed == 3
+    assert log.writer.totals.damaged == 1
+    check_whole(log, [life])
 
 
 def test_a_version_that_came_later_is_named_and_one_that_the_catalog_lacks_is_damage(tap: Path, tmp_path: Path) -> None:
