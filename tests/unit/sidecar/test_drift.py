@@ -60,6 +60,7 @@ def batch_of(package: Package, inputs: np.ndarray, first: int = 0, *, version: s
         boot=text,
         ring=np.zeros(n, np.uint32),
         sequence=zeros,
+        missed=np.zeros(n, np.int64),
     )
 
 
