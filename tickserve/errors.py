@@ -170,7 +170,7 @@ class InternalError(PredictionError):
 
 
 class UnreachableError(TickserveError):
-    """No server answered at the address."""
+    """No server answered at the address, or what is needed cannot be used now."""
 
     code = Code.UNAVAILABLE
 

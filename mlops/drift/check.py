@@ -32,6 +32,7 @@ class DataRows:
     time_ns: Integers = field(init=False)
     why: NDArray[np.uint8] = field(init=False)
     plan_generation: NDArray[np.uint64] = field(init=False)
+    missed: Integers = field(init=False)
     input_records: Integers = field(init=False)
     output_records: Integers = field(init=False)
 
@@ -43,6 +44,7 @@ class DataRows:
             ("time_ns", np.zeros(rows, np.int64)),
             ("why", np.full(rows, Why.SPLIT, np.uint8)),
             ("plan_generation", np.zeros(rows, np.uint64)),
+            ("missed", np.zeros(rows, np.int64)),
             ("input_records", numbers if self.inputs else numbers[:0]),
             ("output_records", numbers if self.outputs else numbers[:0]),
         ):

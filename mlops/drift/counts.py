@@ -68,7 +68,8 @@ class SideCounts:
 class WindowCounts:
     """What is known of one window while it is open. Adding two gives the counts of the records of both.
 
-    `first` and `last` are event times by sub-block; where nothing was counted `first` is above `last`.
+    `first` and `last` are event times by sub-block; where nothing was counted `first` is above `last`. `missed_before`
+    and `missed_last` are what had gone missing of the log before the first record and up to the last.
     """
 
     start_ns: int
@@ -80,6 +81,8 @@ class WindowCounts:
     last_position: int = -1
     records: int = 0
     rows: int = 0
+    missed_before: int = 0
+    missed_last: int = 0
 
     @staticmethod
     def empty(start_ns: int, end_ns: int, sides: Iterable[Columns], sub_blocks: int) -> "WindowCounts":
@@ -92,13 +95,16 @@ class WindowCounts:
             np.full(sub_blocks, _NEVER_LAST, np.int64),
         )
 
-    def note(self, positions: Integers, times: Integers, sub_block: Integers, rows: int) -> None:
-        """Takes in which records were counted; at least one."""
+    def note(self, positions: Integers, times: Integers, sub_block: Integers, rows: int, missed: Integers) -> None:
+        """Takes in which records were counted; at least one. `missed` has what was before each, and up to each."""
         np.minimum.at(self.first, sub_block, times)
         np.maximum.at(self.last, sub_block, times)
         first, last = int(positions.min()), int(positions.max())
         self.first_position = first if self.first_position < 0 else min(self.first_position, first)
         self.last_position = max(self.last_position, last)
+        before = int(missed[0].min())
+        self.missed_before = min(self.missed_before, before) if self.records else before
+        self.missed_last = max(self.missed_last, int(missed[1].max()))
         self.records += len(positions)
         self.rows += rows
 
@@ -113,8 +119,20 @@ class WindowCounts:
             known = [each.first_position for each in (self, other) if each.records]
             self.first_position = min(known)
             self.last_position = max(self.last_position, other.last_position)
+            self.missed_before = min(each.missed_before for each in (self, other) if each.records)
+            self.missed_last = max(self.missed_last, other.missed_last)
         self.records += other.records
         self.rows += other.rows
+
+    @property
+    def dropped(self) -> int:
+        """Records of any model that went missing while these came."""
+        return self.missed_last - self.missed_before
+
+    @property
+    def dropped_share(self) -> float:
+        """The same as a share of all records that there were while these came, 0 where nothing was counted."""
+        return self.dropped / (self.dropped + self.last_position - self.first_position + 1)
 
     @property
     def first_ns(self) -> int:

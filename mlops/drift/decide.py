@@ -12,7 +12,7 @@ import numpy as np
 
 from mlops.drift.null import Assessment
 from mlops.drift.result import DECISION, Decision, Figure, Side, State
-from mlops.drift.spec import MIN_SUB_BLOCKS, DriftSpec
+from mlops.drift.spec import MAX_DROPPED_SHARE, MIN_SUB_BLOCKS, DriftSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,15 @@ class WindowFacts:
         Rows that the reference has in as long a stretch.
     is_part_of_day : bool
         An intraday window that is shorter than what the baseline's blocks hold alike: it needs session buckets.
+    dropped_share : float
+        Records that never reached the log, of all that there were in the window's time.
     """
 
     is_ordered: bool
     sub_blocks: int
     expected_rows: float | None
     is_part_of_day: bool = False
+    dropped_share: float = 0.0
 
 
 def window_level(spec: DriftSpec, days: float, sides: int) -> float:
@@ -49,6 +52,8 @@ def insufficiency(facts: WindowFacts, assessment: Assessment, warning: float) ->
         return "the order of the reference is unknown, so nothing says how far counts stray"
     if psi.value is None:
         return "no rows"
+    if facts.dropped_share > MAX_DROPPED_SHARE:
+        return f"{facts.dropped_share:.2%} of the records of its time were dropped, {MAX_DROPPED_SHARE:.1%} may be"
     if facts.sub_blocks < MIN_SUB_BLOCKS:
         return f"{facts.sub_blocks} sub-blocks with rows, {MIN_SUB_BLOCKS} are needed"
     if facts.is_part_of_day:

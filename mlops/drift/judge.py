@@ -79,6 +79,7 @@ class Judge:
             figures=tuple(figures),
             decisions=tuple(decisions),
             onsets=tuple(onsets),
+            dropped=window.dropped,
         )
 
     def _days(self, window: WindowCounts) -> float:
@@ -102,6 +103,7 @@ class Judge:
             sub_blocks=int((counted > 0).sum()),
             expected_rows=self._expected_rows(columns, window),
             is_part_of_day=self._is_dated and self._is_intraday and self._spec.kind != "session" and length < DAY_NS,
+            dropped_share=window.dropped_share,
         )
 
 

@@ -58,6 +58,8 @@ class Records(Protocol):
     def output_records(self) -> Integers: ...
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    @property
+    def missed(self) -> Integers: ...
 
 
 @dataclass(eq=False)
@@ -70,6 +72,8 @@ class Progress:
         Latest event time of a record; windows that ended `lateness_s` before it are closed.
     tie_ns, tie_sub_block : int
         Event time and sub-block of the last record of a count window: records of one time are never parted.
+    missed : int
+        What had gone missing of the log up to the last record; -1 before the first.
     """
 
     version: str
@@ -83,11 +87,12 @@ class Progress:
     swaps: list[Swap]
     open: list[WindowCounts]
     closed: list[WindowCounts]
+    missed: int
 
     @staticmethod
     def none() -> "Progress":
         """Before the first record."""
-        return Progress("", -1, _NEVER, 0, 0, _NEVER, 0, -1, [], [], [])
+        return Progress("", -1, _NEVER, 0, 0, _NEVER, 0, -1, [], [], [], -1)
 
 
 class DriftMonitor:
@@ -133,8 +138,8 @@ class DriftMonitor:
         if not len(batch.position) or int(batch.position[-1]) <= known.last_position:
             return []
         known.version = batch.version
-        records = _Rows.of(batch, self.sides, known.last_position)
-        known.last_position = int(batch.position[-1])
+        records = _Rows.of(batch, self.sides, known.last_position, known.missed)
+        known.last_position, known.missed = int(batch.position[-1]), int(batch.missed[-1])
         self._note_swaps(batch, records)
         return self._add_counted(records) if self._clock is None else self._add_timed(records, self._clock)
 
@@ -248,10 +253,12 @@ class _Rows:
     times: Integers
     is_counted: NDArray[np.bool_]
     rows: Integers
+    #: What had gone missing of the log up to the record before each, and up to it: (2, records).
+    missed: Integers
     sides: tuple[tuple[Columns, dict[str, Array], Integers], ...]
 
     @staticmethod
-    def of(batch: Records, sides: tuple[Columns, ...], last_position: int) -> "_Rows":
+    def of(batch: Records, sides: tuple[Columns, ...], last_position: int, missed: int) -> "_Rows":
         is_new = batch.position > last_position
         answered, said = batch.time_ns[is_new], batch.event_time_ns[is_new]
         times = np.where(said > 0, np.where(answered > 0, np.minimum(said, answered), said), answered)
@@ -275,7 +282,11 @@ class _Rows:
                 rows = np.bincount(owners, minlength=len(rows)).astype(np.int64)
             found.append((columns, stepped, owners))
         is_counted = np.isin(batch.why[is_new], _COUNTED) & has_rows
-        return _Rows(is_new, batch.position[is_new], times, is_counted, rows, tuple(found))
+        up_to = batch.missed[is_new]
+        # What was dropped before the first record that is seen is of no window.
+        before = np.append(up_to[:1] if missed < 0 else missed, up_to[:-1])
+        gaps = np.stack([before, up_to])
+        return _Rows(is_new, batch.position[is_new], times, is_counted, rows, gaps, tuple(found))
 
     def count(self, window: WindowCounts, chosen: NDArray[np.bool_], sub_block: Integers) -> None:
         """Adds the chosen records to a window."""
@@ -286,4 +297,10 @@ class _Rows:
                 tensors = {name: array[kept] for name, array in tensors.items()}
                 owners = owners[kept]
             window.sides[number[columns.side]].count(columns, tensors, sub_block[owners])
-        window.note(self.positions[chosen], self.times[chosen], sub_block[chosen], int(self.rows[chosen].sum()))
+        window.note(
+            self.positions[chosen],
+            self.times[chosen],
+            sub_block[chosen],
+            int(self.rows[chosen].sum()),
+            self.missed[:, chosen],
+        )

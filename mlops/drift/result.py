@@ -107,6 +107,8 @@ class WindowResult:
         Records since the window before that came after theirs was closed, and that lie in no exchange session.
     state : str
         The worst of the decisions.
+    dropped : int
+        Records of any model that never reached the log between the first and the last one.
     """
 
     model: str
@@ -128,6 +130,7 @@ class WindowResult:
     figures: tuple[Figure, ...]
     decisions: tuple[Decision, ...]
     onsets: tuple[Onset, ...]
+    dropped: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` gives an equal result back."""

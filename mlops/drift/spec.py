@@ -10,6 +10,8 @@ from tickserve.errors import ConfigurationError
 DAY_NS = 86_400 * 10**9
 #: Fewest sub-blocks with rows that a window is decided on.
 MIN_SUB_BLOCKS = 20
+#: What is dropped is no random sample: busy times are dropped first.
+MAX_DROPPED_SHARE = 0.001
 #: Rows of a window of a daily model.
 DAILY_ROWS = 250
 #: More periods a year than there are days: an intraday model.

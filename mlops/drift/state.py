@@ -12,7 +12,7 @@ from mlops.drift.result import Swap
 from mlops.package.npz import read_arrays, write_arrays
 from tickserve.errors import DataError, PackageError
 
-_FORMAT = 1
+_FORMAT = 2
 _WHAT = "state of a drift monitor"
 
 
@@ -33,6 +33,7 @@ def save(monitor: DriftMonitor) -> bytes:
                 "last_position": window.last_position,
                 "records": window.records,
                 "rows": window.rows,
+                "missed": [window.missed_before, window.missed_last],
             }
         )
         arrays |= {f"{number}.first": window.first, f"{number}.last": window.last}
@@ -53,6 +54,7 @@ def save(monitor: DriftMonitor) -> bytes:
         "tie_ns": known.tie_ns,
         "tie_sub_block": known.tie_sub_block,
         "generation": known.generation,
+        "missed": known.missed,
         "swaps": [[swap.generation, swap.time_ns, swap.position] for swap in known.swaps],
         "windows": windows,
     }
@@ -91,6 +93,7 @@ def restore(monitor: DriftMonitor, state: bytes) -> None:
             swaps=[Swap(*each) for each in header["swaps"]],
             open=[window for is_open, window in windows if is_open],
             closed=[window for is_open, window in windows if not is_open],
+            missed=header["missed"],
         )
     except (PackageError, KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(f"{_WHAT}: damaged ({type(error).__name__}: {error})", field="state") from None
@@ -113,6 +116,7 @@ def _window(monitor: DriftMonitor, number: int, entry: dict[str, Any], arrays: d
         entry["last_position"],
         entry["records"],
         entry["rows"],
+        *map(int, entry["missed"]),
     )
 
 

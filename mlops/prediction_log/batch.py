@@ -43,6 +43,9 @@ class Batch:
         The shape that each of these tensors has in a record; -1 in the first place where that is the rows.
     boot, ring, sequence
         Where the record came from: the life of the server (hex), its ring, the number in that.
+    missed : int64
+        How many records of the log, of any model, had gone missing up to this one: between two records it rises by
+        those that were dropped between them.
     """
 
     model: str
@@ -72,6 +75,7 @@ class Batch:
     boot: NDArray[Any]
     ring: NDArray[np.uint32]
     sequence: NDArray[np.uint64]
+    missed: NDArray[np.int64]
     #: By index of the record; those without any are absent.
     findings: Mapping[int, tuple[Finding, ...]] = field(default_factory=dict)
     broken_rules: Mapping[int, tuple[BrokenRule, ...]] = field(default_factory=dict)

@@ -53,7 +53,9 @@ def dtype_of(datatype: str) -> np.dtype[Any]:
     return _DTYPES.get(datatype, _OBJECT)
 
 
-def batches(scan: Scan, versions: Mapping[int, Version], boot: str, ring: int, first_position: int) -> list[Batch]:
+def batches(
+    scan: Scan, versions: Mapping[int, Version], boot: str, ring: int, first_position: int, missed: int
+) -> list[Batch]:
     """The records as batches of one version each, each in the order of its positions.
 
     Parameters
@@ -62,8 +64,10 @@ def batches(scan: Scan, versions: Mapping[int, Version], boot: str, ring: int, f
         The catalog of the boot.
     first_position : int
         The position of the first record; the others follow.
+    missed : int
+        Sequences of the whole log that had gone missing up to the last record.
     """
-    columns = _columns(scan, boot, ring, first_position)
+    columns = _columns(scan, boot, ring, first_position) | {"missed": _missed(scan.column("sequence"), missed)}
     found: list[Batch] = []
     numbers = scan.column("version")
     for number in np.unique(numbers).tolist():
@@ -71,6 +75,13 @@ def batches(scan: Scan, versions: Mapping[int, Version], boot: str, ring: int, f
         members = np.arange(len(numbers)) if len(groups) == len(scan.groups) else np.flatnonzero(numbers == number)
         found += _of_version(columns, members, groups, versions[number])
     return found
+
+
+def _missed(sequence: NDArray[np.uint64], last: int) -> NDArray[np.int64]:
+    """What had gone missing up to each record, from what had up to the last: the gaps behind it are not there yet."""
+    numbers = sequence.astype(np.int64)
+    missed: NDArray[np.int64] = last - (numbers[-1:] - numbers - np.arange(len(numbers))[::-1])
+    return missed
 
 
 def _columns(scan: Scan, boot: str, ring: int, first_position: int) -> dict[str, Any]:

@@ -136,10 +136,12 @@ class LogIndex:
             if is_known.all():
                 break
             try:
-                _look(np.load(path, mmap_mode="r", allow_pickle=False), keys, rows, is_known)
-            except (OSError, ValueError):
-                # Its time was over.
+                piece = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError):
+                # Its time was over, or it is damaged; nothing but a count depends on it.
                 continue
+            if piece.dtype == _ENTRY and piece.ndim == 1:
+                _look(piece, keys, rows, is_known)
         return is_known
 
     def _files(self) -> list[Path]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tickserve.errors import DamagedLogError
+
 OUTCOMES_FILE = "outcomes.db"
 #: What the reporter of a strategy's profit and loss names as the horizon; its entity is the strategy.
 PNL = "pnl"
@@ -77,6 +79,13 @@ class OutcomeStore:
     ----------
     now_ns : callable
         Wall clock, Unix nanoseconds. One that is set back does not make `recorded_at_ns` fall.
+
+    Raises
+    ------
+    DamagedLogError
+        Where the file is no database.
+    OSError
+        Where it cannot be opened now, such as on a disk that is full.
     """
 
     def __init__(self, folder: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
@@ -87,11 +96,21 @@ class OutcomeStore:
         self._connection = sqlite3.connect(
             folder / OUTCOMES_FILE, isolation_level=None, check_same_thread=False, timeout=10.0
         )
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        # Acknowledged means that it survives the machine, not the process alone.
-        self._connection.execute("PRAGMA synchronous=FULL")
-        self._connection.execute(_SCHEMA)
-        row = self._connection.execute('SELECT max("order"), max(recorded_at_ns) FROM outcomes').fetchone()
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            # Acknowledged means that it survives the machine, not the process alone.
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute(_SCHEMA)
+            row = self._connection.execute('SELECT max("order"), max(recorded_at_ns) FROM outcomes').fetchone()
+        except sqlite3.OperationalError as error:
+            self._connection.close()
+            raise OSError(f"{folder / OUTCOMES_FILE}: {error}") from None
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            path = folder / OUTCOMES_FILE
+            raise DamagedLogError(
+                f"{path} is no database of outcomes: {error}; move it away, and report outcomes again", field=str(path)
+            ) from None
         #: The order of the last outcome.
         self.last_order = int(row[0] or 0)
         self._recorded_at_ns = int(row[1] or 0)

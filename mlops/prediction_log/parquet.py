@@ -37,6 +37,7 @@ _NUMBERS = (
     "position",
     "ring",
     "sequence",
+    "missed",
     "rows",
     "status",
     "reason",

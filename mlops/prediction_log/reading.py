@@ -94,21 +94,27 @@ def read_all(
 def read_segment(path: Path) -> Iterator[Batch]:
     """The records of one segment. Raises DamagedLogError, OSError."""
     versions: dict[str, dict[int, Version]] = {}
+    missed = 0
     reader = FrameReader(path)
     for frame in reader:
         head = frame.head
-        if head["kind"] == "version":
+        if head["kind"] == "begin":
+            missed = int(head["totals"]["missed"])
+        elif head["kind"] == "version":
             versions.setdefault(head["boot"], {})[int(head["index"])] = version_of(head)
-        elif head["kind"] == "records" and head["counted"]["records"]:
+        elif head["kind"] == "records":
+            missed += int(head["counted"]["missed"])
+            if not head["counted"]["records"]:
+                continue
             try:
-                yield from _of_frame(path, frame, versions.get(head["boot"], {}))
+                yield from _of_frame(path, frame, versions.get(head["boot"], {}), missed)
             except DamagedLogError:
                 # What its versions are called may have been in a place that is damaged.
                 if not reader.damaged:
                     raise
 
 
-def _of_frame(path: Path, frame: Frame, versions: dict[int, Version]) -> list[Batch]:
+def _of_frame(path: Path, frame: Frame, versions: dict[int, Version], missed: int) -> list[Batch]:
     head = frame.head
     dtype = slot_dtype(int(head["slot_bytes"]))
     found = scan(
@@ -125,7 +131,7 @@ def _of_frame(path: Path, frame: Frame, versions: dict[int, Version]) -> list[Ba
             f"{len(found)}",
             field=str(path),
         )
-    return batches(found, versions, head["boot"], int(head["ring"]), int(head["position"]))
+    return batches(found, versions, head["boot"], int(head["ring"]), int(head["position"]), missed)
 
 
 def _behind(found: Iterable[Batch], after: int, day: date | None) -> Iterator[Batch]:

@@ -28,7 +28,7 @@ from mlops.sidecar.packages import PackageFinder
 from mlops.sidecar.service import OutcomesServer, OutcomesService
 from mlops.sidecar.settings import SidecarSettings
 from mlops.sidecar.wiring import Context, make_consumers
-from tickserve.errors import ConfigurationError
+from tickserve.errors import ConfigurationError, UnreachableError
 from tickserve.listening.http import HttpServer
 from tickserve.listening.log import configure_log
 from tickserve.listening.tls import Certificates
@@ -203,29 +203,31 @@ class Sidecar:
     def _keep(self) -> None:
         settings = self._settings
         while not self._stopping.wait(min(_KEEP_S, settings.segment_s)):
-            try:
-                keeping.compact(settings.log, self._index)
-                removed = keeping.trim(
-                    settings.log,
-                    now=datetime.now(UTC),
-                    days=settings.retention_days,
-                    max_bytes=settings.log_mb << 20,
-                    needed_from=self._feed.needed_from,
-                )
-                self._forget(datetime.now(UTC))
-            except (OSError, sqlite3.Error) as error:
-                _log.error("log_not_kept", error=str(error))
-                continue
-            self._expired = {
-                "age": self._expired["age"] + removed.by_age,
-                "size": self._expired["size"] + removed.by_size,
-            }
+            # Each by itself: on a full disk nothing becomes Parquet until something has gone.
+            for step in (lambda: keeping.compact(settings.log, self._index), self._trim, self._forget):
+                try:
+                    step()
+                except (OSError, sqlite3.Error) as error:
+                    _log.error("log_not_kept", error=str(error))
 
-    def _forget(self, now: datetime) -> None:
+    def _trim(self) -> None:
+        removed = keeping.trim(
+            self._settings.log,
+            now=datetime.now(UTC),
+            days=self._settings.retention_days,
+            max_bytes=self._settings.log_mb << 20,
+            needed_from=self._feed.needed_from,
+        )
+        self._expired = {
+            "age": self._expired["age"] + removed.by_age,
+            "size": self._expired["size"] + removed.by_size,
+        }
+
+    def _forget(self) -> None:
         """Removes outcomes that are too old, and the index of what is gone."""
         days = self._settings.retention_days
         if days:
-            before = now - timedelta(days=days)
+            before = datetime.now(UTC) - timedelta(days=days)
             self._outcomes.forget(int(before.timestamp() * 1e9), self._feed.needed_order)
         kept = [part.first for part in parquet.parts(self._settings.log / PARQUET)]
         kept += [first_position(path) for path in segment_paths(self._settings.log / SEGMENTS)]
@@ -266,9 +268,15 @@ class Sidecar:
 
 
 def serve(settings: SidecarSettings) -> None:
-    """Runs a sidecar until SIGTERM or SIGINT. Raises ConfigurationError where it cannot start."""
+    """Runs a sidecar until SIGTERM or SIGINT.
+
+    Raises ConfigurationError where it cannot start, UnreachableError where it cannot start now.
+    """
     configure_log(settings.log_format)
-    sidecar = Sidecar(settings)
+    try:
+        sidecar = Sidecar(settings)
+    except OSError as error:
+        raise UnreachableError(f"the log in {settings.log} cannot be opened now: {error}") from None
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sidecar.stop())
     sidecar.run()

@@ -222,11 +222,12 @@ class Feed:
                 continue
             if place.order >= self._outcomes.last_order:
                 continue
-            found = self._outcomes.read(place.order)
-            while page := list(itertools.islice(found, _PAGE)):
-                with self._guarded(consumer):
+            # Outcomes that cannot be read stop this consumer, and not the log.
+            with self._guarded(consumer):
+                found = self._outcomes.read(place.order)
+                while page := list(itertools.islice(found, _PAGE)):
                     consumer.add_outcomes(page)
-                place.order = page[-1].order
+                    place.order = page[-1].order
 
     def _is_living(self, place: _Place) -> bool:
         return place.consumer.name not in self.failed

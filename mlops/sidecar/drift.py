@@ -17,7 +17,7 @@ from mlops.drift.table import WindowTable
 from mlops.package.npz import read_arrays, write_arrays
 from mlops.prediction_log.batch import Batch
 from mlops.sidecar.packages import PackageFinder
-from tickserve.errors import ConfigurationError, DataError, TickserveError
+from tickserve.errors import ConfigurationError, DamagedLogError, DataError, TickserveError
 
 _log = structlog.get_logger()
 _Key = tuple[str, str, str]
@@ -27,6 +27,8 @@ MAX_VERSIONS = 64
 _EXPORTED = 4
 #: A package that was not to be had is looked for again after this.
 _RETRY_S = 60.0
+#: What was left out meanwhile is read again in pieces of about this.
+_BUDGET_S = 0.05
 _STATES = ("ok", "warning", "critical", "insufficient")
 _VALUES: dict[str, tuple[str, Callable[[Figure], float | None]]] = {
     "value": ("A drift statistic of the last window.", lambda figure: figure.value),
@@ -50,6 +52,9 @@ class DriftConsumer:
     on_windows : callable
         Is given the windows that closed, after they are in the table, in the order in which they closed. Before the
         first record it is given the last window of each version again: a life before may have ended between the two.
+    read : callable
+        The records of a model and version behind a position, as `read_log` gives them: of those that came before their
+        package could be had.
     """
 
     name = "drift"
@@ -60,12 +65,17 @@ class DriftConsumer:
         folder: Path,
         specs: Mapping[str, Mapping[str, Any]] | None = None,
         on_windows: Callable[[Sequence[WindowResult]], None] = lambda results: None,
+        read: Callable[[str, str, int], Iterator[Batch]] = lambda model, version, after: iter(()),
     ) -> None:
-        self._packages, self._specs, self._on_windows = packages, specs or {}, on_windows
+        self._packages, self._specs, self._on_windows, self._read = packages, specs or {}, on_windows, read
         self._table = WindowTable(folder)
         self._monitors: dict[_Key, DriftMonitor | None] = {}
         self._waiting: dict[_Key, bytes] = {}
         self._missing: dict[_Key, float] = {}
+        #: The first record of a version that was left out because its package could not be had.
+        self._skipped: dict[_Key, int] = {}
+        #: Of versions whose package came later, what is being read of the log, and where they were when that began.
+        self._behind: dict[_Key, tuple[int, Iterator[Batch]]] = {}
         self._has_begun = False
         self._lock = threading.Lock()
         self._latest: dict[tuple[str, str], WindowResult] = {}
@@ -79,7 +89,11 @@ class DriftConsumer:
             return list(self._latest.values())
 
     def add(self, batch: Batch) -> None:
-        """Counts the records of one version; one whose package cannot be had is left out, and looked for again."""
+        """Counts the records of one version.
+
+        One whose package cannot be had is left out, and looked for again; once it is there, `tick` reads its records
+        from the log, so that its figures are those of a replay.
+        """
         if not self._has_begun:
             self._has_begun = True
             if self._latest:
@@ -87,7 +101,47 @@ class DriftConsumer:
         key = batch.model, batch.version, batch.digest
         monitor = self._monitor(key)
         if monitor is None:
+            if key in self._missing:
+                self._skipped.setdefault(key, int(batch.position[0]))
+                while len(self._skipped) > MAX_VERSIONS:
+                    self._skipped.pop(next(iter(self._skipped)))
             return
+        if key in self._skipped:
+            return
+        self._count(key, monitor, batch)
+
+    def tick(self) -> None:
+        """Counts some of what was left out while a package could not be had."""
+        until = time.monotonic() + _BUDGET_S
+        for key in [key for key in self._skipped if key in self._monitors]:
+            if self._has_made_up(key, until):
+                del self._skipped[key]
+                self._behind.pop(key, None)
+
+    def _has_made_up(self, key: _Key, until: float) -> bool:
+        while time.monotonic() < until:
+            monitor = self._monitors.get(key)
+            if monitor is None:
+                return True
+            reached = monitor.progress.last_position
+            if key not in self._behind:
+                self._behind[key] = reached, self._read(key[0], key[1], max(reached, self._skipped[key] - 1))
+            begun, source = self._behind[key]
+            try:
+                batch = next(source, None)
+            except DamagedLogError as error:
+                _log.error("drift_not_made_up", model=key[0], version=key[1], reason=error.message)
+                return True
+            if batch is None:
+                del self._behind[key]
+                # The log has grown meanwhile: once more, until there is nothing new.
+                if reached == begun:
+                    return True
+            elif batch.digest == key[2]:
+                self._count(key, monitor, batch)
+        return False
+
+    def _count(self, key: _Key, monitor: DriftMonitor, batch: Batch) -> None:
         try:
             closed = monitor.add(batch)
         except DataError as error:
@@ -110,6 +164,7 @@ class DriftConsumer:
             str(number): np.frombuffer(state, np.uint8) for number, state in enumerate(states.values())
         }
         arrays["keys"] = np.array([json.dumps(list(states))])
+        arrays["skipped"] = np.array([json.dumps([[*key, first] for key, first in self._skipped.items()])])
         return write_arrays(arrays)
 
     def restore(self, data: bytes) -> None:
@@ -120,6 +175,10 @@ class DriftConsumer:
             self._waiting = {
                 (str(model), str(version), str(digest)): arrays[str(number)].tobytes()
                 for number, (model, version, digest) in enumerate(keys)
+            }
+            self._skipped = {
+                (str(model), str(version), str(digest)): int(first)
+                for model, version, digest, first in json.loads(str(arrays["skipped"][0]))
             }
         except (TickserveError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"not a checkpoint of drift: {error}") from None

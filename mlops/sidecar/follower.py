@@ -118,10 +118,12 @@ class Follower:
                 if look is not None:
                     looks.append((boot, ring, look))
         if looks:
+            missed = self._writer.totals.missed
             positions = self._writer.append([look.read for _, _, look in looks])
             for (boot, ring, look), position in zip(looks, positions, strict=True):
                 ring.consume(look.read)
-                self._ready += _batches(boot, look, position)
+                missed += look.read.counted.missed
+                self._ready += _batches(boot, look, position, missed)
         for boot in ending:
             self._finish(boot)
         self._settle()
@@ -161,6 +163,8 @@ class Follower:
         try:
             return ring.look(boot)
         except DamagedTapError as error:
+            # Counted as damage at once; what it lost is known when its server has ended.
+            self._writer.append([ring.damage()])
             self._broken.add((boot.name, ring.ring))
             _log.error("ring_damaged", boot=boot.name, ring=ring.ring, error=str(error))
             return None
@@ -173,12 +177,11 @@ class Follower:
         if any(self._lag(boot, ring) for ring in boot.rings):
             return
         for ring in boot.rings:
-            if (boot.name, ring.ring) in self._broken:
-                continue
             rest = ring.rest()
             if rest is not None:
                 self._writer.append([rest])
-                ring.consume(rest)
+                if (boot.name, ring.ring) not in self._broken:
+                    ring.consume(rest)
         self._writer.end(boot.name)
         boot.close()
         del self._boots[boot.name]
@@ -201,7 +204,7 @@ class Follower:
             self._finals[path] = math.inf
 
 
-def _batches(boot: _Boot, look: Look, position: int) -> list[Batch]:
+def _batches(boot: _Boot, look: Look, position: int, missed: int) -> list[Batch]:
     found = look.scan
     if found.damaged or found.length < len(found.slots):
         # What the log holds, and what is read back from it: the whole records alone.
@@ -213,4 +216,4 @@ def _batches(boot: _Boot, look: Look, position: int) -> list[Batch]:
             versions=boot.versions.keys(),
             is_end=True,
         )
-    return batches(found, boot.versions, boot.name, look.read.ring, position) if len(found) else []
+    return batches(found, boot.versions, boot.name, look.read.ring, position, missed) if len(found) else []

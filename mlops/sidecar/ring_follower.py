@@ -11,6 +11,9 @@ from mlops.prediction_log.scan import Scan, scan
 from mlops.prediction_log.segments import Progress, RingRead, Totals
 from mlops.tap import Flag, Reading, RingReader, Version
 
+#: No server gives as many in its life: a counter that says so is damaged too.
+_MAX_SEQUENCES = 1 << 48
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -106,11 +109,15 @@ class RingFollower:
         progress = Progress(tail + found.length, sequence)
         return Look(self._read(found.good(), counted, progress, used), found, is_all=after == head)
 
+    def damage(self) -> RingRead:
+        """That the ring can be followed no more, as one damaged slot; where it goes on stays."""
+        return self._read(np.empty(0, self._reader.dtype), Totals(damaged=1), self._reached(), {})
+
     def rest(self) -> RingRead | None:
-        """What the producer dropped after the last record, once it has ended and everything was looked at."""
-        before = self._progress or Progress(self._reader.span()[0], self._reader.expected_sequence)
+        """What never came after the last record, once the producer has ended and everything was looked at."""
+        before = self._reached()
         missed = self._reader.next_sequence - before.sequence
-        if missed <= 0:
+        if not 0 < missed < _MAX_SEQUENCES:
             return None
         progress = Progress(before.slot, self._reader.next_sequence)
         return self._read(np.empty(0, self._reader.dtype), Totals(missed=missed), progress, {})
@@ -119,6 +126,9 @@ class RingFollower:
         """Gives the slots back, once what was read is in the log."""
         self._progress = read.after
         self._give_back(read.after)
+
+    def _reached(self) -> Progress:
+        return self._progress or Progress(self._reader.tail, self._reader.expected_sequence)
 
     def _read(self, slots: object, counted: Totals, after: Progress, versions: Mapping[int, Version]) -> RingRead:
         shape = self._reader.shape

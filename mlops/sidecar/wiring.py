@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlops.prediction_log.reading import read_log
 from mlops.sidecar.alerting import make_alerts
 from mlops.sidecar.consumers import Consumer
 from mlops.sidecar.drift import DriftConsumer, read_specs
@@ -41,6 +42,7 @@ def make_consumers(context: Context) -> Sequence[Consumer]:
         context.tables / "drift",
         read_specs(settings.home / "drift.json"),
         on_windows=alerts.windows if alerts else lambda results: None,
+        read=lambda model, version, after: read_log(context.log, model, version, after_position=after),
     )
     # Alerts learn who answers as stable before they are told of a window that the same records closed.
     outcomes = make_outcomes(

@@ -99,6 +99,11 @@ class RingFile(Mapped):
         return self._words[HEAD] - self._words[TAIL]
 
     @property
+    def tail(self) -> int:
+        """The slot number that the consumer goes on at."""
+        return self._words[TAIL]
+
+    @property
     def expected_sequence(self) -> int:
         """The sequence that the consumer expects at the tail."""
         return self._words[TAIL_SEQUENCE]

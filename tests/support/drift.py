@@ -94,7 +94,7 @@ def cut(rows: DataRows, at: Sequence[int]) -> list[DataRows]:
             rows.shapes,
             rows.version,
         )
-        for name in ("position", "time_ns", "why", "plan_generation"):
+        for name in ("position", "time_ns", "why", "plan_generation", "missed"):
             object.__setattr__(part, name, getattr(rows, name)[piece])
         parts.append(part)
     return parts

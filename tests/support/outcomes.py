@@ -106,6 +106,7 @@ def make_batch(
         boot=_same("ab" * 16, n),
         ring=np.zeros(n, np.uint32),
         sequence=(first_position + np.arange(n)).astype(np.uint64),
+        missed=np.zeros(n, np.int64),
     )
 
 

@@ -164,6 +164,12 @@ def decided(*assessments: Assessment, **changes: object) -> list[tuple[str, str]
     return [(each.state, each.reason) for each in found]
 
 
+def test_a_window_with_more_than_a_thousandth_dropped_is_insufficient_whatever_it_says() -> None:
+    assert decided(psi_level(0.3, 1e-6), dropped_share=0.001)[0][0] == "critical"
+    state, reason = decided(psi_level(0.3, 1e-6), dropped_share=0.0011)[0]
+    assert (state, reason) == ("insufficient", "0.11% of the records of its time were dropped, 0.1% may be")
+
+
 def test_an_alarm_needs_the_threshold_and_the_level() -> None:
     states = [
         state

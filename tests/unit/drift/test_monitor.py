@@ -190,6 +190,23 @@ def test_the_first_generation_that_is_seen_is_no_swap() -> None:
     assert watched.progress.swaps == []
 
 
+def test_a_window_counts_what_was_dropped_in_it_wherever_batches_are_cut() -> None:
+    # One is dropped before the 150th record, and ten between the windows that end and begin there.
+    missed = np.repeat([5, 6, 16], [150, 50, 200]).astype(np.int64)
+    made = records(MANIFEST, ROWS[:400], days(400), missed=missed)
+    whole = monitor(DriftSpec(rows=100)).add(made)
+    assert [each.dropped for each in whole] == [0, 1, 10, 0]
+    assert [each.state == "insufficient" for each in whole][1:3] == [True, True]
+    assert "of the records of its time were dropped" in whole[1].decisions[0].reason
+    watched, results = monitor(DriftSpec(rows=100)), []
+    for part in cut(made, (149, 150, 151, 200)):
+        results += watched.add(part)
+        state = save(watched)
+        watched = monitor(DriftSpec(rows=100))
+        restore(watched, state)
+    assert results == whole
+
+
 def test_a_state_of_something_else_is_refused_and_changes_nothing() -> None:
     watched = monitor(DriftSpec(rows=100))
     watched.add(records(MANIFEST, ROWS[:10], days(10)))

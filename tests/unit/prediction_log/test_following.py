@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.keeping import compact
 from mlops.prediction_log.reading import SEGMENTS, read_log
@@ -48,6 +49,29 @@ def test_drops_are_counted_and_at_the_end_of_a_life_too(tap: Path, tmp_path: Pat
     check_whole(log, [life])
     assert log.follower.boots == 0
     assert tidy(tap) == [life.path], "the server may remove what was read to its end"
+
+
+def test_each_record_says_what_had_gone_missing_before_it_live_and_later(tap: Path, tmp_path: Path) -> None:
+    log, life = Log(tap, tmp_path), TapLife(tap, rings=2, slots=8)
+    live = []
+    for count, of in ((10, "1"), (3, "2"), (9, "1"), (2, "2")):
+        life.write(count, of=version(of))
+        life.write(1, ring=1, of=version(of))
+        live += log.drain()
+    log.writer.rotate()
+
+    def told(batches: list[Batch]) -> dict[int, int]:
+        return {
+            int(position): int(missed)
+            for batch in batches
+            for position, missed in zip(batch.position, batch.missed, strict=True)
+        }
+
+    found = told(live)
+    assert [found[position] for position in sorted(found)] == [0] * 9 + [2] * 3 + [2] * 10 + [3] * 3
+    assert told(log.all()) == found
+    compact(tmp_path, LogIndex(tmp_path))
+    assert told(log.all()) == found
 
 
 def test_several_lives_are_read_each_to_its_end(tap: Path, tmp_path: Path) -> None:
@@ -178,7 +202,7 @@ def test_slots_that_were_written_over_are_counted_and_their_records_missed(tap: 
     check_whole(log, [life])
 
 
-def test_a_ring_whose_header_cannot_be_is_left_alone_and_the_others_go_on(tap: Path, tmp_path: Path) -> None:
+def test_a_ring_whose_header_cannot_be_is_counted_and_the_others_go_on(tap: Path, tmp_path: Path) -> None:
     log, life = Log(tap, tmp_path), TapLife(tap, rings=2)
     life.write(3)
     life.write(2, ring=1)
@@ -186,8 +210,14 @@ def test_a_ring_whose_header_cannot_be_is_left_alone_and_the_others_go_on(tap: P
         file.seek(8 * layout.HEAD)
         file.write(b"\xff" * 8)
     assert len(ids(log.drain())) == 2
+    assert log.writer.totals.damaged == 1, "an alert looks at it"
     life.write(2, ring=1)
     assert len(ids(log.drain())) == 2
+    life.end()
+    log.drain()
+    assert log.writer.totals.missed == 3
+    assert log.writer.totals.damaged == 1
+    check_whole(log, [life])
 
 
 def test_a_version_that_came_later_is_named_and_one_that_the_catalog_lacks_is_damage(tap: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from mlops.prediction_log.outcomes import OutcomeStore, ReportedOutcome, last_kn
 from mlops.sidecar.service import MAX_OUTCOMES, OutcomesService, RefusedError
 from tests.support.logs import Log
 from tests.support.taps import TapLife
+from tickserve.errors import DamagedLogError
 from tickserve.v1 import outcomes_pb2 as pb
 
 NOW = 1_800_000_000 * 10**9
@@ -85,6 +87,20 @@ def test_a_store_that_cannot_be_written_takes_nothing_of_a_batch(tmp_path: Path)
     store._connection.execute("PRAGMA max_page_count=1000000")
     assert [each.order for each in store.add([reported("c")])] == [2]
     store.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 9000])
+def test_an_index_that_is_damaged_makes_outcomes_unknown_and_no_more(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / f"{0:020d}-{1:020d}.npy").write_bytes(content)
+    np.save(tmp_path / "index" / f"{2:020d}-{3:020d}.npy", np.arange(3))
+    assert LogIndex(tmp_path).known([reported()]).tolist() == [False]
+
+
+def test_a_store_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "outcomes.db").write_bytes(b"garbage" * 9000)
+    with pytest.raises(DamagedLogError, match=r"outcomes.db is no database of outcomes: .*move it away"):
+        OutcomeStore(tmp_path)
 
 
 def test_known_and_unknown_late_and_duplicate_are_counted(tap: Path, tmp_path: Path) -> None:

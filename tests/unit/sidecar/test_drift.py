@@ -1,7 +1,7 @@
 """Drift in the sidecar: each version watched, each window told once, whatever is killed in between."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,7 @@ def batch_of(package: Package, inputs: np.ndarray, first: int = 0, *, version: s
         boot=text,
         ring=np.zeros(n, np.uint32),
         sequence=zeros,
+        missed=np.zeros(n, np.int64),
     )
 
 
@@ -75,11 +76,17 @@ class Told:
     def __init__(self, home: Path) -> None:
         self.windows: list[WindowResult] = []
         self.home = home
+        self.log: list[Batch] = []
         self.consumer = self.made()
 
     def made(self) -> DriftConsumer:
         finder = PackageFinder(self.home, self.home / "models")
-        return DriftConsumer(finder, self.home / "drift", SPECS, self.take)
+        return DriftConsumer(finder, self.home / "drift", SPECS, self.take, self.read)
+
+    def read(self, model: str, version: str, after: int) -> Iterator[Batch]:
+        for batch in list(self.log):
+            if (batch.model, batch.version) == (model, version) and (batch.position > after).any():
+                yield batch.take(batch.position > after)
 
     def take(self, results: Sequence[WindowResult]) -> None:
         """As the alerts do: what they have been told already tells them nothing."""
@@ -179,6 +186,37 @@ def test_a_version_without_a_package_is_left_out_and_the_others_are_not(tmp_path
     told.consumer.add(lost)
     told.consumer.add(batch_of(package, ROWS[:100]))
     assert [result.digest for result in told.windows] == [package.digest]
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_records_that_came_before_their_package_are_counted_once_it_is_there(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch, is_restarted: bool
+) -> None:
+    whole = Told(tmp_path / "whole")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "models").symlink_to(tmp_path / "models")
+    whole.consumer.add(batch_of(package, ROWS[:350]))
+
+    monkeypatch.setattr("mlops.sidecar.drift._RETRY_S", 0.0)
+    (tmp_path / "models").rename(tmp_path / "away")
+    told = Told(tmp_path)
+    for begin, end in ((0, 120), (120, 250), (250, 260), (260, 350)):
+        if begin == 250:
+            (tmp_path / "away").rename(tmp_path / "models")
+            if is_restarted:
+                saved = told.consumer.checkpoint()
+                told.consumer = told.made()
+                told.consumer.restore(saved)
+        told.log.append(batch_of(package, ROWS[begin:end], begin))
+        told.consumer.add(told.log[-1])
+        if begin == 260:
+            told.log.append(batch_of(package, ROWS[:3], 350, version="2"))
+        told.consumer.tick()
+    # Each takes a bounded time, and a batch at least.
+    for _ in range(10):
+        told.consumer.tick()
+    assert told.windows == whole.windows
+    assert told.consumer.checkpoint() == whole.consumer.checkpoint()
 
 
 def test_tensors_that_are_not_the_packages_end_one_version_alone(tmp_path: Path, package: Package) -> None:

@@ -1,6 +1,7 @@
 """Consumers: whatever dies when, each record is counted once, in order; and one that fails stops nobody else."""
 
 import json
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -157,6 +158,22 @@ def test_a_log_that_cannot_be_read_stops_who_needs_it_and_nobody_else(log: Log) 
     again.add(log.drain())
     assert behind.seen == {}
     assert again.lags["failing"] == 0
+
+
+def test_outcomes_that_cannot_be_read_stop_who_needs_them_and_nobody_else(log: Log) -> None:
+    class Unreadable:
+        last_order = 1
+
+        def read(self, after_order: int) -> Iterator[StoredOutcome]:
+            raise sqlite3.DatabaseError("file is not a database")
+
+    life, counting = TapLife(log.tap), Counting()
+    read = lambda after: read_all(log.folder, after_position=after)  # noqa: E731
+    fed = Feed(log.folder / "checkpoints", [counting], read, log.writer.position, Unreadable())
+    life.write(2)
+    fed.add(log.drain())
+    level(fed)
+    assert fed.failed == {"counting": "DatabaseError: file is not a database"}
 
 
 @pytest.mark.parametrize("damage", [b"", b"TSCHECKP", b"x" * 100])
