@@ -133,6 +133,14 @@ def test_a_critical_column_is_exit_code_1(package: Package, frame: pd.DataFrame,
     assert "volume: drifts since 2022-09-27" in told
 
 
+@pytest.mark.parametrize("command", ["check", "calibrate"])
+def test_a_narrow_screen_hides_no_name(package: Package, frame: pd.DataFrame, tmp_path: Path, command: str) -> None:
+    frame[:10].to_csv(tmp_path / "few.csv", index=False)
+    data = [tmp_path / "few.csv"] if command == "check" else ["--window", "count:200"]
+    told = CliRunner().invoke(app, ["drift", command, *map(str, [package.path, *data])], env={"COLUMNS": "40"}).stdout
+    assert all(f"\n {name} " in told for name in FEATURES), told
+
+
 def test_insufficient_windows_are_told_with_their_reason(package: Package, frame: pd.DataFrame, tmp_path: Path) -> None:
     frame[:30].to_csv(tmp_path / "few.csv", index=False)
     code, told = run("check", package.path, tmp_path / "few.csv", "--window", "count:40")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tickserve.cli.drift.options import BudgetDays, Folder, Json, Window, open_package, show, window_settings
+from tickserve.cli.drift.options import BudgetDays, Folder, Json, Window, open_package, print_table, show, window_settings
 from tickserve.errors import DataError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def print_window(result: "WindowResult", console: Console) -> None:
             show(missing),
             decision.state,
         )
-    console.print(table)
+    print_table(table, console)
     for decision in result.decisions:
         if decision.reason:
             console.print(f"{decision.column}: {decision.reason}", highlight=False, markup=False)
