@@ -10,7 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tickserve.cli.drift.options import BudgetDays, Folder, Json, Window, open_package, print_table, show, window_settings
+from tickserve.cli.drift.options import (
+    BudgetDays,
+    Folder,
+    Json,
+    Window,
+    open_package,
+    print_table,
+    show,
+    window_settings,
+)
 from tickserve.errors import DataError
 
 if TYPE_CHECKING:
