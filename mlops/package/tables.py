@@ -104,9 +104,12 @@ def read_table(path: Path, time_column: str | None = None) -> Table:
 def _read_csv(path: Path) -> dict[str, Array]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         try:
-            header, *lines = list(csv.reader(file, strict=True))
+            lines = list(csv.reader(file, strict=True))
         except (ValueError, csv.Error) as error:
             raise DataError(f"{path} is no CSV file with a header: {error}", field=str(path)) from None
+    if not lines:
+        raise DataError(f"{path} is empty; a header with the names of columns is expected", field=str(path))
+    header, *lines = lines
     if len(set(header)) != len(header) or "" in header:
         raise DataError(f"{path}: every column needs a name of its own, have {', '.join(header)}", field=str(path))
     lines = [line for line in lines if line]
