@@ -24,6 +24,7 @@ from tickserve.errors import DataError
 
 if TYPE_CHECKING:
     from mlops.drift import WindowResult
+    from mlops.package import Baseline, CategoricalColumn, NumericColumn
 
 
 def check(
@@ -47,7 +48,9 @@ def check(
     from mlops.package.tables import read_table
 
     found, baseline = open_package(package)
-    table = read_table(data, time_column)
+    tensors = {spec.name for spec in (*found.manifest.inputs, *found.manifest.outputs) if spec.datatype == "BYTES"}
+    of_text = [column.name for column in _columns(baseline) if column.tensor in tensors]
+    table = read_table(data, time_column, text_columns=of_text)
     if table.tensors:
         raise DataError(f"{data} holds whole tensors; one column a feature is expected", field=str(data))
     settings = window_settings(window) or {"kind": "count", "rows": max(20, _rows(table.columns)), "sub_blocks": 20}
@@ -99,6 +102,10 @@ def print_window(result: "WindowResult", console: Console) -> None:
             highlight=False,
             markup=False,
         )
+
+
+def _columns(baseline: "Baseline") -> "list[NumericColumn | CategoricalColumn]":
+    return [*baseline.inputs.columns, *(baseline.outputs.columns if baseline.outputs else ())]
 
 
 def _rows(columns: object) -> int:
