@@ -114,7 +114,7 @@ impl ClientChannel {
         let client = self.client()?;
         let begun = waited(py, |check| client.stream(&method.0, check))?;
         Ok(match begun {
-            Ok(call) => Begun::Stream(ClientStream(OfProcess::new(call))),
+            Ok(call) => Begun::Stream(ClientStream(OfProcess::new(Box::new(call)))),
             Err(status) => Begun::Failed(failed(status)),
         })
     }
@@ -172,7 +172,7 @@ pub enum Connected {
 
 /// A stream under way: one thread reads it, any may send.
 #[pyclass(frozen, module = "tickserve_native")]
-pub struct ClientStream(OfProcess<Call>);
+pub struct ClientStream(OfProcess<Box<Call>>);
 
 #[pymethods]
 impl ClientStream {
@@ -213,6 +213,7 @@ impl ClientStream {
     fn call(&self) -> PyResult<&Call> {
         self.0
             .get()
+            .map(|call| &**call)
             .ok_or_else(|| PyRuntimeError::new_err("the stream was begun before this process was forked"))
     }
 }
@@ -226,10 +227,12 @@ fn waited<T: Send>(
     let done = py.detach(|| {
         wait(&mut || {
             // None where the interpreter ends, and this thread with it.
-            Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(())).map_err(|error| {
-                raised = Some(error);
-                Interrupted
-            })
+            Python::try_attach(|py| py.check_signals())
+                .unwrap_or(Ok(()))
+                .map_err(|error| {
+                    raised = Some(error);
+                    Interrupted
+                })
         })
     });
     match done {

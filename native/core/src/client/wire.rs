@@ -45,7 +45,8 @@ impl Plug {
 
     /// Allows another turn of reading, or none.
     pub(super) fn begin_turn(&self, reads: bool) {
-        self.budget.store(if reads { TURN_BYTES } else { 0 }, Ordering::Release);
+        self.budget
+            .store(if reads { TURN_BYTES } else { 0 }, Ordering::Release);
     }
 
     pub(super) fn note_readable(&self) {
