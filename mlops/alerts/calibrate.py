@@ -24,6 +24,8 @@ Generator = np.random.Generator
 #: Minutes of exchange sessions in a year of 252.
 _SESSION_MINUTES = 390
 _BUCKETS = 256
+#: Inputs and outputs: drift monitoring splits its budget over them.
+_SIDES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def _costs(
     elif row.basis == "state":
         for name, level in row.levels():
             # One window in so many false alerts; several in a row as if they were independent.
-            each = 365 / healthy.drift_budget_days / healthy.periods_per_year
+            each = 365 / healthy.drift_budget_days / _SIDES / healthy.periods_per_year
             yield RowCost(
                 row.name,
                 name,

@@ -7,43 +7,19 @@ Each function takes one pair of counts, or many along the first axes. None is "u
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Cells = NDArray[Any]
-
-#: Added to each cell that is not empty on both sides, before shares are taken.
-SMOOTHING = 0.5
-
-
-def psi(reference: Cells, window: Cells) -> float | None:
-    """Population stability index, sum of (p - q) ln(p / q) over smoothed shares.
-
-    Parameters
-    ----------
-    reference, window : array of int, shape (cells,)
-        Cells that are empty on both sides are dropped; 0.5 is added to each of the rest, which are renormalised.
-
-    Returns
-    -------
-    float or None
-        At least 0; None where a side has no rows.
-
-    Examples
-    --------
-    >>> psi(np.array([10, 10]), np.array([10, 10]))
-    0.0
-    """
-    shares = _smoothed(reference, window)
-    return None if shares is None else float(psi_of(*shares))
+from mlops.statistics.shares import SMOOTHING as SMOOTHING
+from mlops.statistics.shares import Cells, kept_cells, smoothed
+from mlops.statistics.shares import Floats as Floats
+from mlops.statistics.shares import psi as psi
+from mlops.statistics.shares import psi_of as psi_of
 
 
 def js(reference: Cells, window: Cells) -> float | None:
     """Jensen-Shannon divergence in nats, on the smoothed shares of `psi`: from 0 to ln 2; None as in `psi`."""
-    shares = _smoothed(reference, window)
+    shares = smoothed(reference, window)
     return None if shares is None else float(js_of(*shares))
 
 
@@ -52,7 +28,7 @@ def chi_square(reference: Cells, window: Cells) -> float | None:
 
     Cells that are empty on both sides are dropped; nothing is added. None as in `psi`.
     """
-    kept = _kept(reference, window)
+    kept = kept_cells(reference, window)
     if kept is None:
         return None
     return float(chi_square_of(*(side.astype(np.float64) for side in kept)))
@@ -116,11 +92,6 @@ def missing_share(window: Cells) -> float | None:
     return int(window[-1]) / total if total else None
 
 
-def psi_of(p: Floats, q: Floats) -> Floats:
-    """PSI of positive shares along the last axis."""
-    return np.asarray(((p - q) * np.log(p / q)).sum(axis=-1))
-
-
 def js_of(p: Floats, q: Floats) -> Floats:
     """Jensen-Shannon divergence, in nats, of positive shares along the last axis."""
     middle = (p + q) / 2
@@ -177,18 +148,3 @@ def _next_place(low: Floats) -> Floats:
         after = low[..., place + 1]
         following[..., place] = np.where(np.isnan(after), following[..., place + 1], after)
     return following
-
-
-def _kept(reference: Cells, window: Cells) -> tuple[Cells, Cells] | None:
-    if not reference.sum() or not window.sum():
-        return None
-    occupied = (reference > 0) | (window > 0)
-    return reference[occupied], window[occupied]
-
-
-def _smoothed(reference: Cells, window: Cells) -> tuple[Floats, Floats] | None:
-    kept = _kept(reference, window)
-    if kept is None:
-        return None
-    p, q = (side + SMOOTHING for side in kept)
-    return p / p.sum(), q / q.sum()

@@ -2,10 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import structlog
+
 from mlops.drift.result import WindowResult
+from tickserve.errors import DamagedLogError
+
+_log = structlog.get_logger()
 
 _SUFFIX = ".jsonl"
 #: A file that is larger loses its older half.
@@ -18,7 +23,8 @@ class WindowTable:
     """Writes results, one process at a time.
 
     After a crash the same windows close again, with equal results: they are known by the records that they hold, and
-    are neither written nor given back a second time.
+    are neither written nor given back a second time. Lines that hold no result (a damaged disk, another version of this
+    program) stay where they are, are said in the log and passed over: who watches must not stand still for them.
     """
 
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
@@ -31,7 +37,7 @@ class WindowTable:
         for result in results:
             path = _path(self._folder, result.model, result.version)
             if path not in self._known:
-                self._known[path] = {_key(each) for each in _read(path)}
+                self._known[path] = {_key(each) for each in _known(_lines(path), path)}
             if _key(result) not in self._known[path]:
                 _write(path, json.dumps(result.as_dict(), allow_nan=False) + "\n", self._max_bytes)
                 self._known[path].add(_key(result))
@@ -40,14 +46,19 @@ class WindowTable:
 
     def latest(self) -> list[WindowResult]:
         """The last result of each version."""
-        return [result for path in _files(self._folder) for result in _read(path, last=True)]
+        found = (next(_known(reversed(_lines(path)), path), None) for path in _files(self._folder))
+        return [result for result in found if result is not None]
 
 
 def read_windows(folder: Path, model: str = "", version: str = "") -> Iterator[WindowResult]:
-    """The results of a model, or of all, each version's windows in the order in which they closed."""
+    """The results of a model, or of all, each version's windows in the order in which they closed.
+
+    Raises DamagedLogError where a line holds no result: a window that is not there would be taken for none.
+    """
     for path in _files(folder):
         if model in ("", path.parent.name) and version in ("", path.stem):
-            yield from _read(path)
+            for line in _lines(path):
+                yield _result(line, path)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -62,15 +73,32 @@ def _key(result: WindowResult) -> _Key:
     return (result.digest, result.kind, result.start_ns, result.first_position, result.last_position)
 
 
-def _read(path: Path, *, last: bool = False) -> Iterator[WindowResult]:
+def _lines(path: Path) -> list[bytes]:
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
-        return
+        return []
     # A line without its end was being written when the power went; it is written again.
-    whole = [line for line in lines if line.endswith(b"\n")]
-    for line in whole[-1:] if last else whole:
-        yield WindowResult.from_dict(json.loads(line))
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+def _result(line: bytes, path: Path) -> WindowResult:
+    try:
+        return WindowResult.from_dict(json.loads(line))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedLogError(
+            f"{path} holds a line that is no result of a drift window ({type(error).__name__}: {error}); take the line "
+            "out, or move the file away",
+            field=str(path),
+        ) from None
+
+
+def _known(lines: Iterable[bytes], path: Path) -> Iterator[WindowResult]:
+    for line in lines:
+        try:
+            yield _result(line, path)
+        except DamagedLogError as error:
+            _log.error("drift_table_damaged", reason=error.message)
 
 
 def _write(path: Path, line: str, max_bytes: int) -> None:

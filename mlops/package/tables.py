@@ -1,7 +1,7 @@
 """Reference rows from a file: CSV with a header, Parquet, or .npz, one column a feature, perhaps one of times."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -63,7 +63,7 @@ class Table:
         return np.column_stack([self.columns[name] for name in feature_names]).astype(dtype)
 
 
-def read_table(path: Path, time_column: str | None = None) -> Table:
+def read_table(path: Path, time_column: str | None = None, *, text_columns: Collection[str] = ()) -> Table:
     """Reads a .csv, .parquet or .npz file.
 
     Parameters
@@ -72,6 +72,8 @@ def read_table(path: Path, time_column: str | None = None) -> Table:
         An .npz file holds one array a column, or whole tensors as `input:NAME`.
     time_column : str, optional
         The column of event times: ISO 8601 (UTC where there is no offset) or Unix nanoseconds.
+    text_columns : collection of str
+        Columns that stay text: categories of a BYTES tensor.
 
     Raises
     ------
@@ -96,17 +98,22 @@ def read_table(path: Path, time_column: str | None = None) -> Table:
         raise DataError(f"{path} mixes columns with {_TENSOR} tensors", field=str(path))
     if tensors:
         return Table(path, {}, tensors, times)
-    return Table(
-        path, {name: _numbers(array, f"{path}, column {name!r}") for name, array in columns.items()}, {}, times
-    )
+    found = {
+        name: array if name in text_columns else _numbers(array, f"{path}, column {name!r}")
+        for name, array in columns.items()
+    }
+    return Table(path, found, {}, times)
 
 
 def _read_csv(path: Path) -> dict[str, Array]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         try:
-            header, *lines = list(csv.reader(file, strict=True))
+            lines = list(csv.reader(file, strict=True))
         except (ValueError, csv.Error) as error:
             raise DataError(f"{path} is no CSV file with a header: {error}", field=str(path)) from None
+    if not lines:
+        raise DataError(f"{path} is empty; a header with the names of columns is expected", field=str(path))
+    header, *lines = lines
     if len(set(header)) != len(header) or "" in header:
         raise DataError(f"{path}: every column needs a name of its own, have {', '.join(header)}", field=str(path))
     lines = [line for line in lines if line]

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mlops.alerts.history import AlertRow
 from mlops.drift import WindowResult
 from mlops.outcomes import OutcomeFigure
 from mlops.outcomes.comparison import Comparison
@@ -87,6 +88,8 @@ class DailyReport:
         Records that the taps counted and the log does not have, over all models.
     pnl : tuple
         Figures of what strategies reported, over all models.
+    alerts : tuple
+        Levels of alert rows that changed, and actions that were done, on the day by the clock of the sidecar.
     """
 
     day: str
@@ -95,6 +98,7 @@ class DailyReport:
     missed: int
     versions: tuple[VersionReport, ...]
     pnl: tuple[OutcomeFigure, ...]
+    alerts: tuple[AlertRow, ...] = ()
 
     @property
     def records(self) -> int:

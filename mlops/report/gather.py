@@ -1,6 +1,6 @@
 """Gathering a day's facts from the prediction log, the tables and the outcomes, and from nothing else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mlops.alerts.history import AlertRow, read_history
 from mlops.drift import WindowResult
 from mlops.drift.table import read_windows
 from mlops.outcomes import Lengths
@@ -40,11 +41,14 @@ class Sources:
         The prediction log with its outcomes, and the table of drift windows.
     find : callable
         The package of a model and version by its digest, or None.
+    alerts : Path, optional
+        The folder of the histories of alerts, one by model.
     """
 
     log: Path
     windows: Path
     find: Callable[[str, str, str], Package | None]
+    alerts: Path | None = None
 
 
 @dataclass
@@ -111,7 +115,16 @@ def daily_report(
             _version(key, found, windows[key], monitor, end_ns) for key, found in sorted(seen.items(), key=_by_version)
         ),
         pnl=tuple(figure for name in sorted({name for name, _ in seen}) for figure in monitor.pnl(name)),
+        alerts=_alerts(sources.alerts, day, model),
     )
+
+
+def _alerts(folder: Path | None, day: date, model: str | None) -> tuple[AlertRow, ...]:
+    """What was done on the day, oldest first: a history only grows, so that a past day stays as it is."""
+    paths = [] if folder is None else sorted(folder.glob("*/history.jsonl"))
+    rows = [row for path in paths if model in (None, path.parent.name) for row in read_history(path)]
+    done = [row for row in rows if datetime.fromisoformat(row.done_at).astimezone(UTC).date() == day]
+    return tuple(sorted(done, key=lambda row: row.done_at))
 
 
 def event_times(batch: Batch) -> Integers:
@@ -239,12 +252,3 @@ def _by_version(item: tuple[tuple[str, str], Any]) -> tuple[str, int, str]:
 
 def _ns(day: date) -> int:
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000_000
-
-
-def days_of(log: Path, model: str | None = None) -> Iterator[str]:
-    """The days that the log has records of, by event time; to tell which may be asked for."""
-    found: set[int] = set()
-    for batch in read_all(log, model=model):
-        found.update(np.unique(event_times(batch) // _DAY_NS).tolist())
-    for day in sorted(found):
-        yield str(np.datetime64(day, "D"))

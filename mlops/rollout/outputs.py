@@ -10,10 +10,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from mlops.statistics.shares import psi_of, smoothed
+
 #: Under so many key buckets nothing is said.
 MIN_BUCKETS = 20
-#: Added to each cell that is not empty on both sides, before shares are taken.
-_SMOOTHING = 0.5
 Counts = NDArray[np.int64]
 
 
@@ -83,10 +83,9 @@ def psi_bounds(canary: Counts, baseline: Counts, alpha: float) -> Bounds | None:
 
 
 def _psi(reference: Counts, window: Counts) -> float:
-    kept = (reference > 0) | (window > 0)
-    p, q = reference[kept] + _SMOOTHING, window[kept] + _SMOOTHING
-    p, q = p / p.sum(), q / q.sum()
-    return float(((p - q) * np.log(p / q)).sum())
+    shares = smoothed(reference, window)
+    # A side of so many buckets has rows, without one of them too.
+    return 0.0 if shares is None else float(psi_of(*shares))
 
 
 def _quantile(alpha: float, n: int) -> float:

@@ -1,7 +1,9 @@
 """Data sets against a package: as DataFrames and as files."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from mlops.drift import DriftSpec, WindowResult, check
-from mlops.package import Package, read_package
+from mlops.package import Package, ReferenceRows, TensorSpec, make_baseline, read_package
+from mlops.package.manifest import make_manifest
 from tests.unit.package.builders import FEATURES, ROWS, TIMES, WEIGHTS, build_small
 from tickserve.cli import drift
 from tickserve.errors import ConfigurationError, DataError, PackageError
@@ -133,12 +136,39 @@ def test_a_critical_column_is_exit_code_1(package: Package, frame: pd.DataFrame,
     assert "volume: drifts since 2022-09-27" in told
 
 
+@pytest.mark.parametrize("command", ["check", "calibrate"])
+def test_a_narrow_screen_hides_no_name(package: Package, frame: pd.DataFrame, tmp_path: Path, command: str) -> None:
+    frame[:10].to_csv(tmp_path / "few.csv", index=False)
+    data = [tmp_path / "few.csv"] if command == "check" else ["--window", "count:200"]
+    told = CliRunner().invoke(app, ["drift", command, *map(str, [package.path, *data])], env={"COLUMNS": "40"}).stdout
+    assert all(f"\n {name} " in told for name in FEATURES), told
+
+
 def test_insufficient_windows_are_told_with_their_reason(package: Package, frame: pd.DataFrame, tmp_path: Path) -> None:
     frame[:30].to_csv(tmp_path / "few.csv", index=False)
     code, told = run("check", package.path, tmp_path / "few.csv", "--window", "count:40")
     assert code == 0
     assert "30 rows: insufficient" in told
     assert "15 sub-blocks with rows, 20 are needed" in told
+
+
+def test_a_file_may_hold_categories_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(1)
+    inputs = (TensorSpec(name="venue", datatype="BYTES", shape=(-1, 1)),)
+    outputs = (TensorSpec(name="values", datatype="FP32", shape=(-1, 1)),)
+    manifest = make_manifest(name="demo", inputs=inputs, outputs=outputs, feature_names=("venue",), files={})
+    venues = generator.choice(["XNYS", "XNAS", "ARCX"], 2000)
+    times = np.arange(len(venues)) * 86_400 * 10**9
+    reference = ReferenceRows("train", {"venue": venues[:, None]}, times)
+    baseline = make_baseline(inputs, outputs, reference, None, feature_names=("venue",))
+    package = SimpleNamespace(manifest=manifest, baseline=baseline, digest=manifest.digest, path=tmp_path)
+    # The module, which the command of the same name stands in front of.
+    monkeypatch.setattr(sys.modules["tickserve.cli.drift.check"], "open_package", lambda folder: (package, baseline))
+
+    for names, expected in ((["XNYS", "XNAS", "ARCX"], "ok"), (["XNYS", "XNAS", "BATS"], "critical")):
+        pd.DataFrame({"venue": generator.choice(names, 300)}).to_csv(tmp_path / "venues.csv", index=False)
+        _, told = run("check", tmp_path, tmp_path / "venues.csv", "--json")
+        assert states([WindowResult.from_dict(each) for each in json.loads(told)["windows"]]) == {"venue": expected}
 
 
 def test_bad_usage_is_refused_before_anything_is_read(package: Package, frame: pd.DataFrame, tmp_path: Path) -> None:

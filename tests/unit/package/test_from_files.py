@@ -280,7 +280,7 @@ def test_missing_values_in_csv_become_nan(tmp_path: Path) -> None:
         ("x,\n1,2\n", "name of its own"),
         ("x,y\n1\n", "row 2: 1 values under 2 names"),
         ("x,y\n1,abc\n", "'abc' is no number"),
-        ("", "no CSV file with a header"),
+        ("", "is empty"),
         ('x,y\n"1,2\n', "no CSV file"),
     ],
 )

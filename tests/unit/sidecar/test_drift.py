@@ -17,7 +17,7 @@ from mlops.sidecar.packages import PackageFinder
 from mlops.tap import Why
 from tests.support.drift import DAY_NS
 from tests.unit.package.builders import LATER, WEIGHTS, build_small
-from tickserve.errors import ConfigurationError
+from tickserve.errors import ConfigurationError, DamagedLogError
 
 RNG = np.random.default_rng(12)
 ROWS = RNG.normal(size=(400, 3)).astype(np.float32)
@@ -248,6 +248,23 @@ def test_a_line_that_was_torn_is_written_again(tmp_path: Path, package: Package)
     assert WindowTable(tmp_path / "drift").append(told.windows) == told.windows[2:]
     assert file.read_bytes() == whole
     assert WindowTable(tmp_path / "drift").append(told.windows) == []
+
+
+@pytest.mark.parametrize("line", [b"{\n", b'{"of": "another version"}\n', b"[]\n"])
+def test_a_damaged_line_stops_readers_and_not_the_sidecar(tmp_path: Path, package: Package, line: bytes) -> None:
+    told = Told(tmp_path)
+    told.consumer.add(batch_of(package, ROWS[:200]))
+    file = tmp_path / "drift" / "small" / "1.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + line)
+
+    again = Told(tmp_path)
+    assert again.consumer.latest == told.windows[-1:]
+    again.consumer.add(batch_of(package, ROWS))
+    assert len(again.windows) == 1 + 2, "the last one again, and those that are new"
+    assert file.read_bytes().startswith(whole + line), "what is damaged stays for somebody to look at"
+    with pytest.raises(DamagedLogError, match=r"1\.jsonl"):
+        list(read_windows(tmp_path / "drift"))
 
 
 def test_a_table_is_bounded_and_keeps_the_newest(tmp_path: Path, package: Package) -> None:

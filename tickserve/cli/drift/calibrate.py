@@ -10,7 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tickserve.cli.drift.options import BudgetDays, Folder, Json, Window, open_package, show, window_settings
+from tickserve.cli.drift.options import (
+    BudgetDays,
+    Folder,
+    Json,
+    Window,
+    open_package,
+    print_table,
+    show,
+    window_settings,
+)
 
 if TYPE_CHECKING:
     from mlops.alerts.calibrate import RowCost
@@ -61,7 +70,7 @@ def _print_rows(costs: "tuple[RowCost, ...]", console: Console) -> None:
     for cost in costs:
         delays = (f"{delay.fault}: {'never' if delay.days is None else show(delay.days, 1)}" for delay in cost.delays)
         table.add_row(cost.row, cost.level, f"{cost.false_alarms_per_year:.4f}", escape("; ".join(delays)))
-    console.print(table)
+    print_table(table, console)
 
 
 def _print(result: "Calibration", console: Console) -> None:
@@ -90,7 +99,7 @@ def _print(result: "Calibration", console: Console) -> None:
             *(show(delays.get(shift), 0) for shift in shifts),
             f"{column.runs_beyond} of {column.runs}",
         )
-    console.print(table)
+    print_table(table, console)
     console.print(
         "correlation: time in rows. sd: days until a shift of so many standard deviations alarms. beyond: runs of the "
         "baseline's own blocks beyond the warning, each against the others.",

@@ -10,11 +10,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tickserve.cli.drift.options import BudgetDays, Folder, Json, Window, open_package, show, window_settings
+from tickserve.cli.drift.options import (
+    BudgetDays,
+    Folder,
+    Json,
+    Window,
+    open_package,
+    print_table,
+    show,
+    window_settings,
+)
 from tickserve.errors import DataError
 
 if TYPE_CHECKING:
     from mlops.drift import WindowResult
+    from mlops.package import Baseline, CategoricalColumn, NumericColumn
 
 
 def check(
@@ -38,7 +48,9 @@ def check(
     from mlops.package.tables import read_table
 
     found, baseline = open_package(package)
-    table = read_table(data, time_column)
+    tensors = {spec.name for spec in (*found.manifest.inputs, *found.manifest.outputs) if spec.datatype == "BYTES"}
+    of_text = [column.name for column in _columns(baseline) if column.tensor in tensors]
+    table = read_table(data, time_column, text_columns=of_text)
     if table.tensors:
         raise DataError(f"{data} holds whole tensors; one column a feature is expected", field=str(data))
     settings = window_settings(window) or {"kind": "count", "rows": max(20, _rows(table.columns)), "sub_blocks": 20}
@@ -79,7 +91,7 @@ def print_window(result: "WindowResult", console: Console) -> None:
             show(missing),
             decision.state,
         )
-    console.print(table)
+    print_table(table, console)
     for decision in result.decisions:
         if decision.reason:
             console.print(f"{decision.column}: {decision.reason}", highlight=False, markup=False)
@@ -90,6 +102,10 @@ def print_window(result: "WindowResult", console: Console) -> None:
             highlight=False,
             markup=False,
         )
+
+
+def _columns(baseline: "Baseline") -> "list[NumericColumn | CategoricalColumn]":
+    return [*baseline.inputs.columns, *(baseline.outputs.columns if baseline.outputs else ())]
 
 
 def _rows(columns: object) -> int:

@@ -49,4 +49,4 @@ def sources(
         with contextlib.redirect_stdout(sys.stderr):
             return packages.find(model, version, digest)
 
-    return Sources(settings.log, settings.log / "tables" / "drift", find)
+    return Sources(settings.log, settings.log / "tables" / "drift", find, settings.home / "alerts")

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from mlops.package import Baseline, Package
 
 Folder = Annotated[
@@ -28,6 +31,15 @@ def open_package(folder: Path) -> "tuple[Package, Baseline]":
     if package.baseline is None:
         raise DataError(f"{folder} has no baseline, so there is nothing to compare with", field="baseline")
     return package, package.baseline
+
+
+def print_table(table: "Table", console: "Console") -> None:
+    """Prints a table as wide as it is: a column that gave way to the width of a screen would hide what a row is of."""
+    from rich.measure import Measurement
+
+    unbounded = console.options.update(width=10_000)
+    console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
+    console.print(table, highlight=False)
 
 
 def show(value: float | None, digits: int = 3) -> str:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tickserve.cli.drift.log import Home, Json, Log, Model, sources
+from tickserve.cli.drift.options import print_table
 from tickserve.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,12 +42,10 @@ def show(model: Model = None, home: Home = None, log: Log = None, as_json: Json 
     if not windows and not figures:
         console.print(f"no window has closed and no outcome is known in {read_from.log}", markup=False)
     for window in windows.values():
-        console.print(_window(window), highlight=False)
+        print_table(_window(window), console)
     for key in dict.fromkeys((each.model, each.version, each.horizon) for each in figures):
-        console.print(
-            _figures(key, [each for each in figures if (each.model, each.version, each.horizon) == key]),
-            highlight=False,
-        )
+        of_key = [each for each in figures if (each.model, each.version, each.horizon) == key]
+        print_table(_figures(key, of_key), console)
 
 
 def _window(window: "WindowResult") -> Table:
