@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from operator import sub
 
 from mlops.histogram import quantile_ns
+from server.models.processor import ThreadTimes
 
 #: Below this a run is never called slow. What was measured is one run after the other; a request finds a model of a few
 #: megabytes out of the caches, and a busy machine makes tens of times as long of a short run.
 FLOOR_NS = 500_000
+#: A run that is shorter is seldom interrupted: what the kernel lets a thread run before it looks at the others.
+SLICE_NS = 1_000_000
+_NOT_COUNTED = ThreadTimes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +40,22 @@ class BreakerLimits:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one version has done since the start: good and bad answers, rows, and run times by bucket."""
+    """What one version has done since the start: good and bad answers, rows, and run times by bucket.
+
+    `times` is what all threads of the process ran and waited meanwhile.
+    """
 
     answered: int
     bad: int
     rows: int
     run_counts: Sequence[int]
+    times: ThreadTimes = _NOT_COUNTED
 
     def since(self, before: "Sample") -> "Sample":
         """What came after `before`."""
         counts = list(map(sub, self.run_counts, before.run_counts))
-        return Sample(self.answered - before.answered, self.bad - before.bad, self.rows - before.rows, counts)
+        times = ThreadTimes(self.times.ran_ns - before.times.ran_ns, self.times.waited_ns - before.times.waited_ns)
+        return Sample(self.answered - before.answered, self.bad - before.bad, self.rows - before.rows, counts, times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +101,19 @@ class Breaker:
             )
         median_ns = quantile_ns(recent.run_counts, 0.5)
         # Measured for one row; more of them may take as many times as long.
-        slow_ns = self._slow_ns * max(1.0, recent.rows / max(1, recent.answered))
+        slow_ns = stretched_ns(self._slow_ns * max(1.0, recent.rows / max(1, recent.answered)), recent.times)
         if self._slow_ns and median_ns is not None and median_ns > slow_ns:
             return Verdict(
                 f"half of {requests} runs took {median_ns / 1e3:.0f} us or longer, more than {slow_ns / 1e3:.0f} us",
                 is_slow=True,
             )
         return None
+
+
+def stretched_ns(run_ns: float, times: ThreadTimes) -> float:
+    """How long a run of this length takes where threads wait for a processor as they did in `times`.
+
+    What others take of the machine is no version's fault, and going back to another one would not help.
+    """
+    waited = times.waited_ns / times.ran_ns if times.ran_ns else 0.0
+    return run_ns + waited * max(0.0, run_ns - SLICE_NS)

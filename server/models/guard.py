@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from server.engine.base import RunCounts
 from server.models.breaker import Breaker, BreakerLimits, Sample
 from server.models.operations import Operations
+from server.models.processor import ThreadClock, ThreadTimes
 from server.models.reconciler import Reconciler
 from tickserve.errors import Reason
 
@@ -24,6 +25,8 @@ class Guard:
     halts : bool
         Whether a version that does badly halts its model; otherwise the version before it comes back, and the model is
         halted only where there is none and the answers are bad.
+    times : callable
+        What the threads of this process have run and waited; see `ThreadClock`.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Guard:
         limits: BreakerLimits,
         *,
         halts: bool,
+        times: Callable[[], ThreadTimes] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reconciler = reconciler
@@ -41,6 +45,7 @@ class Guard:
         self._runs = runs
         self._limits = limits
         self._halts = halts
+        self._times = times or ThreadClock().read
         self._clock = clock
         self._breakers: dict[_Key, Breaker | None] = {}
 
@@ -62,19 +67,19 @@ class Guard:
         if not self._breakers:
             return
         found = self._runs([(model, version) for model, version, _ in self._breakers])
-        now = self._clock()
+        now, times = self._clock(), self._times()
         for key, breaker in self._breakers.items():
             model, version, _ = key
             runs = found.get((model, version))
             if breaker is None or runs is None:
                 continue
-            verdict = breaker.update(now, _sample(runs))
+            verdict = breaker.update(now, _sample(runs, times))
             if verdict is not None:
                 # Once is enough, also where there is no way back.
                 self._breakers[key] = None
                 self._operations.trip(model, version, verdict.why, halts=self._halts, is_slow=verdict.is_slow)
 
 
-def _sample(runs: RunCounts) -> Sample:
+def _sample(runs: RunCounts, times: ThreadTimes) -> Sample:
     bad = sum(runs.errors.get(reason, 0) for reason in _BAD)
-    return Sample(runs.answered, bad, runs.rows, runs.run.counts)
+    return Sample(runs.answered, bad, runs.rows, runs.run.counts, times)

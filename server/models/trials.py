@@ -170,8 +170,9 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=_environment(os.environ),
-            # Signals of a terminal are the server's; this one ends with its input.
-            start_new_session=True,
+            # Signals of a terminal are the server's; this one ends with its input. A session of its own would do as
+            # well, but where the kernel groups by session (autogroup) niceness would then mean nothing to the server.
+            process_group=0,
         )
         self.pid = self._popen.pid
         self.has_begun = False

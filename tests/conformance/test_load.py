@@ -1,12 +1,12 @@
 """Load over time: deadlines that pass while a model runs, bounds on what is in flight and waits, cancelled calls."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from mlops.package import Limits
-from tests.conformance.conftest import Bench, benches, outcome
+from tests.conformance.conftest import Bench, Outcome, benches, outcome
 from tests.conformance.requests import PREDICT, predict
 from tests.conformance.served import tensor
 from tests.support.models import echo_model, slow_model, version_plan
@@ -29,8 +29,7 @@ def slow(engine_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_deadline_that_passes_while_the_model_runs_says_that_it_ran(slow: Bench) -> None:
-    seen = slow.predict(model="slow", timeout_us=5_000)
-    assert (seen.status, seen.reason, seen.executed) == ("DEADLINE_EXCEEDED", "DEADLINE", "1")
+    seen = passed_while_it_ran(lambda: slow.predict(model="slow", timeout_us=5_000))
     assert seen.text == "the deadline passed while the model ran"
     assert list(slow.predict(model="slow").message.values) == [6]
 
@@ -44,8 +43,7 @@ def test_deadline_of_the_call_that_is_shorter_than_the_run(slow: Bench) -> None:
 def test_packages_default_deadline_holds_where_the_call_brings_none(bench: Bench) -> None:
     limits = Limits(default_deadline_us=5_000, latency_budget_us=100)
     bench.install(version_plan(bench.folder, slow_model(), outputs=ONE_VALUE, limits=limits))
-    seen = bench.predict()
-    assert (seen.status, seen.reason, seen.executed) == ("DEADLINE_EXCEEDED", "DEADLINE", "1")
+    passed_while_it_ran(bench.predict)
 
 
 def test_slow_answers_are_counted_against_the_packages_budget(slow: Bench) -> None:
@@ -90,6 +88,18 @@ def test_request_ids_are_drawn_and_never_twice(slow: Bench) -> None:
     drawn = {slow.predict().message.request_id for _ in range(20)}
     assert len(drawn) == 20
     assert all(0 < len(request_id) <= 64 for request_id in drawn)
+
+
+def passed_while_it_ran(call: Callable[[], Outcome]) -> Outcome:
+    """Calls until the deadline lets the run begin: on a busy machine it can pass before that, which is said too."""
+    end = time.monotonic() + BOUND_S
+    while True:
+        seen = call()
+        assert (seen.status, seen.reason) == ("DEADLINE_EXCEEDED", "DEADLINE")
+        if seen.executed == "1" or time.monotonic() > end:
+            assert seen.executed == "1"
+            return seen
+        assert seen.text == "the deadline passed before the model ran"
 
 
 def wait_until_idle(bench: Bench) -> None:

@@ -1,7 +1,14 @@
 """The breaker's arithmetic: what it counts, over which time, and against what."""
 
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
 from mlops.histogram import Histogram
-from server.models.breaker import FLOOR_NS, Breaker, BreakerLimits, Sample
+from server.models.breaker import FLOOR_NS, SLICE_NS, Breaker, BreakerLimits, Sample, stretched_ns
+from server.models.processor import ThreadClock, ThreadTimes
 
 LIMITS = BreakerLimits(bad_share=0.1, run_factor=4.0, requests=10, window_s=10.0)
 RUN_NS = 200_000
@@ -81,3 +88,73 @@ def test_limits_that_are_off_never_trip() -> None:
     off = BreakerLimits(bad_share=1.0, run_factor=0.0, requests=1)
     assert started(off).update(1.0, sample(0, 1000)) is None
     assert started(off).update(1.0, sample(100, run_ns=10**9)) is None
+
+
+def test_runs_that_waited_for_a_processor_are_not_the_versions_fault() -> None:
+    run_ns = 10 * SLICE_NS
+    late = sample(20, run_ns=20 * run_ns)
+    # Threads ran a tenth of the time that they would have liked to.
+    busy = replace(late, times=ThreadTimes(ran_ns=10**9, waited_ns=9 * 10**9))
+    assert started(run_time_ns=run_ns).update(1.0, busy) is None
+    verdict = started(run_time_ns=run_ns).update(1.0, replace(late, times=ThreadTimes(ran_ns=10**9)))
+    assert verdict is not None
+    assert verdict.why.endswith("more than 40000 us")
+    # What waited before the window excuses nothing.
+    breaker = Breaker(LIMITS, run_ns)
+    assert breaker.update(0.0, replace(sample(0), times=busy.times)) is None
+    later = ThreadTimes(ran_ns=2 * 10**9, waited_ns=9 * 10**9)
+    assert breaker.update(1.0, replace(late, times=later)) is not None
+
+
+def test_short_runs_are_not_stretched() -> None:
+    busy = ThreadTimes(ran_ns=10**9, waited_ns=9 * 10**9)
+    assert stretched_ns(SLICE_NS, busy) == SLICE_NS
+    assert stretched_ns(3 * SLICE_NS, busy) == 21 * SLICE_NS
+    assert stretched_ns(3 * SLICE_NS, ThreadTimes()) == 3 * SLICE_NS
+
+
+def write_task(tasks: Path, number: int, ran_ns: int, waited_ns: int) -> None:
+    (tasks / str(number)).mkdir(parents=True, exist_ok=True)
+    (tasks / str(number) / "schedstat").write_text(f"{ran_ns} {waited_ns} 7\n")
+
+
+def test_times_of_threads_never_fall(tmp_path: Path) -> None:
+    clock = ThreadClock(tmp_path)
+    write_task(tmp_path, 1, 500, 50)
+    assert clock.read() == ThreadTimes()
+    write_task(tmp_path, 1, 700, 60)
+    write_task(tmp_path, 2, 100, 10)
+    assert clock.read() == ThreadTimes(200, 10)
+    # One ends, and another has its number.
+    write_task(tmp_path, 1, 5, 1)
+    (tmp_path / "2" / "schedstat").unlink()
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "schedstat").write_text("no numbers")
+    assert clock.read() == ThreadTimes(200, 10)
+    write_task(tmp_path, 1, 25, 2)
+    assert clock.read() == ThreadTimes(220, 11)
+    assert ThreadClock(tmp_path / "none").read() == ThreadTimes()
+
+
+def test_times_of_threads_are_the_kernels() -> None:
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("this kernel does not count how long threads wait")
+    clock = ThreadClock()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def spin() -> None:
+        begun.set()
+        while not go_on.is_set():
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    begun.wait(20.0)
+    before = clock.read()
+    try:
+        # Bounded by what runs these tests.
+        while clock.read().ran_ns - before.ran_ns < 1_000_000:
+            pass
+    finally:
+        go_on.set()
+        thread.join()

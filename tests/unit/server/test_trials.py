@@ -86,6 +86,16 @@ def test_one_process_tries_one_version_after_the_other(trials: Trials, models: P
     assert trials.busy == frozenset()
 
 
+def test_process_yields_the_processor_and_takes_no_signals_of_the_terminal(trials: Trials, models: Path) -> None:
+    trials.run(plan_of(add_constant(models, 1.0)), 0)
+    process = idle_process(trials)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, process) == min(19, own + 10)
+    # The kernel may weigh niceness within a session alone.
+    assert os.getsid(process) == os.getsid(0)
+    assert os.getpgid(process) != os.getpgid(0)
+
+
 def test_version_that_changed_after_it_was_verified_is_refused(trials: Trials, models: Path) -> None:
     path = add_constant(models, 1.0)
     plan = plan_of(path)
