@@ -53,9 +53,12 @@ def decide_scale(state: ModelState, writer: str, found: FoundScale) -> tuple[Mod
     detail = f"it is {found.scale:g}" if decision.write is None else ""
     if decision.is_overtaken:
         detail = f"somebody else set {found.scale:g}; what was there before is not restored"
-        # Levels that were raised since, and not acted on yet, act on what is there now.
+        # Levels that were raised since the write that was overtaken act on what is there now.
+        seen = state.ownership.sequence if state.ownership is not None and state.ownership.is_written else 0
         fresh = {
-            each.claim for each in state.outbox if each.do == "set_position_scale" and each.change == "raised"
+            each.claim
+            for each in state.outbox
+            if each.do == "set_position_scale" and each.change == "raised" and each.sequence > seen
         } & set(state.claims)
         state = _without_claims(state, set(state.claims) - fresh)
         after = scale.decide(found.scale, None, state.claims.values())
@@ -64,8 +67,10 @@ def decide_scale(state: ModelState, writer: str, found: FoundScale) -> tuple[Mod
         # It is low enough already: there is nothing of ours to restore later.
         state = _without_claims(state, set(state.claims))
     ownership = decision.ownership
-    if ownership is not None and decision.write is not None:
-        ownership = replace(ownership, revision=found.revision, writer=writer)
+    if ownership is not None:
+        ownership = replace(ownership, sequence=state.sequence)
+        if decision.write is not None:
+            ownership = replace(ownership, revision=found.revision, writer=writer)
     return replace(state, ownership=ownership), decision, detail
 
 

@@ -206,7 +206,8 @@ class AlertPolicy:
     def _do_scale(self, intent: Intent) -> tuple[str, str]:
         for left in reversed(range(_CONFLICT_TRIES)):
             found = self._actions.read_scale(self.model)
-            self._settle(found)
+            if self._settle(found, intent.id):
+                return "done", ""
             with self._lock:
                 self._state, decision, detail = decide_scale(self._state, intent.id, found)
                 if not self._store():
@@ -233,14 +234,23 @@ class AlertPolicy:
             return "done", f"{found.scale:g} to {decision.write:g}" + (f"; {detail}" if detail else "")
         raise AssertionError("unreachable")
 
-    def _settle(self, found: FoundScale) -> None:
-        """Finds out whether a write was made whose end was not seen, where the scale alone does not tell."""
+    def _settle(self, found: FoundScale, intent: str) -> bool:
+        """Finds out whether a write was made whose end was not seen; True where it was this intent's.
+
+        Claims that came or went since have intents of their own.
+        """
         ownership = self._state.ownership
-        if ownership is None or ownership.is_written or found.revision == ownership.revision:
-            return
-        if self._actions.was_written(self.model, ownership.writer):
-            with self._lock:
-                self._state = replace(self._state, ownership=replace(ownership, is_written=True))
+        if ownership is None:
+            return False
+        if not ownership.is_written and found.revision != ownership.revision:
+            if not self._actions.was_written(self.model, ownership.writer):
+                return False
+            ownership = replace(ownership, is_written=True)
+        is_done = ownership.is_written and ownership.writer == intent
+        with self._lock:
+            after = scale.written(ownership, self._state.claims.values()) if is_done else ownership
+            self._state = replace(self._state, ownership=after)
+        return is_done
 
     def _give_up_notices(self) -> None:
         with self._lock:

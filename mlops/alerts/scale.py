@@ -16,7 +16,8 @@ TOLERANCE = 1e-6
 class Ownership:
     """What was there before the first claim, and what this policy set or is about to set.
 
-    `found` and `revision` are what it found then; `writer` is the action whose write it is.
+    `found` and `revision` are what it found then; `writer` is the action whose write it is, and `sequence` that of the
+    latest action whose claim it took into account.
     """
 
     before: float
@@ -25,6 +26,7 @@ class Ownership:
     is_written: bool = False
     revision: int = 0
     writer: str = ""
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

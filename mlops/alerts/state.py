@@ -46,6 +46,11 @@ class Intent:
         """The claim on the position scale that belongs to it."""
         return claim_of(self.key, self.level)
 
+    @property
+    def sequence(self) -> int:
+        """Its number among all of this state; later ones are larger."""
+        return int(self.id.rpartition("-")[2])
+
 
 @dataclass(frozen=True, slots=True)
 class ModelState:

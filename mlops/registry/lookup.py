@@ -106,12 +106,15 @@ def _number(connection: Connection, model: str, reference: str) -> int:
     if _NUMBER.fullmatch(reference):
         return int(reference)
     if reference in ("live", "canary"):
-        state = connection.execute(select(desired.c.state).where(desired.c.model == model)).scalar_one_or_none()
+        stored = connection.execute(select(desired.c.state).where(desired.c.model == model)).scalar_one_or_none()
         role = "stable" if reference == "live" else reference
-        number = read_state(state).named(role) if state is not None else None
+        state = read_state(stored) if stored is not None else None
+        number = state.named(role) if state is not None else None
         if number is None:
             require_model(connection, model)
-            raise UnknownError(f"no one version of model {model!r} is {reference}", field="version")
+            several = sorted(share.version for share in state.split if share.role == role) if state is not None else []
+            text = f"versions {several} of model {model!r} are all {reference}; name one"
+            raise UnknownError(text if several else f"no version of model {model!r} is {reference}", field="version")
         return number
     number = connection.execute(
         select(aliases.c.version).where(aliases.c.model == model, aliases.c.alias == reference)

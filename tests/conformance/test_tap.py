@@ -51,7 +51,7 @@ def versions(folder: Path) -> tuple[VersionPlan, VersionPlan]:
     """A stable one that clips, flags and rejects; a canary that is never fast enough."""
     rules = InputRules(bounds={"momentum": Bounds(maximum=10, policy="clip"), "rsi": Bounds(maximum=10, policy="flag")})
     output_rules = (OutputRule(name="sane", output="values", kind="range", maximum=100, policy="reject"),)
-    limits = Limits(max_rows=10_000)
+    limits = Limits(max_rows=10_000, latency_budget_us=60_000_000)
     stable = version_plan(folder, echo_model(), input_rules=rules, output_rules=output_rules, limits=limits)
     canary = version_plan(
         folder,

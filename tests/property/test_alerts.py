@@ -246,3 +246,16 @@ class Alerts(RuleBasedStateMachine):
 
 TestAlerts = Alerts.TestCase
 TestAlerts.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_scale_whose_write_was_not_seen_to_end_is_not_set_again_over_an_operator() -> None:
+    state = Alerts()
+    state.begin()
+    try:
+        state.read(name="a", value=-1.0, version="1", again=False)
+        state.crash_and_meanwhile(fault="crash after", stores=1, scale=1.0, resumes=False)
+        state.everything_is_done_in_the_end()
+        state.nothing_has_an_effect_twice()
+        assert state.world.scale == 1.0
+    finally:
+        state.teardown()

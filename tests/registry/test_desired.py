@@ -365,5 +365,5 @@ def test_several_canaries_are_a_split_and_none_of_them_is_the_canary(registry: R
     registry.set_desired("demo", make_state(split=split), ANN, None)
     assert layout(registry) == [("2", 1_000), ("3", 3_000), ("1", 10_000)]
     assert registry.resolve("demo", "live").version == 1
-    with pytest.raises(UnknownError, match="no one version of model 'demo' is canary"):
+    with pytest.raises(UnknownError, match=r"versions \[2, 3\] of model 'demo' are all canary"):
         registry.resolve("demo", "canary")
