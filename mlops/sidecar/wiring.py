@@ -1,9 +1,10 @@
 """Which consumers a sidecar has. Each is made here, from what all of them may need."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.reading import read_log
 from mlops.sidecar.alerting import make_alerts
 from mlops.sidecar.consumers import Consumer
@@ -36,16 +37,20 @@ class Context:
 def make_consumers(context: Context) -> Sequence[Consumer]:
     """Every consumer of the log, in the order in which they see a batch."""
     settings = context.settings
+
+    def read(model: str, version: str, after: int) -> Iterator[Batch]:
+        return read_log(context.log, model, version, after_position=after)
+
     alerts = make_alerts(settings) if settings.alerts == "on" else None
     drift = DriftConsumer(
         context.packages,
         context.tables / "drift",
         read_specs(settings.home / "drift.json"),
         on_windows=alerts.windows if alerts else lambda results: None,
-        read=lambda model, version, after: read_log(context.log, model, version, after_position=after),
+        read=read,
     )
     # Alerts learn who answers as stable before they are told of a window that the same records closed.
     outcomes = make_outcomes(
-        settings, context.packages, context.tables, alerts.outcomes if alerts else lambda figures: None
+        settings, context.packages, context.tables, alerts.outcomes if alerts else lambda figures: None, read
     )
     return (*([alerts] if alerts else []), drift, outcomes)
