@@ -263,8 +263,8 @@ class Sidecar:
             outcomes=self._service.counts,
         )
 
-    def _exports(self) -> Iterable[Callable[[], Iterable[Metric]]]:
-        return [each.collect for each in self._consumers if isinstance(each, Exporter)]
+    def _exports(self) -> dict[str, Callable[[], Iterable[Metric]]]:
+        return {each.name: each.collect for each in self._consumers if isinstance(each, Exporter)}
 
 
 def serve(settings: SidecarSettings) -> None:

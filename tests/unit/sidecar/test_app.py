@@ -1,12 +1,17 @@
 """A sidecar in this process, with faults where they happen."""
 
 import threading
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 
 from mlops.prediction_log import keeping
+from mlops.prediction_log.batch import Batch
 from mlops.sidecar.app import Sidecar, serve
 from mlops.sidecar.settings import SidecarSettings
 from tests.support.shared_memory import memory_folder
@@ -50,3 +55,49 @@ def test_a_disk_that_is_full_at_the_start_is_said_in_one_line(tmp_path: Path, mo
     monkeypatch.setattr("os.pwrite", full)
     with memory_folder() as tap, pytest.raises(UnreachableError, match=r"cannot be opened now.*No space left"):
         serve(settings(tmp_path, tap))
+
+
+class Exporting:
+    """A consumer that exports one gauge, and fails in the midst of it while it is broken."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.is_broken = name, False
+
+    def add(self, batch: Batch) -> None:
+        pass
+
+    def checkpoint(self) -> bytes:
+        return b""
+
+    def restore(self, data: bytes) -> None:
+        pass
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(f"test_{self.name}", "A gauge.", 7.0)
+        if self.is_broken:
+            raise RuntimeError("broken")
+
+
+def test_a_consumer_that_cannot_be_exported_counts_as_failed_and_hides_nobody_else(tmp_path: Path) -> None:
+    consumers = [Exporting("first"), Exporting("second")]
+    with memory_folder() as tap:
+        sidecar = Sidecar(settings(tmp_path, tap), lambda context: consumers)
+        thread = threading.Thread(target=sidecar.run)
+        thread.start()
+        try:
+
+            def scrape() -> list[str]:
+                with urllib.request.urlopen(f"http://{sidecar.http_address}/metrics", timeout=20) as response:
+                    return list(response.read().decode().splitlines())
+
+            consumers[0].is_broken = True
+            broken = scrape()
+            assert 'tickserve_sidecar_consumer_failed{consumer="first"} 1.0' in broken
+            assert 'tickserve_sidecar_consumer_failed{consumer="second"} 0.0' in broken
+            assert "test_second 7.0" in broken
+            assert "test_first 7.0" not in broken
+            consumers[0].is_broken = False
+            assert {"test_first 7.0", 'tickserve_sidecar_consumer_failed{consumer="first"} 0.0'} <= set(scrape())
+        finally:
+            sidecar.stop()
+            thread.join(20)
