@@ -77,7 +77,7 @@ class Sidecar:
         self._feed = Feed(
             settings.log / "checkpoints",
             self._consumers,
-            lambda after: read_all(settings.log, after_position=after),
+            lambda after: read_all(settings.log, after_position=after, on_damaged=self.context.damaged.pass_over),
             self._writer.position,
             self._outcomes,
         )
@@ -253,6 +253,7 @@ class Sidecar:
             failed=dict(self._feed.failed),
             lags=self._feed.lags,
             expired=self._expired,
+            damaged_files=len(self.context.damaged),
         )
 
     def _current(self) -> Facts:

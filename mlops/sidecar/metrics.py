@@ -29,6 +29,7 @@ class Facts:
     failed: dict[str, str] = field(default_factory=dict)
     lags: dict[str, int] = field(default_factory=dict)
     expired: dict[str, int] = field(default_factory=dict)
+    damaged_files: int = 0
 
 
 class SidecarCollector(Collector):
@@ -64,6 +65,11 @@ class SidecarCollector(Collector):
         yield _gauge("tickserve_sidecar_log_bytes", "What the prediction log takes on disk.", facts.log_bytes)
         yield _gauge("tickserve_sidecar_log_position", "The position that the next record gets.", facts.position)
         yield _gauge("tickserve_sidecar_log_blocked", "1 while the log cannot be written.", float(bool(facts.blocked)))
+        yield _gauge(
+            "tickserve_sidecar_damaged_files",
+            "Damaged files of the log that consumers passed over.",
+            facts.damaged_files,
+        )
         expired = CounterMetricFamily(
             "tickserve_sidecar_expired_records", "Records removed, by which bound.", labels=("bound",)
         )
