@@ -42,8 +42,8 @@ def read_log(
     until_ns : int, optional
         Records that were answered before this time alone.
     on_damaged : callable, optional
-        Is given the path of a Parquet file that is no file of the log, and the error. Where it returns, the file is
-        passed over.
+        Is given the path of a file that is no file of the log, and the error. Where it returns, the file is passed
+        over.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def read_all(
                 if is_behind:
                     continue
                 last = done
-                for batch in read_segment(path):
+                for batch in read_segment(path, on_damaged):
                     last = max(last, int(batch.position[-1]))
                     is_wanted = model in (None, batch.model) and version in (None, batch.version)
                     if is_wanted:
@@ -96,8 +96,18 @@ def read_all(
             continue
 
 
-def read_segment(path: Path) -> Iterator[Batch]:
-    """The records of one segment. Raises DamagedLogError, OSError."""
+def read_segment(path: Path, on_damaged: OnDamaged = raise_damaged) -> Iterator[Batch]:
+    """The records of one segment. Raises DamagedLogError, OSError.
+
+    Where `on_damaged` returns, what lies behind the damage is passed over.
+    """
+    try:
+        yield from _segment(path)
+    except DamagedLogError as error:
+        on_damaged(path, error)
+
+
+def _segment(path: Path) -> Iterator[Batch]:
     versions: dict[str, dict[int, Version]] = {}
     missed = 0
     reader = FrameReader(path)

@@ -81,7 +81,8 @@ class Sidecar:
             self._writer.position,
             self._outcomes,
         )
-        fresh = (batch for path in segment_paths(settings.log / SEGMENTS) for batch in read_segment(path))
+        passed_over = self.context.damaged.pass_over
+        fresh = (batch for path in segment_paths(settings.log / SEGMENTS) for batch in read_segment(path, passed_over))
         self._index = LogIndex(settings.log, fresh)
         self._service = OutcomesService(self._outcomes, self._index, settings.late_s)
         self._server = OutcomesServer(

@@ -107,7 +107,8 @@ def test_a_consumer_that_cannot_be_exported_counts_as_failed_and_hides_nobody_el
             thread.join(20)
 
 
-def test_a_damaged_file_of_the_log_is_counted_and_stops_no_consumer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_parquet", [True, False])
+def test_a_damaged_file_of_the_log_is_counted_and_stops_no_consumer(tmp_path: Path, is_parquet: bool) -> None:
     with memory_folder() as tap:
         log, life = Log(tap, tmp_path / "log", segment_bytes=1), TapLife(tap)
         for _ in range(3):
@@ -115,8 +116,9 @@ def test_a_damaged_file_of_the_log_is_counted_and_stops_no_consumer(tmp_path: Pa
             log.drain()
         log.writer.close()
         log.follower.close()
-        keeping.compact(log.folder, LogIndex(log.folder))
-        min(log.folder.rglob("*.parquet")).write_bytes(b"PAR1")
+        if is_parquet:
+            keeping.compact(log.folder, LogIndex(log.folder))
+        min(log.folder.rglob("*.parquet" if is_parquet else "*.seg")).write_bytes(b"PAR1")
         consumer = Exporting("first")
         sidecar = Sidecar(settings(tmp_path, tap), lambda context: [consumer])
         thread = threading.Thread(target=sidecar.run)
