@@ -71,7 +71,9 @@ class VersionJoin:
 
     def add(self, batch: Batch) -> int:
         """Takes in records of this version; returns how many of their rows have an outcome already."""
-        rows = predictions_of(batch, self.manifest)
+        return self._add(predictions_of(batch, self.manifest))
+
+    def _add(self, rows: Predictions) -> int:
         if not len(rows):
             return 0
         is_known = self._may_be_known(rows)
@@ -137,9 +139,12 @@ class VersionJoin:
         return columns, {"let_go": self.let_go}
 
     def restore(self, columns: Columns, facts: dict[str, Any]) -> None:
-        """Takes up what `state` gave. Raises KeyError or ValueError where that is not whole."""
+        """Takes up what `state` gave, and joins what the ledger has learned since.
+
+        Raises KeyError or ValueError where that is not whole.
+        """
         waiting = Predictions(*(columns[f"waiting.{name}"] for name in _COLUMNS))
-        self._waiting = [Waiting(waiting)] if len(waiting) else []
+        self._waiting = []
         self.let_go = int(facts["let_go"])
         for place, named in enumerate(columns["joined.names"]):
             name, *aliases = [_key(parts) for parts in json.loads(named)]
@@ -159,6 +164,7 @@ class VersionJoin:
             self._names |= dict.fromkeys(aliases, name)
             if len(name) == 3:
                 self._times.add(name[2])
+        self._add(waiting)
 
     def _may_be_known(self, rows: Predictions) -> NDArray[np.bool_]:
         times = self._ledger.times(self.manifest.name)

@@ -1,7 +1,8 @@
 """What came of every version's predictions, kept up as records and outcomes arrive."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from mlops.outcomes.figures import Lengths, outcome_figures, pnl_figures
 from mlops.outcomes.join import MAX_WAITING, VersionJoin
 from mlops.outcomes.joined import JoinedRows
 from mlops.outcomes.ledger import Ledger, Outcome
-from mlops.outcomes.packing import pack, unpack
+from mlops.outcomes.packing import Columns, pack, unpack
 from mlops.outcomes.periods import period_starts
 from mlops.package import Horizon, Package
 from mlops.prediction_log import Batch
@@ -63,7 +64,8 @@ class OutcomeMonitor:
     Parameters
     ----------
     find : callable
-        Asked once for each digest; a package that is not found leaves its version without figures.
+        Asked once for each digest; a package that is not found leaves its version without figures, until `look_again`
+        finds it.
     as_of_ns : int, optional
         As `Ledger`.
     """
@@ -77,7 +79,11 @@ class OutcomeMonitor:
         max_waiting: int = MAX_WAITING,
     ) -> None:
         self.lengths = lengths or Lengths()
+        #: Models, versions and digests whose package was not found, or declares no outcomes.
         self.unfound: set[tuple[str, str, str]] = set()
+        self._undeclared: set[tuple[str, str, str]] = set()
+        #: What a checkpoint holds of versions whose package was not found since.
+        self._kept: dict[tuple[str, str, str], tuple[Columns, dict[str, Any]]] = {}
         self.forgotten = 0
         self.outcomes = 0
         self._find = find
@@ -95,6 +101,21 @@ class OutcomeMonitor:
         """Whether outcomes are joined for this version."""
         return (model, version) in self._joins
 
+    def digest(self, model: str, version: str) -> str | None:
+        """Of the package that outcomes of a version are joined for; None where they are not."""
+        found = self._joins.get((model, version))
+        return found[0].package.digest if found is not None else None
+
+    @property
+    def missing(self) -> set[tuple[str, str, str]]:
+        """Models, versions and digests whose package was not found: those `look_again` is for."""
+        return self.unfound - self._undeclared
+
+    @property
+    def kept(self) -> list[tuple[str, str, str]]:
+        """Those of them that a checkpoint holds rows of."""
+        return list(self._kept)
+
     @property
     def waiting(self) -> int:
         """Rows that have no outcome yet, of all versions."""
@@ -110,6 +131,14 @@ class OutcomeMonitor:
         join = self._join(batch.model, batch.version, batch.digest)
         if join is not None and join.add(batch):
             self._changed.add((batch.model, batch.version))
+
+    def look_again(self, model: str, version: str, digest: str) -> bool:
+        """Asks for a package that was not found; whether it is there now. What a checkpoint held of it is taken up."""
+        key = model, version, digest
+        if key not in self._undeclared:
+            self.unfound.discard(key)
+            self._join(*key)
+        return key not in self.missing
 
     def add_outcomes(self, outcomes: Iterable[Outcome]) -> None:
         """Takes in outcomes."""
@@ -179,33 +208,41 @@ class OutcomeMonitor:
         returns = np.bincount(group, [value for _, _, value in known], minlength=len(starts)).astype(np.float64)
         return Work((), None, self.lengths, lambda: pnl_figures(starts, returns, model, per_year, self.lengths))
 
-    def checkpoint(self) -> bytes:
-        """Everything held; packages are found again by their digests."""
+    def checkpoint(self, beside: Mapping[str, Any] | None = None) -> bytes:
+        """Everything held, and what else `restore` shall return; packages are found again by their digests."""
         columns, versions = dict(self._ledger.state()), []
-        for place, ((model, version), (served, join)) in enumerate(self._joins.items()):
-            held, facts = join.state()
+        states = [
+            ((model, version, served.package.digest), join.state())
+            for (model, version), (served, join) in self._joins.items()
+        ]
+        for place, ((model, version, digest), (held, facts)) in enumerate([*states, *self._kept.items()]):
             columns |= {f"{place}.{name}": column for name, column in held.items()}
-            versions.append({"model": model, "version": version, "digest": served.package.digest} | facts)
+            versions.append(facts | {"model": model, "version": version, "digest": digest})
         counts = {"outcomes": self.outcomes, "forgotten": self.forgotten}
-        return pack(columns, {"format": 1, "versions": versions, "changed": sorted(self._changed)} | counts)
+        return pack(
+            columns, {"format": 1, "versions": versions, "changed": sorted(self._changed), "beside": beside} | counts
+        )
 
-    def restore(self, data: bytes) -> None:
-        """Takes the place of a new monitor. Raises ValueError where these bytes are no checkpoint."""
+    def restore(self, data: bytes) -> dict[str, Any]:
+        """Takes the place of a new monitor; returns what was `beside`. Raises ValueError where this is none."""
         columns, facts = unpack(data)
         if facts.get("format") != 1:
             raise ValueError(f"checkpoint of outcomes has format {facts.get('format')}, expected 1")
         try:
             self._ledger.restore(columns)
             for place, each in enumerate(facts["versions"]):
-                join = self._join(each["model"], each["version"], each["digest"])
-                if join is not None:
-                    prefix = f"{place}."
-                    held = {
-                        name.removeprefix(prefix): column for name, column in columns.items() if name.startswith(prefix)
-                    }
-                    join.restore(held, each)
+                prefix = f"{place}."
+                held = {
+                    name.removeprefix(prefix): column for name, column in columns.items() if name.startswith(prefix)
+                }
+                key = each["model"], each["version"], each["digest"]
+                self._kept[key] = held, each
+                self._join(*key)
+                if key in self._undeclared:
+                    del self._kept[key]
             self.outcomes, self.forgotten = facts["outcomes"], facts["forgotten"]
             self._changed = {(model, version) for model, version in facts["changed"]}
+            return dict(facts.get("beside") or {})
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"no checkpoint of outcomes: {error}") from None
 
@@ -218,8 +255,15 @@ class OutcomeMonitor:
         package = self._find(model, version, digest)
         if package is None or package.manifest.outcomes is None or package.manifest.signal is None:
             self.unfound.add((model, version, digest))
+            if package is not None:
+                self._undeclared.add((model, version, digest))
             return None
         join = VersionJoin(package.manifest, self._ledger, window=self.lengths.window, max_waiting=self._max_waiting)
         # The number of a version that was given to another package says nothing about this one.
+        held = self._kept.get((model, version, digest))
+        self._kept = {key: kept for key, kept in self._kept.items() if key[:2] != (model, version)}
+        if held is not None:
+            join.restore(*held)
+            self._changed.add((model, version))
         self._joins[model, version] = (Served(model, version, package), join)
         return join

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -50,6 +50,8 @@ _NUMBERS = (
 )
 _TEXTS = ("boot", "request_id", "routing_key")
 _PREFIX = {"input": "in_", "output": "out_"}
+#: Is told of a file that is none of the log; raises where it cannot be passed over.
+OnDamaged = Callable[[Path, DamagedLogError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +131,23 @@ def groups(
     return [Group(tuple(group), group[0].first, max(part.last for part in group)) for group in found]
 
 
-def read_group(group: Group) -> list[Batch]:
-    """The records of a group, of each version in position order. Raises DamagedLogError, FileNotFoundError."""
+def raise_damaged(path: Path, error: DamagedLogError) -> None:
+    """For readers that do without no file."""
+    raise error
+
+
+def read_group(group: Group, on_damaged: OnDamaged = raise_damaged) -> list[Batch]:
+    """The records of a group, of each version in position order. Raises DamagedLogError, FileNotFoundError.
+
+    A file that `on_damaged` returns from is passed over.
+    """
     by_version: dict[tuple[str, str], list[Batch]] = {}
     for part in group.parts:
-        batch = read(part.path)
+        try:
+            batch = read(part.path)
+        except DamagedLogError as error:
+            on_damaged(part.path, error)
+            continue
         by_version.setdefault((batch.model, batch.version), []).append(batch)
     return [batch for found in by_version.values() for batch in _in_order(found)]
 

@@ -10,7 +10,7 @@ from mlops.prediction_log import parquet
 from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.decode import batches
 from mlops.prediction_log.frames import Frame, FrameReader
-from mlops.prediction_log.parquet import DAY_NS
+from mlops.prediction_log.parquet import DAY_NS, OnDamaged, raise_damaged
 from mlops.prediction_log.scan import scan
 from mlops.prediction_log.segments import first_position, segment_paths
 from mlops.tap import Version, slot_dtype
@@ -29,6 +29,7 @@ def read_log(
     *,
     after_position: int = -1,
     until_ns: int | None = None,
+    on_damaged: OnDamaged = raise_damaged,
 ) -> Iterator[Batch]:
     """The records of a model, or of one version of it, from segments and Parquet, in position order by version.
 
@@ -40,13 +41,16 @@ def read_log(
         Records behind this position alone.
     until_ns : int, optional
         Records that were answered before this time alone.
+    on_damaged : callable, optional
+        Is given the path of a file that is no file of the log, and the error. Where it returns, the file is passed
+        over.
 
     Raises
     ------
     DamagedLogError
         Where a file is no file of the log. Damaged places within a segment are left out; their positions are missing.
     """
-    for batch in read_all(folder, after_position=after_position, model=model, version=version):
+    for batch in read_all(folder, after_position=after_position, model=model, version=version, on_damaged=on_damaged):
         chosen = batch if until_ns is None else batch.take(batch.time_ns < until_ns)
         if len(chosen):
             yield chosen
@@ -59,6 +63,7 @@ def read_all(
     model: str | None = None,
     version: str | None = None,
     day: date | None = None,
+    on_damaged: OnDamaged = raise_damaged,
 ) -> Iterator[Batch]:
     """The records of all models, or of some, of all days, or of one (UTC); of each version in position order.
 
@@ -72,14 +77,14 @@ def read_all(
         groups = parquet.groups(folder / PARQUET, before=begin, after=done, model=model, version=version, day=day)
         try:
             for group in groups:
-                yield from _behind(parquet.read_group(group), done, None)
+                yield from _behind(parquet.read_group(group, on_damaged), done, None)
                 done = max(done, group.last)
             for number, path in enumerate(segments):
                 is_behind = number + 1 < len(segments) and first_position(segments[number + 1]) - 1 <= done
                 if is_behind:
                     continue
                 last = done
-                for batch in read_segment(path):
+                for batch in read_segment(path, on_damaged):
                     last = max(last, int(batch.position[-1]))
                     is_wanted = model in (None, batch.model) and version in (None, batch.version)
                     if is_wanted:
@@ -91,8 +96,18 @@ def read_all(
             continue
 
 
-def read_segment(path: Path) -> Iterator[Batch]:
-    """The records of one segment. Raises DamagedLogError, OSError."""
+def read_segment(path: Path, on_damaged: OnDamaged = raise_damaged) -> Iterator[Batch]:
+    """The records of one segment. Raises DamagedLogError, OSError.
+
+    Where `on_damaged` returns, what lies behind the damage is passed over.
+    """
+    try:
+        yield from _segment(path)
+    except DamagedLogError as error:
+        on_damaged(path, error)
+
+
+def _segment(path: Path) -> Iterator[Batch]:
     versions: dict[str, dict[int, Version]] = {}
     missed = 0
     reader = FrameReader(path)

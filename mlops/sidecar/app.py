@@ -77,11 +77,12 @@ class Sidecar:
         self._feed = Feed(
             settings.log / "checkpoints",
             self._consumers,
-            lambda after: read_all(settings.log, after_position=after),
+            lambda after: read_all(settings.log, after_position=after, on_damaged=self.context.damaged.pass_over),
             self._writer.position,
             self._outcomes,
         )
-        fresh = (batch for path in segment_paths(settings.log / SEGMENTS) for batch in read_segment(path))
+        passed_over = self.context.damaged.pass_over
+        fresh = (batch for path in segment_paths(settings.log / SEGMENTS) for batch in read_segment(path, passed_over))
         self._index = LogIndex(settings.log, fresh)
         self._service = OutcomesService(self._outcomes, self._index, settings.late_s)
         self._server = OutcomesServer(
@@ -253,6 +254,7 @@ class Sidecar:
             failed=dict(self._feed.failed),
             lags=self._feed.lags,
             expired=self._expired,
+            damaged_files=len(self.context.damaged),
         )
 
     def _current(self) -> Facts:
@@ -263,8 +265,8 @@ class Sidecar:
             outcomes=self._service.counts,
         )
 
-    def _exports(self) -> Iterable[Callable[[], Iterable[Metric]]]:
-        return [each.collect for each in self._consumers if isinstance(each, Exporter)]
+    def _exports(self) -> dict[str, Callable[[], Iterable[Metric]]]:
+        return {each.name: each.collect for each in self._consumers if isinstance(each, Exporter)}
 
 
 def serve(settings: SidecarSettings) -> None:

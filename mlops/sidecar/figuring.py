@@ -8,6 +8,7 @@ from mlops.outcomes import Lengths, OutcomeFigure
 from mlops.outcomes.live import DATASET
 from mlops.package import Metric
 from mlops.sidecar.alerting import read_matrix
+from mlops.sidecar.late import ReadVersion
 from mlops.sidecar.outcomes import OutcomeConsumer, RecordLive
 from mlops.sidecar.packages import PackageFinder
 from mlops.sidecar.settings import SidecarSettings
@@ -18,6 +19,7 @@ def make_outcomes(
     packages: PackageFinder,
     tables: Path,
     on_figures: Callable[[Sequence[OutcomeFigure]], None],
+    read: ReadVersion,
 ) -> OutcomeConsumer:
     """The consumer; it rolls over the lengths that alert rows look at, beside the usual."""
     usual = Lengths()
@@ -28,6 +30,7 @@ def make_outcomes(
         lengths=Lengths(max(usual.window, *rolling), rolling),
         on_figures=on_figures,
         record_live=registry_recorder(settings),
+        read=read,
     )
 
 

@@ -10,8 +10,8 @@ import structlog
 from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.decode import batches
 from mlops.prediction_log.scan import scan
-from mlops.prediction_log.segments import SegmentWriter
-from mlops.sidecar.ring_follower import Look, RingFollower
+from mlops.prediction_log.segments import RingRead, SegmentWriter
+from mlops.sidecar.ring_follower import Look, RingFollower, unopened
 from mlops.tap import CATALOG, COUNTERS, PageReader, Version, announce_reader, boots, is_alive, read_catalog, rings
 from tickserve.errors import DamagedTapError, TickserveError
 
@@ -28,13 +28,16 @@ class _Boot:
         self.versions: Mapping[int, Version] = {}
         self._catalog_bytes = -1
         self.rings: list[RingFollower] = []
+        #: What is to be counted for rings that cannot be opened.
+        self.unopened: list[RingRead] = []
         self.read_catalog()
         for ring in rings(path):
+            number = int(ring.name.removeprefix("ring-"))
+            progress = writer.progress(self.name, number)
             try:
-                number = int(ring.name.removeprefix("ring-"))
-                progress = writer.progress(self.name, number)
                 self.rings.append(RingFollower(ring, self.name, progress, chunk_bytes))
             except (TickserveError, OSError) as error:
+                self.unopened.append(unopened(self.name, number, progress))
                 _log.error("ring_unreadable", ring=str(ring), error=str(error))
 
     def read_catalog(self) -> None:
@@ -84,6 +87,8 @@ class Follower:
         self._clock = clock
         self._boots: dict[str, _Boot] = {}
         self._broken: set[tuple[str, int]] = set()
+        #: Boots that ended with rings that could not be opened: nobody may say that they were read.
+        self._unread: set[str] = set()
         self._level_at = clock()
         #: What is in the log and was not returned yet.
         self._ready: list[Batch] = []
@@ -144,18 +149,30 @@ class Follower:
         there = boots(self._folder)
         names = {path.name for path in there}
         for path in there:
-            if path.name in self._boots:
+            if path.name in self._boots or path.name in self._unread:
                 continue
             if self._writer.has_ended(path.name):
                 self._finals.setdefault(path, self._clock() + self._final_after_s)
             # The counters page is made last: before it is there, not all rings need be.
             elif (path / COUNTERS).exists() or not is_alive(path):
-                self._boots[path.name] = _Boot(path, self._writer, self._chunk_bytes)
-                _log.info("boot_found", boot=path.name, rings=len(self._boots[path.name].rings))
+                self._open(path)
         self._finals = {path: due for path, due in self._finals.items() if path.name in names}
+        self._unread &= names
         gone = self._writer.boots - names - self._boots.keys()
         if gone:
             self._writer.forget(gone)
+
+    def _open(self, path: Path) -> None:
+        boot = _Boot(path, self._writer, self._chunk_bytes)
+        try:
+            if boot.unopened:
+                self._writer.append(boot.unopened)
+        except OSError:
+            # Once there is room again it is opened, and counted, anew.
+            boot.close()
+            raise
+        self._boots[boot.name] = boot
+        _log.info("boot_found", boot=boot.name, rings=len(boot.rings))
 
     def _look(self, boot: _Boot, ring: RingFollower) -> Look | None:
         if (boot.name, ring.ring) in self._broken:
@@ -182,11 +199,15 @@ class Follower:
                 self._writer.append([rest])
                 if (boot.name, ring.ring) not in self._broken:
                     ring.consume(rest)
-        self._writer.end(boot.name)
+        if boot.unopened:
+            self._unread.add(boot.name)
+            _log.error("boot_not_read", boot=boot.name, rings=[read.ring for read in boot.unopened])
+        else:
+            self._writer.end(boot.name)
+            self._finals[boot.path] = self._clock() + self._final_after_s
+            _log.info("boot_read", boot=boot.name)
         boot.close()
         del self._boots[boot.name]
-        self._finals[boot.path] = self._clock() + self._final_after_s
-        _log.info("boot_read", boot=boot.name)
 
     def _settle(self) -> None:
         """Tells the server's side which boots were read to their end."""

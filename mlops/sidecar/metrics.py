@@ -1,13 +1,16 @@
 """What Prometheus sees of the sidecar. What is undefined is absent."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from mlops.prediction_log.segments import Totals
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +29,23 @@ class Facts:
     failed: dict[str, str] = field(default_factory=dict)
     lags: dict[str, int] = field(default_factory=dict)
     expired: dict[str, int] = field(default_factory=dict)
+    damaged_files: int = 0
 
 
 class SidecarCollector(Collector):
     """Collects when scraped, on the scraper's thread."""
 
     def __init__(
-        self, facts: Callable[[], Facts], exporters: Callable[[], Iterable[Callable[[], Iterable[Metric]]]]
+        self, facts: Callable[[], Facts], exporters: Callable[[], Mapping[str, Callable[[], Iterable[Metric]]]]
     ) -> None:
         self._facts = facts
         self._exporters = exporters
+        #: Exporters that failed at the last scrape.
+        self._failed: frozenset[str] = frozenset()
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric of the sidecar, then those of its consumers."""
+        """Every metric of the sidecar, with those of its consumers; one that fails has none, and counts as failed."""
+        exported, broken = self._export()
         facts = self._facts()
         totals = facts.totals
         yield _counter("tickserve_sidecar_records", "Records in the prediction log.", totals.records)
@@ -58,6 +65,11 @@ class SidecarCollector(Collector):
         yield _gauge("tickserve_sidecar_log_bytes", "What the prediction log takes on disk.", facts.log_bytes)
         yield _gauge("tickserve_sidecar_log_position", "The position that the next record gets.", facts.position)
         yield _gauge("tickserve_sidecar_log_blocked", "1 while the log cannot be written.", float(bool(facts.blocked)))
+        yield _gauge(
+            "tickserve_sidecar_damaged_files",
+            "Damaged files of the log that consumers passed over.",
+            facts.damaged_files,
+        )
         expired = CounterMetricFamily(
             "tickserve_sidecar_expired_records", "Records removed, by which bound.", labels=("bound",)
         )
@@ -75,11 +87,24 @@ class SidecarCollector(Collector):
             "tickserve_sidecar_consumer_lag_records", "Records that a consumer has not seen.", labels=("consumer",)
         )
         for name, lag in facts.lags.items():
-            failed.add_metric([name], float(name in facts.failed))
+            failed.add_metric([name], float(name in facts.failed or name in broken))
             behind.add_metric([name], lag)
         yield from (failed, behind)
-        for export in self._exporters():
-            yield from export()
+        yield from exported
+
+    def _export(self) -> tuple[list[Metric], frozenset[str]]:
+        exported: list[Metric] = []
+        broken = set()
+        for name, export in self._exporters().items():
+            try:
+                # A list, so that one that fails half-way leaves no half.
+                exported += list(export())
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others must be seen; it is logged and exported
+                broken.add(name)
+                if name not in self._failed:
+                    _log.error("consumer_not_exported", consumer=name, error=f"{type(error).__name__}: {error}")
+        self._failed = frozenset(broken)
+        return exported, self._failed
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

@@ -17,11 +17,16 @@ from mlops.outcomes.table import read_latest, write_latest
 from mlops.package import Metric as PackageMetric
 from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.outcomes import StoredOutcome
+from mlops.sidecar.late import LateRecords, ReadVersion, read_nothing
 from tickserve.errors import TickserveError
 
 _log = structlog.get_logger()
 #: Figures are made no more often than this, and take no more than this share of the time.
 _FIGURES_S, _SHARE = 30.0, 0.1
+#: A package that was not to be had is looked for again after this.
+_RETRY_S = 60.0
+#: What was left out meanwhile is read again in pieces of about this.
+_BUDGET_S = 0.05
 
 #: Appends metrics of a model's version, with their step, to the registry. Raises TickserveError.
 RecordLive = Callable[[str, str, dict[str, PackageMetric], int], None]
@@ -41,6 +46,8 @@ class OutcomeConsumer:
         Is given the new figures of a version, on the thread of `tick`.
     record_live : callable, optional
         Is given them once a day of event time, on the thread of the figures.
+    read : callable
+        The log: of those records that came before their package could be had.
     """
 
     name = "outcomes"
@@ -54,9 +61,12 @@ class OutcomeConsumer:
         on_figures: Callable[[Sequence[OutcomeFigure]], None] = lambda figures: None,
         record_live: RecordLive | None = None,
         figures_s: float = _FIGURES_S,
+        read: ReadVersion = read_nothing,
     ) -> None:
         self._find, self._lengths = find, lengths
         self._monitor = OutcomeMonitor(find, lengths=lengths)
+        self._read, self._late = read, LateRecords(read)
+        self._looked_at = -float("inf")
         self._tables = tables
         self._on_figures, self._record_live = on_figures, record_live
         self._figures_s = self._pause_s = figures_s
@@ -74,15 +84,28 @@ class OutcomeConsumer:
             return [figure for figures in self._latest.values() for figure in figures]
 
     def add(self, batch: Batch) -> None:
-        """Takes in records of one version."""
-        self._monitor.add(batch)
+        """Takes in records of one version.
+
+        One whose package cannot be had is left out, and looked for again; once it is there, `tick` reads its records
+        from the log, so that its figures are those of a replay.
+        """
+        fresh = self._late.fresh(batch)
+        if fresh is None:
+            return
+        self._monitor.add(fresh)
+        key = batch.model, batch.version, batch.digest
+        if key in self._monitor.missing:
+            self._late.skip(fresh)
+        elif self._monitor.digest(*key[:2]) == batch.digest:
+            self._late.supersede(*key, int(fresh.position[0]))
 
     def add_outcomes(self, outcomes: Sequence[StoredOutcome]) -> None:
         """Takes in what was reported."""
         self._monitor.add_outcomes(outcomes)
 
     def tick(self) -> None:
-        """Sees to the figures of what changed."""
+        """Sees to the figures of what changed, and to what came before its package."""
+        self._make_up()
         if self._under_way is not None:
             if self._under_way.done():
                 done, self._under_way = self._under_way, None
@@ -97,13 +120,15 @@ class OutcomeConsumer:
 
     def checkpoint(self) -> bytes:
         """The joined rows and those that wait, and whose figures are still to be made."""
-        return self._monitor.checkpoint()
+        return self._monitor.checkpoint(self._late.state())
 
     def restore(self, data: bytes) -> None:
         """Takes up what `checkpoint` gave. Raises ValueError where these bytes are none."""
-        monitor = OutcomeMonitor(self._find, lengths=self._lengths)
-        monitor.restore(data)
-        self._monitor = monitor
+        monitor, late = OutcomeMonitor(self._find, lengths=self._lengths), LateRecords(self._read)
+        late.restore(monitor.restore(data))
+        for key in late.keys:
+            monitor.look_again(*key)
+        self._monitor, self._late = monitor, late
 
     def collect(self) -> Iterator[Metric]:
         """Metric families; what is undefined is absent."""
@@ -132,6 +157,26 @@ class OutcomeConsumer:
             "Predicted rows that waited for an outcome until there were too many.",
             float(self._monitor.let_go),
         )
+
+    def _make_up(self) -> None:
+        now = time.monotonic()
+        missing = self._monitor.missing
+        if missing and now - self._looked_at >= _RETRY_S:
+            for key in {*self._late.keys, *self._monitor.kept} & missing:
+                if self._monitor.look_again(*key):
+                    _log.info("package_found", model=key[0], version=key[1], digest=key[2])
+            # A registry that is away takes its time to say so.
+            self._looked_at = time.monotonic()
+            missing = self._monitor.missing
+        for key in self._late.keys:
+            if key in missing:
+                continue
+            if key in self._monitor.unfound:
+                # Its package declares no outcomes.
+                self._late.forget(key)
+                continue
+            self._late.supersede(*key)
+            self._late.read(key, self._monitor.add, now + _BUDGET_S)
 
     def _start(self, work: list[Work]) -> Future[list[OutcomeFigure]]:
         """On a thread that no end of the process waits for: the figures can be made again."""

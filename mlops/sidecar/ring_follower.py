@@ -25,6 +25,12 @@ class Look:
     is_all: bool
 
 
+def unopened(boot: str, ring: int, progress: Progress | None) -> RingRead:
+    """That a ring cannot be opened, as one damaged slot; where it goes on stays."""
+    nothing = np.empty(0, np.uint8)
+    return RingRead(boot, ring, 0, 0, nothing, Totals(damaged=1), progress or Progress(0, 0))
+
+
 class Names(Protocol):
     """What version numbers stand for, as the catalog says."""
 

@@ -1,12 +1,14 @@
 """Which consumers a sidecar has. Each is made here, from what all of them may need."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.reading import read_log
 from mlops.sidecar.alerting import make_alerts
 from mlops.sidecar.consumers import Consumer
+from mlops.sidecar.damaged import DamagedFiles
 from mlops.sidecar.drift import DriftConsumer, read_specs
 from mlops.sidecar.figuring import make_outcomes
 from mlops.sidecar.packages import PackageFinder
@@ -25,27 +27,34 @@ class Context:
         Folder for tables of their own, such as the results of windows.
     packages : PackageFinder
         The package of a record by its digest.
+    damaged : DamagedFiles
+        Takes files of the log that are passed over.
     """
 
     settings: SidecarSettings
     log: Path
     tables: Path
     packages: PackageFinder
+    damaged: DamagedFiles = field(default_factory=DamagedFiles)
 
 
 def make_consumers(context: Context) -> Sequence[Consumer]:
     """Every consumer of the log, in the order in which they see a batch."""
     settings = context.settings
+
+    def read(model: str, version: str, after: int) -> Iterator[Batch]:
+        return read_log(context.log, model, version, after_position=after, on_damaged=context.damaged.pass_over)
+
     alerts = make_alerts(settings) if settings.alerts == "on" else None
     drift = DriftConsumer(
         context.packages,
         context.tables / "drift",
         read_specs(settings.home / "drift.json"),
         on_windows=alerts.windows if alerts else lambda results: None,
-        read=lambda model, version, after: read_log(context.log, model, version, after_position=after),
+        read=read,
     )
     # Alerts learn who answers as stable before they are told of a window that the same records closed.
     outcomes = make_outcomes(
-        settings, context.packages, context.tables, alerts.outcomes if alerts else lambda figures: None
+        settings, context.packages, context.tables, alerts.outcomes if alerts else lambda figures: None, read
     )
     return (*([alerts] if alerts else []), drift, outcomes)

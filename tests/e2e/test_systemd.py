@@ -11,17 +11,37 @@ import pytest
 from tests.e2e.conftest import PROGRAM, Launcher
 from tests.support.packages import add_constant
 
-UNIT = Path(__file__).resolve().parents[2] / "deploy" / "systemd" / "tickserve.service"
+UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
+SERVER, SIDECAR = UNITS / "tickserve.service", UNITS / "tickserve-sidecar.service"
 BOUND_S = 20.0
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_unit_is_sound(tmp_path: Path) -> None:
-    installed = UNIT.read_text().replace("/opt/tickserve/bin/tickserve", str(PROGRAM))
-    (tmp_path / UNIT.name).write_text(installed)
-    command = ["systemd-analyze", "verify", "--man=no", tmp_path / UNIT.name]
+@pytest.mark.parametrize("unit", [SERVER, SIDECAR], ids=lambda unit: unit.stem)
+def test_unit_is_sound(tmp_path: Path, unit: Path) -> None:
+    for each in (SERVER, SIDECAR):
+        installed = each.read_text().replace("/opt/tickserve/bin/tickserve", str(PROGRAM))
+        (tmp_path / each.name).write_text(installed)
+    command = ["systemd-analyze", "verify", "--man=no", tmp_path / unit.name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BOUND_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def hardening(unit: Path) -> list[str]:
+    """The settings that take rights away: those behind the empty bounding set."""
+    lines = [line for line in unit.read_text().splitlines() if line and not line.startswith("#")]
+    return lines[lines.index("CapabilityBoundingSet=") : lines.index("[Install]")]
+
+
+def test_the_sidecar_may_do_no_more_than_the_server() -> None:
+    assert hardening(SIDECAR) == hardening(SERVER)
+    assert len(hardening(SIDECAR)) > 20
+    shared = ("User=", "Group=", "UMask=", "StateDirectory=", "StateDirectoryMode=", "Environment=TICKSERVE_HOME=")
+    for name in shared:
+        server, sidecar = (
+            [x for x in unit.read_text().splitlines() if x.startswith(name)] for unit in (SERVER, SIDECAR)
+        )
+        assert server == sidecar != [], name
 
 
 def test_server_says_when_it_is_ready_alive_and_stopping(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -172,3 +173,141 @@ def test_a_fault_in_the_figures_is_not_swallowed(tmp_path: Path) -> None:
     fill(found)
     with pytest.raises(ZeroDivisionError):
         settle(found, lambda: False)
+
+
+class Store:
+    """A log, and whether the package is there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.has_package, self.log = folder, False, list[Any]()
+        folder.mkdir()
+        self.consumer = self.made()
+
+    def made(self) -> OutcomeConsumer:
+        return OutcomeConsumer(
+            lambda *_: package() if self.has_package else None,
+            self.folder,
+            lengths=Lengths(window=40, rolling=(20,)),
+            figures_s=0.0,
+            read=self.read,
+        )
+
+    def read(self, model: str, version: str, after: int) -> Any:
+        for batch in list(self.log):
+            if (batch.model, batch.version) == (model, version) and (batch.position > after).any():
+                yield batch.take(batch.position > after)
+
+    def restart(self) -> None:
+        saved = self.consumer.checkpoint()
+        self.consumer = self.made()
+        self.consumer.restore(saved)
+
+    def add(self, day: int, *, is_given: bool = True) -> None:
+        up = np.random.default_rng(1).uniform(0.1, 0.9, DAYS)[day]
+        self.log.append(make_batch([[up]], event_time_ns=[START_NS + DAY_NS * day], first_position=day))
+        if is_given:
+            self.consumer.add(self.log[-1])
+
+
+def known(*days: int) -> list[Any]:
+    value = 0.01 * np.random.default_rng(2).normal(size=DAYS)
+    return [
+        Stored(f"o{day}", float(value[day]), model=MODEL, entity="SPX", event_time_ns=START_NS + DAY_NS * day)
+        for day in days
+    ]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Store:
+    """What a replay gives: the package was there from the first."""
+    found = Store(tmp_path / "whole")
+    found.has_package = True
+    for day in range(DAYS):
+        found.add(day)
+    found.consumer.add_outcomes(known(*range(DAYS)))
+    settle(found.consumer, lambda: bool(found.consumer.latest))
+    return found
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize("has_more", [False, True])
+def test_records_that_came_before_their_package_are_joined_once_it_is_there(
+    tmp_path: Path, whole: Store, monkeypatch: pytest.MonkeyPatch, is_restarted: bool, has_more: bool
+) -> None:
+    monkeypatch.setattr("mlops.sidecar.outcomes._RETRY_S", 0.0)
+    found = Store(tmp_path / "late")
+    for day in range(20):
+        found.add(day)
+        found.consumer.tick()
+    found.consumer.add_outcomes(known(*range(10)))
+    if is_restarted:
+        found.restart()
+        found.consumer.tick()
+    found.has_package = True
+    # While it is made up the log has records that are handed on later.
+    for day in range(20, 22):
+        found.add(day, is_given=False)
+    if has_more:
+        found.consumer.tick()
+    if is_restarted:
+        found.restart()
+    for batch in found.log[20:22]:
+        found.consumer.add(batch)
+    for day in range(22, DAYS):
+        found.add(day)
+    for _ in range(DAYS):
+        found.consumer.tick()
+    rows = next(each for each in found.consumer.collect() if each.name == "tickserve_outcome_rows_waiting")
+    assert rows.samples[0].value == DAYS - 10, "each waits once, whether it was read or handed on"
+    found.consumer.add_outcomes(known(*range(10, DAYS)))
+    settle(found.consumer, lambda: found.consumer.latest == whole.consumer.latest)
+
+
+def test_what_a_checkpoint_holds_outlives_a_restart_without_the_package(
+    tmp_path: Path, whole: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlops.sidecar.outcomes._RETRY_S", 0.0)
+    found = Store(tmp_path / "late")
+    found.has_package = True
+    for day in range(15):
+        found.add(day)
+    found.consumer.add_outcomes(known(*range(10)))
+    found.has_package = False
+    found.restart()
+    found.restart()
+    found.consumer.add_outcomes(known(*range(10, 13)))
+    # The log no longer has them.
+    found.log.clear()
+    for day in range(15, 20):
+        found.add(day)
+    found.consumer.tick()
+    found.restart()
+    found.has_package = True
+    for day in range(20, DAYS):
+        found.add(day)
+    found.consumer.add_outcomes(known(*range(13, DAYS)))
+    settle(found.consumer, lambda: found.consumer.latest == whole.consumer.latest)
+
+
+def test_a_package_that_took_the_place_of_one_that_is_missing_is_what_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlops.sidecar.outcomes._RETRY_S", 0.0)
+    there: set[str] = {"1" * 64}
+    log = [
+        replace(make_batch([[0.6]], event_time_ns=[START_NS + DAY_NS * day], first_position=day), digest=digest * 64)
+        for day, digest in enumerate("001")
+    ]
+
+    def find(model: str, version: str, digest: str) -> Any:
+        return SimpleNamespace(manifest=declaration(), digest=digest) if digest in there else None
+
+    found = OutcomeConsumer(find, tmp_path, figures_s=0.0, read=lambda model, version, after: iter(log[after + 1 :]))
+    for batch in log:
+        found.add(batch)
+    there.add("0" * 64)
+    for _ in range(5):
+        found.tick()
+    found.add_outcomes(known(0, 1, 2))
+    settle(found, lambda: bool(found.latest))
+    assert {figure.n for figure in found.latest if figure.figure == "total_return"} == {1}

@@ -220,6 +220,58 @@ def test_a_ring_whose_header_cannot_be_is_counted_and_the_others_go_on(tap: Path
     check_whole(log, [life])
 
 
+@pytest.mark.parametrize("size", [None, 0, 5000])
+def test_a_ring_that_cannot_be_opened_is_counted_and_its_boot_is_not_said_to_be_read(
+    tap: Path, tmp_path: Path, size: int | None
+) -> None:
+    life = TapLife(tap, rings=2)
+    life.write(3)
+    life.write(2, ring=1)
+    ring = life.path / "ring-0"
+    content = ring.read_bytes()
+    ring.write_bytes(b"x" * 8 + content[8:] if size is None else content[:size])
+    life.end()
+    log = Log(tap, tmp_path)
+    assert len(ids(log.drain())) == 2, "the other ring is read"
+    for _ in range(3):
+        log.drain()
+    assert log.writer.totals.damaged == 1, "an alert looks at it"
+    assert log.follower.boots == 0
+    assert not log.writer.has_ended(life.name)
+    page = PageReader(life.path / "counters")
+    assert not page.is_final
+    page.close()
+    assert tidy(tap) == [], "the server keeps what nobody has read"
+    # Somebody has mended it.
+    ring.write_bytes(content)
+    log.restart()
+    assert len(ids(log.drain())) == 3
+    assert log.writer.has_ended(life.name)
+    check_whole(log, [life])
+    assert tidy(tap) == [life.path]
+
+
+def test_a_disk_that_is_full_when_a_ring_cannot_be_opened_counts_it_once_there_is_room(
+    tap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = TapLife(tap, rings=2)
+    life.write(2, ring=1)
+    (life.path / "ring-0").write_bytes(b"no ring")
+    log = Log(tap, tmp_path)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.pwrite", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space"):
+                log.follower.poll()
+    assert len(ids(log.drain())) == 2
+    assert log.writer.totals.damaged == 1
+    life.end()
+
+
 def test_a_version_that_came_later_is_named_and_one_that_the_catalog_lacks_is_damage(tap: Path, tmp_path: Path) -> None:
     log, life = Log(tap, tmp_path), TapLife(tap)
     life.write(1)

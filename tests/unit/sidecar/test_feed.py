@@ -13,9 +13,11 @@ from mlops.prediction_log.keeping import compact
 from mlops.prediction_log.outcomes import OutcomeStore, ReportedOutcome, StoredOutcome
 from mlops.prediction_log.reading import read_all
 from mlops.sidecar.consumers import Feed, read_checkpoint
+from mlops.sidecar.damaged import DamagedFiles
 from tests.support.logs import Log
 from tests.support.shared_memory import memory_folder
 from tests.support.taps import TapLife, version
+from tickserve.errors import DamagedLogError
 
 
 class Counting:
@@ -158,6 +160,41 @@ def test_a_log_that_cannot_be_read_stops_who_needs_it_and_nobody_else(log: Log) 
     again.add(log.drain())
     assert behind.seen == {}
     assert again.lags["failing"] == 0
+
+
+def test_a_parquet_file_that_is_damaged_is_passed_over_and_holds_nothing_back(log: Log) -> None:
+    life, damaged = TapLife(log.tap), DamagedFiles()
+    for _ in range(4):
+        life.write(2)
+        log.drain()
+    compact(log.folder, LogIndex(log.folder))
+    part = sorted(log.folder.rglob("*.parquet"))[1]
+    content = part.read_bytes()
+    part.write_bytes(content[:-100] + b"x" * 100)
+
+    def read(after: int) -> Iterator[Batch]:
+        return read_all(log.folder, after_position=after, on_damaged=damaged.pass_over)
+
+    for _ in range(2):
+        # Each of them again in the next life.
+        first, second = Counting(), Failing()
+        fed = Feed(log.folder / "checkpoints", [first, second], read, log.writer.position)
+        level(fed)
+        assert fed.failed == {}
+        assert first.seen == second.seen == {"1": [0, 1, 4, 5, 6, 7]}
+        assert len(damaged) == 1
+        assert part.exists(), "people may still look at it"
+    fed.save()
+    assert fed.needed_from == 8
+    with pytest.raises(DamagedLogError, match=part.name):
+        list(read_all(log.folder))
+
+
+def test_a_file_that_cannot_be_read_now_is_not_passed_over(tmp_path: Path) -> None:
+    damaged = DamagedFiles()
+    with pytest.raises(IsADirectoryError):
+        damaged.pass_over(tmp_path, DamagedLogError("it is none", field=""))
+    assert len(damaged) == 0
 
 
 def test_outcomes_that_cannot_be_read_stop_who_needs_them_and_nobody_else(log: Log) -> None:
