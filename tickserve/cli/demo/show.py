@@ -85,7 +85,7 @@ class Show:
             trained += [self._train(registry, bars, kind) for kind in KINDS if kind != FIRST]
             names = {model.name for model in trained}
             self._server.control.wait(
-                lambda status: names <= {model.name for model in status.models if model.versions}, 30.0
+                lambda status: names <= {model.name for model in status.models if model.versions}, 120.0
             )
             self._metrics(trained)
             replayed = self._replay([model.name for model in trained])
@@ -261,7 +261,7 @@ class Show:
             flip_byte(artifact)
             try:
                 control.follow(model, actor=ACTOR, reason="the file is damaged")
-                status = control.wait(lambda status: _failure(status, model, number) is not None, 30.0)
+                status = control.wait(lambda status: _failure(status, model, number) is not None, 120.0)
                 failed = _failure(status, model, number)
                 if failed is not None:
                     text = f"version {failed.version} refused: {failed.code.name}: {failed.message}"
@@ -273,7 +273,7 @@ class Show:
             finally:
                 flip_byte(artifact)
             control.follow(model, actor=ACTOR, reason="the file is whole again")
-            control.wait(lambda status: _stable(status, model) == number, 30.0)
+            control.wait(lambda status: _stable(status, model) == number, 120.0)
             answer = client.predict(row, model=model)
             self._print(f"version {answer.version} answers, digest {answer.digest[:12]}; version {served} is kept warm")
             seen = traffic.end()
