@@ -110,7 +110,7 @@ def test_counts_of_servers_add_up_to_those_of_all(
         if chosen:
             places = np.array(chosen)
             window.sides[0].count(sides[0], {"features": values[places]}, sub_block[places])
-            window.note(places, places * 10, sub_block[places], len(places))
+            window.note(places, places * 10, sub_block[places], len(places), np.stack([places * 2, places * 2 + 1]))
         return window
 
     whole, ours, theirs = counted(list(range(30))), counted(order[:part]), counted(order[part:])
@@ -123,6 +123,7 @@ def test_counts_of_servers_add_up_to_those_of_all(
     assert (ours.first.tolist(), ours.last.tolist()) == (whole.first.tolist(), whole.last.tolist())
     assert (ours.records, ours.rows) == (whole.records, whole.rows)
     assert (ours.first_position, ours.last_position) == (whole.first_position, whole.last_position)
+    assert ours.dropped == whole.dropped
 
 
 COUNTS = npst.arrays(np.int64, st.shared(st.integers(1, 30), key="cells"), elements=st.integers(0, 10**6))
