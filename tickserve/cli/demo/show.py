@@ -76,6 +76,9 @@ class Show:
     def _run(self, registry: RegistryClient) -> dict[str, Any]:
         bars = load_bars(DATASET)
         trained = [self._train(registry, bars, FIRST)]
+        # What an earlier run left would be kept warm, and its damaged file never looked at.
+        shutil.rmtree(self._home / "server" / "cache", ignore_errors=True)
+        (self._home / "server" / "served.json").unlink(missing_ok=True)
         self._server.start()
         with Client(self._server.address, timeout_s=5.0) as client:
             self._first_prediction(client)
@@ -256,8 +259,6 @@ class Show:
             number = str(live.version)
             sha256 = registry.registry.manifest(live).files[MODEL_FILE].sha256
             artifact = self._home / "registry" / "artifacts" / "sha256" / sha256[:2] / sha256
-            # An earlier run of the demo may have left it there.
-            shutil.rmtree(self._home / "server" / "cache" / live.digest, ignore_errors=True)
             flip_byte(artifact)
             try:
                 control.follow(model, actor=ACTOR, reason="the file is damaged")
