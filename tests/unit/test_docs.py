@@ -1,6 +1,7 @@
 """The operator's manual names every setting and every metric, and the README's client works as it stands."""
 
 import re
+import subprocess
 from pathlib import Path
 
 from mlops.sidecar.settings import SidecarSettings
@@ -28,3 +29,16 @@ def test_every_metric_is_in_the_manual() -> None:
     assert defined
     missing = {name for name in defined if name not in MANUAL}
     assert missing == set()
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    documents = [ROOT / name for name in listed.split()]
+    assert documents
+    broken = [
+        (document.relative_to(ROOT).as_posix(), target)
+        for document in documents
+        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text())
+        if "://" not in target and not (document.parent / target).exists()
+    ]
+    assert broken == []
