@@ -14,9 +14,10 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from mlops.tap import default_folder
 from server.models.policy import parse_policy
-from tickserve.address import check_listener, is_unix, split_host
+from tickserve.address import is_unix, split_host
 from tickserve.errors import ConfigurationError
 from tickserve.home import home
+from tickserve.listening.checks import check_addresses, check_authority, check_pair, check_tcp, split_list
 from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
 from tickserve.listening.tls import TlsFiles
 
@@ -102,12 +103,7 @@ class Settings(BaseSettings):
             parse_policy(policy)
         return value
 
-    @field_validator("listen", "required_models", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return tuple(part for each in value.split(",") if (part := each.strip()))
+    _split = field_validator("listen", "required_models", mode="before")(split_list)
 
     @field_validator("cpus", mode="before")
     @classmethod
@@ -122,33 +118,10 @@ class Settings(BaseSettings):
             raise ValueError(f"this process may run on the CPUs {', '.join(map(str, here))} only")
         return value
 
-    @field_validator("listen", "admin", "http")
-    @classmethod
-    def _check_addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        for address in (value,) if isinstance(value, str) else value:
-            check_listener(address)
-        return value
-
-    @field_validator("http")
-    @classmethod
-    def _check_http(cls, value: str) -> str:
-        if is_unix(value):
-            raise ValueError("must be host:port, a Unix socket is not offered")
-        return value
-
-    @field_validator("tls_key")
-    @classmethod
-    def _check_pair(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if (value is None) != (info.data.get("tls_cert") is None):
-            raise ValueError("tls_cert and tls_key go together; give both or neither")
-        return value
-
-    @field_validator("tls_client_ca", "admin_client_ca")
-    @classmethod
-    def _check_authority(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value is not None and info.data.get("tls_cert") is None:
-            raise ValueError("clients show certificates only over TLS; give tls_cert and tls_key too")
-        return value
+    _check_addresses = field_validator("listen", "admin", "http")(check_addresses)
+    _check_http = field_validator("http")(check_tcp)
+    _check_pair = field_validator("tls_key")(check_pair)
+    _check_authority = field_validator("tls_client_ca", "admin_client_ca")(check_authority)
 
     @field_validator("admin")
     @classmethod

@@ -5,13 +5,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mlops.tap import default_folder
-from tickserve.address import check_listener, is_unix
 from tickserve.errors import ConfigurationError
 from tickserve.home import home
+from tickserve.listening.checks import check_addresses, check_authority, check_pair, check_tcp, split_list
 from tickserve.listening.tls import TlsFiles
 
 PREFIX = "TICKSERVE_SIDECAR_"
@@ -59,40 +59,11 @@ class SidecarSettings(BaseSettings):
     admin: str = Field(default_factory=lambda data: f"unix:{data['home'] / 'admin.sock'}")
     log_format: Literal["json", "console"] = "console"
 
-    @field_validator("listen", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return tuple(part for each in value.split(",") if (part := each.strip()))
-
-    @field_validator("listen", "http")
-    @classmethod
-    def _check_addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        for address in (value,) if isinstance(value, str) else value:
-            check_listener(address)
-        return value
-
-    @field_validator("http")
-    @classmethod
-    def _check_http(cls, value: str) -> str:
-        if is_unix(value):
-            raise ValueError("must be host:port, a Unix socket is not offered")
-        return value
-
-    @field_validator("tls_key")
-    @classmethod
-    def _check_pair(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if (value is None) != (info.data.get("tls_cert") is None):
-            raise ValueError("tls_cert and tls_key go together; give both or neither")
-        return value
-
-    @field_validator("tls_client_ca")
-    @classmethod
-    def _check_authority(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value is not None and info.data.get("tls_cert") is None:
-            raise ValueError("clients show certificates only over TLS; give tls_cert and tls_key too")
-        return value
+    _split = field_validator("listen", mode="before")(split_list)
+    _check_addresses = field_validator("listen", "http")(check_addresses)
+    _check_http = field_validator("http")(check_tcp)
+    _check_pair = field_validator("tls_key")(check_pair)
+    _check_authority = field_validator("tls_client_ca")(check_authority)
 
     @field_validator(
         "home", "tap", "log", "models", "tls_cert", "tls_key", "tls_client_ca", "trusted_keys", "alert_matrix"
