@@ -50,8 +50,9 @@ def test_the_server_takes_as_long_as_another_tool_says(serving: Running, launche
     """What a server takes longer for one model than for another has nothing of the client in it.
 
     A client's own time is in each of its latencies, and each tool's is another. It is the same for both models, so it
-    goes out of the difference of the two medians, and what is left is the server's. Rounds take turns, so that the machine's drift falls on all; the standard error of the median over rounds
-    (1.2533 sigma / sqrt(n), sigma from the median absolute deviation) says what a tool differs by from itself.
+    goes out of the difference of the two medians, and what is left is the server's. Rounds take turns, so that the
+    machine's drift falls on all; the standard error of the median over rounds (1.2533 sigma / sqrt(n), sigma from the
+    median absolute deviation) says what a tool differs by from itself.
     """
     tools: dict[str, Callable[[str], float]] = {
         "bench": lambda model: ours(launcher, serving.address, model),

@@ -23,6 +23,8 @@ HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 HEALTH_REQUEST = health_pb2.HealthCheckRequest().SerializeToString()
 #: Pause before a server's health is asked for again, doubled from the first to the last.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0
+#: How long a new stream waits for a server that says that it serves.
+STREAM_S = 1.0
 
 # A server that just failed goes to the end of the line for so long, doubled while it goes on.
 _SUSPECT_S, _MAX_SUSPECT_S = 0.25, 8.0

@@ -10,6 +10,7 @@ from tickserve.client.failover import (
     HEALTH_REQUEST,
     HEALTH_WATCH,
     LAST_PAUSE_S,
+    STREAM_S,
     Ask,
     Endpoints,
     Health,
@@ -20,9 +21,6 @@ from tickserve.client.failover import (
     read_health,
 )
 from tickserve.client.transport import AioByteStream, AioConnect, AioTransport, CallError, Tls, is_closed
-
-# How long a new stream waits for a server that says that it serves.
-_STREAM_S = 1.0
 
 
 class FailoverAioTransport:
@@ -61,7 +59,7 @@ class FailoverAioTransport:
 
     async def open_stream(self, method: str) -> AioByteStream:
         """A stream at the server to ask now."""
-        end = time.monotonic() + _STREAM_S
+        end = time.monotonic() + STREAM_S
         while (wait_s := self._endpoints.wait_s(set(), end - time.monotonic())) > 0:
             await self._await_word(wait_s)
         return self._transports[self._endpoints.first()].stream(method)

@@ -13,6 +13,7 @@ from tickserve.client.failover import (
     HEALTH_REQUEST,
     HEALTH_WATCH,
     LAST_PAUSE_S,
+    STREAM_S,
     Ask,
     Endpoints,
     Health,
@@ -24,8 +25,7 @@ from tickserve.client.failover import (
 )
 from tickserve.client.transport import ByteStream, CallError, Connect, Tls, Transport, is_closed
 
-# How long a new stream waits for a server that says that it serves, and closing for the threads that watch.
-_STREAM_S = 1.0
+# How long closing waits for the threads that watch.
 _CLOSE_S = 1.0
 _GLANCE_S = 0.01
 _HEDGING_THREADS = 32
@@ -71,7 +71,7 @@ class FailoverTransport:
     def stream(self, method: str) -> ByteStream:
         """See Transport. The stream stays with the server that it began at."""
         self._start()
-        end = time.monotonic() + _STREAM_S
+        end = time.monotonic() + STREAM_S
         while (wait_s := self._endpoints.wait_s(set(), end - time.monotonic())) > 0:
             self._await_word(wait_s)
         return self._transports[self._endpoints.first()].stream(method)

@@ -24,7 +24,7 @@ use tickserve_core::transport::{self, Bounds, Listener, Transport};
 use crate::plan::{Plan, VersionPlan};
 use crate::tensor;
 
-/// Bounds as `ConnectionBounds` of server/connections.py has them, and those of requests.
+/// Bounds as `ConnectionBounds` of tickserve/listening/connections.py has them, and those of requests.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct GivenBounds {

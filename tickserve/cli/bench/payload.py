@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from tickserve.v1 import prediction_pb2 as pb
 from tickserve.wire import grpc_service_pb2 as oip
 
 if TYPE_CHECKING:
-    from mlops.package import Manifest, Package
+    from mlops.package import Datatype, Manifest, Package
 
 #: Different requests that a load goes through again and again, at most.
 REQUESTS = 64
@@ -24,22 +24,6 @@ _MOST = 100
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Inputs: TypeAlias = Mapping[str, Array]
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BYTES": np.dtype(np.str_),
-}
 
 
 @dataclass(frozen=True)
@@ -262,8 +246,11 @@ def _shape(tensor: Tensor, wanted: Wanted) -> tuple[int, ...]:
 
 
 def _dtype(tensor: Tensor) -> np.dtype[Any]:
-    if tensor.datatype not in _DTYPES:
+    from mlops.package.datatypes import numpy_dtype
+
+    try:
+        return numpy_dtype(cast("Datatype", tensor.datatype))
+    except KeyError:
         raise ConfigurationError(
             f"input {tensor.name} is {tensor.datatype}, which has no numbers here", field="payload"
-        )
-    return _DTYPES[tensor.datatype]
+        ) from None

@@ -157,7 +157,7 @@ impl Text {
 }
 
 /// The statuses of gRPC, by their numbers.
-const CODES: [&str; 17] = [
+pub(crate) const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
     "UNKNOWN",

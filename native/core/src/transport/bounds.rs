@@ -1,4 +1,4 @@
-//! What one listener grants its connections: the values of server/connections.py.
+//! What one listener grants its connections: the values of tickserve/listening/connections.py.
 
 use std::time::Duration;
 
