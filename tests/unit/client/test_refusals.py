@@ -126,8 +126,8 @@ def test_an_unknown_host_is_unreachable_and_nothing_ran(connect: Connect) -> Non
 
 
 @pytest.fixture
-def dropping_port() -> Iterator[int]:
-    """Speaks enough HTTP/2 to take one whole request, then breaks the connection."""
+def dropping_port(transport: str) -> Iterator[int]:
+    """Speaks enough HTTP/2 to take one whole request over a transport that is here, then breaks the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=_take_one_request_and_drop, args=(listener,))
         thread.start()
