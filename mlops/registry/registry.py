@@ -322,8 +322,8 @@ class Registry:
         )
 
     def set_desired(self, model: str, state: DesiredState, author: Author, expected: int | None) -> Desired:
-        """Replaces the whole desired state. See `desired.write_state`."""
-        return self._change("desired", author, lambda write: desired.write_state(write, model, state, expected), model)
+        """Replaces the whole desired state. See `desired.set_state`."""
+        return self._change("desired", author, lambda write: desired.set_state(write, model, state, expected), model)
 
     def retire(self, model: str, version: int, author: Author) -> Version:
         """Takes a version out of use."""

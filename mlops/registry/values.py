@@ -165,11 +165,15 @@ class SplitSegment(Frozen):
 
 
 class Shadow(Frozen):
-    """A version that gets copies of live requests and answers no client."""
+    """A version that gets copies of live requests and answers no client.
+
+    Of the requests of one version where `of` names it, else of every version of the split.
+    """
 
     version: Number
     fraction_bp: Weight
     salt: Annotated[str, Field(max_length=256)] = ""
+    of: Number | None = None
 
 
 class HaltEntry(Frozen):
@@ -207,6 +211,7 @@ class DesiredState(Frozen):
 
     `segments` say which routing hashes each version of the split has; empty where they lie as they would without a
     history. Whoever writes a state gives weights: the registry moves the segments of the state before.
+    `latency_edge_ns` is the frozen edge of a rollout, over which answers are counted as slow; 0 is none.
     """
 
     split: tuple[Share, ...] = ()
@@ -219,6 +224,7 @@ class DesiredState(Frozen):
     allowed_pins: tuple[AllowedPin, ...] = ()
     rule_overrides: tuple[RuleOverride, ...] = ()
     schema_override: Count = 0
+    latency_edge_ns: Count = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> "DesiredState":

@@ -11,7 +11,17 @@ from sqlalchemy.exc import DBAPIError
 from mlops.package._text import one_line
 from mlops.registry.journal import GENESIS, row_hash
 from mlops.registry.migrate import HEAD, migrated_schema, read_schema
-from mlops.registry.schema import CanonicalJson, audit, audit_head, load_json, metadata, revision, server_status
+from mlops.registry.schema import (
+    CanonicalJson,
+    audit,
+    audit_head,
+    leases,
+    load_json,
+    metadata,
+    revision,
+    rollout_progress,
+    server_status,
+)
 from mlops.registry.store import ArtifactStore
 from tickserve.errors import TickserveError
 
@@ -20,7 +30,7 @@ _Key = tuple[Any, ...]
 #: Rows by table, then by primary key.
 _Tables = dict[str, dict[_Key, dict[str, Any]]]
 #: The log itself, and what is outside of it.
-_NOT_REPLAYED = frozenset({audit.name, server_status.name})
+_NOT_REPLAYED = frozenset({audit.name, server_status.name, rollout_progress.name, leases.name})
 #: Missing rows that are named one by one.
 _MOST_MISSING = 10
 _GENESIS_TIME = "1970-01-01T00:00:00.000000Z"
