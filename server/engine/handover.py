@@ -57,7 +57,7 @@ def _model(model: ModelPlan, described: Installed, tapped: TappedModel) -> dict[
         "tap": {
             "split_generation": tapped.split_generation,
             "latency_edge_ns": tapped.latency_edge_ns,
-            "versions": [(version, *placed) for version, placed in tapped.versions.items()],
+            "versions": [(version, placed.version, placed.block) for version, placed in tapped.versions.items()],
         },
     }
 

@@ -18,7 +18,7 @@ from server.engine.base import Counters, ModelCounters, Prepared, RunCounts, Sta
 from server.engine.handover import array_of, counts_of, plan_values, sample_values, tensor_values, version_values
 from server.engine.python import metadata
 from server.engine.python.reflection import SERVICES, descriptors
-from server.plan import Plan, Role, VersionPlan
+from server.plan import DEFAULT_SHADOW_BOUNDS, Plan, Role, ShadowBounds, VersionPlan
 from server.tap import Tap
 from tickserve.address import is_unix, split_host
 from tickserve.errors import ConfigurationError, PackageError
@@ -58,6 +58,7 @@ class NativeEngine:
         max_in_flight_per_client: int,
         max_message_bytes: int,
         connections: ConnectionBounds = DEFAULT_BOUNDS,
+        shadows: ShadowBounds = DEFAULT_SHADOW_BOUNDS,
         socket_mode: int = 0o660,
         certificates: Certificates | None = None,
         workers: int = 1,
@@ -70,7 +71,7 @@ class NativeEngine:
         #: Prepared, and named by no plan yet.
         self._waiting: dict[tuple[str, str, bytes], Any] = {}
         self._tap: Tap | None = None
-        self.producers = workers
+        self.producers = workers + 1
         bounds = {
             **asdict(connections),
             "max_message_bytes": max_message_bytes,

@@ -394,6 +394,8 @@ class Reconciler:
         if self._is_closed:
             return
         records = {name: changes.planned(record, self._halt(record)) for name, record in records.items()}
+        for record in records.values():
+            self._tell_misfits(record)
         models = {name: record.plan for name, record in records.items() if record.plan is not None}
         not_loaded = {name: record.why for name, record in records.items() if record.plan is None}
         plan = Plan(self._plan.generation + 1, MappingProxyType(models), MappingProxyType(not_loaded))
@@ -401,6 +403,14 @@ class Reconciler:
         self._plan = plan
         self._records = {name: changes.dated(record) for name, record in records.items()}
         self._is_served_kept = False
+
+    def _tell_misfits(self, record: ModelRecord) -> None:
+        """Says once of each version that it cannot be what it is meant to be."""
+        before = self._records.get(record.name)
+        for version, change in record.misfits.items():
+            if before is None or before.misfits.get(version) is not change:
+                _log.error("version_does_not_fit", model=record.name, version=version, error=change.error.message)
+                self.events.add("failed", model=record.name, version=version, message=change.error.message)
 
     def _keep_served(self) -> None:
         """Writes what is served where that changed; not under the lock, for a disk may take its time."""

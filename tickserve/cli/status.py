@@ -78,6 +78,8 @@ def _show(answer: "ServerStatus", console: Console) -> None:
                 markup=False,
                 highlight=False,
             )
+        for line in _helpers(model):
+            console.print(line, markup=False, highlight=False)
         for override in model.overrides:
             what = "is held at what it serves" if override.kind == "held" else f"version {override.version} is out"
             console.print(
@@ -95,6 +97,27 @@ def _show(answer: "ServerStatus", console: Console) -> None:
                 markup=False,
                 highlight=False,
             )
+
+
+def _helpers(model: "ModelStatus") -> list[str]:
+    """What shadow and fallback are to do, and whether they can."""
+    desired, lines = model.desired, []
+    if desired is None:
+        return []
+    working = {version.version for version in model.versions} - {change.version for change in model.failed}
+    if desired.shadow is not None:
+        shadow = desired.shadow
+        whose = f"of version {shadow.of}" if shadow.of else "of every other version"
+        what = "gets" if shadow.version in working else "is to get"
+        lines.append(
+            f"{model.name}: version {shadow.version} {what} copies of {shadow.fraction_bp / 100:g}% of the requests "
+            f"{whose}"
+        )
+    if desired.fallback_version:
+        version = desired.fallback_version
+        what = "answers" if version in working else "is to answer"
+        lines.append(f"{model.name}: version {version} {what} where another breaks an output rule of policy fallback")
+    return lines
 
 
 def _models_table(models: "tuple[ModelStatus, ...]") -> Table:

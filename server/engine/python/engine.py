@@ -15,7 +15,7 @@ from server.engine.python.runtime import Runtime, prepare
 from server.engine.python.serving import Installed, build
 from server.engine.python.tallies import Identity, Tallies
 from server.engine.python.transport import Transport
-from server.plan import Plan, VersionPlan
+from server.plan import DEFAULT_SHADOW_BOUNDS, Plan, ShadowBounds, VersionPlan
 from server.tap import Tap
 from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
 from tickserve.listening.listeners import Listeners, Tls
@@ -43,6 +43,7 @@ class PythonEngine:
         max_in_flight_per_client: int,
         max_message_bytes: int,
         connections: ConnectionBounds = DEFAULT_BOUNDS,
+        shadows: ShadowBounds = DEFAULT_SHADOW_BOUNDS,
         socket_mode: int = 0o660,
         certificates: Certificates | None = None,
     ) -> None:
@@ -70,7 +71,7 @@ class PythonEngine:
         self._installed: dict[_Key, Runtime] = {}
         self._tallies = Tallies()
         self._tap: Tap | None = None
-        self.producers = 1
+        self.producers = 2
 
     def open_tap(self, tap: Tap) -> None:
         """Records requests there."""

@@ -179,7 +179,7 @@ def _tapped(model: TappedModel, number: str, version: VersionPlan, role: Role, g
             inputs=inputs,
             outputs=outputs,
         )
-    return Tapped(*placed, model.split_generation, model.latency_edge_ns, form)
+    return Tapped(placed.version, placed.block, model.split_generation, model.latency_edge_ns, form)
 
 
 def _one_row(specs: Sequence[TensorSpec]) -> list[Tensor] | None:
