@@ -190,8 +190,8 @@ def promoted(before: DesiredState | None, version: int, schema_override: int) ->
 def roll_back(write: Write, model: str, expected: int | None) -> Desired:
     """Makes the stable version before the present one stable again; done twice, it goes back further still.
 
-    What was rolled back from is not gone back to. Where a rollout is open and its version answers, that is what is taken
-    back; in any case the rollout ends.
+    What was rolled back from is not gone back to. Where a rollout is open and its version answers, that is what is
+    taken back; in any case the rollout ends.
 
     Versions that are no longer approved are passed over. Gates do not run: what is restored was live before, and its
     schema was accepted then.

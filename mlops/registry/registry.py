@@ -122,6 +122,16 @@ class Registry:
     ) -> None:
         self.close()
 
+    @property
+    def journal(self) -> Journal:
+        """How changes are written; for what is kept here and has rules of its own, such as rollouts."""
+        return self._journal
+
+    @property
+    def promoter(self) -> Promoter:
+        """Changes that gates stand before."""
+        return self._promoter
+
     # Reading
 
     def resolve(self, model: str, reference: str | int = "live") -> Version:
