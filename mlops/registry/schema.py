@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -343,6 +344,57 @@ server_status = Table(
     Column("server", Code, primary_key=True),
     Column("at", UtcTime, nullable=False),
     Column("status", CanonicalJson, nullable=False),
+)
+
+#: What a model's version answered in one role, by key bucket, in a window of one server; written by its sidecar. Many a
+#: minute and kept for a day, so neither audited nor replayed; nor are the two that follow.
+window_counts = Table(
+    "window_counts",
+    metadata,
+    Column("reporter", Code, primary_key=True),
+    Column("boot", Code, primary_key=True),
+    Column("model", Code, primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("role", Integer, primary_key=True, autoincrement=False),
+    Column("edge_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("start_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("window_ns", BigInteger, nullable=False),
+    Column("share_bp", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("window_counts_by_time", "model", "start_ns"),
+)
+
+#: Distributions of the outputs and latencies that the prediction log holds of the same.
+window_outputs = Table(
+    "window_outputs",
+    metadata,
+    Column("reporter", Code, primary_key=True),
+    Column("boot", Code, primary_key=True),
+    Column("model", Code, primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("role", Integer, primary_key=True, autoincrement=False),
+    Column("start_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("window_ns", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("window_outputs_by_time", "model", "start_ns"),
+)
+
+#: How far each sidecar is with each life of a server, and where it goes on from (`state`).
+reporters = Table(
+    "reporters",
+    metadata,
+    Column("reporter", Code, primary_key=True),
+    Column("boot", Code, primary_key=True),
+    Column("model", Code, primary_key=True),
+    Column("server", Code, nullable=False),
+    Column("writer", Code, nullable=False),
+    Column("complete_to_ns", BigInteger, nullable=False),
+    Column("outputs_to_ns", BigInteger, nullable=False),
+    Column("window_ns", BigInteger, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Index("reporters_by_model", "model"),
 )
 
 #: Every evaluation of gates, whole, whatever it led to.

@@ -36,7 +36,7 @@ from mlops.rollout.store import (
     replace_progress,
     spec_of,
 )
-from mlops.rollout.sums import read_outputs, read_reporters, read_windows, sum_outputs
+from mlops.rollout.sums import CountedWindow, read_outputs, read_reporters, read_windows, sum_outputs
 from mlops.rollout.taking import STABLE_ROLE, window_ns_of
 from tickserve.errors import ConflictError, RegistryError, TickserveError
 
@@ -126,7 +126,7 @@ class Controller:
             now_ns = self.leases.now_ms(connection) * 1_000_000
             now = datetime.fromtimestamp(now_ns / 1e9, UTC)
             covered = coverage(found, read_reports(connection), read_reporters(connection, found.model), now)
-            rows = ()
+            rows: tuple[CountedWindow, ...] = ()
             if progress.has_begun:
                 first_ns = min(progress.next_window_ns, max(progress.counted_to_ns, 0) or progress.next_window_ns)
                 rows = read_windows(connection, found.model, window_ns_of(spec), first_ns)

@@ -43,6 +43,11 @@ class StepOutputs:
     pairs: Counts | None = None
     flips: Counts | None = None
 
+    @property
+    def least(self) -> int:
+        """Rows of the figure that has the fewest, of those that are there."""
+        return min((int(each.sum()) for each in (self.canary_bins, self.pairs) if each is not None), default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -200,17 +205,20 @@ def _judge_outputs(
     start_ns, end_ns = span
     if not missing or hold or not start_ns or state.phase is not Phase.RUNNING:
         return
-    if look.coverage.outputs_to_ns < end_ns:
-        # A part of the step's outputs would be judged, and the rest never.
-        return
     # As the decision that follows will see it: what passed since the last look included.
     now = decide(spec, state, Evidence(0, ()), None, look.now_ns).state
     evidence = analysis.evidence()
     others = {each.verdict for each in evidence.verdicts if each.metric not in missing}
-    is_over = now.watched_ns >= spec.steps[state.step].max_time_s * 1e9
-    if not is_over and not (is_due(spec, now, evidence) and others <= {Verdict.PASS}):
+    step = spec.steps[state.step]
+    is_over = now.watched_ns >= step.max_time_s * 1e9
+    # Outputs come later than counts, and in windows of another length: those that are there have to be enough.
+    upto_ns = min(end_ns, look.coverage.outputs_to_ns)
+    is_enough = is_due(spec, now, evidence) and upto_ns - start_ns >= step.min_time_s * 1e9
+    if not is_over and not (is_enough and others <= {Verdict.PASS}):
         return
-    found = outputs(start_ns, end_ns)
+    found = outputs(start_ns, upto_ns)
+    if not is_over and found.least < step.min_requests:
+        return
     has_psi, has_flips = "psi" in missing, "sign_flips" in missing
     analysis.end_step(
         canary_bins=found.canary_bins if has_psi else None,
