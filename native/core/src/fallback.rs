@@ -46,7 +46,7 @@ impl From<Outcome> for Outcomes {
 
 impl Ran<'_> {
     /// Whether the fallback is to answer: a rule of that policy was broken, and there is time.
-    fn asks_for(&self, fallback: &Serving) -> Option<(Finding, Timing)> {
+    fn asks_for(&self, fallback: &Serving) -> Option<(Purpose, Timing)> {
         let (call, run) = (self.outcome.seen.call.as_ref()?, self.outcome.seen.run?);
         if self.outcome.result.is_ok() {
             return None;
@@ -72,11 +72,11 @@ impl Ran<'_> {
             rule: broken.rule.clone(),
         };
         let timing = Timing {
-            started: now,
             deadline: run.deadline,
             ..self.timing
         };
-        Some((finding, timing))
+        let begun = now;
+        Some((Purpose::Fallback { finding, begun }, timing))
     }
 
     /// Runs the fallback where it is to answer; `session` is this thread's, of that version.
@@ -88,7 +88,7 @@ impl Ran<'_> {
         texts: &Texts,
         fault: impl FnOnce(String),
     ) -> Option<Outcome> {
-        let (finding, timing) = self.asks_for(fallback)?;
+        let (purpose, timing) = self.asks_for(fallback)?;
         // The request as it came: what was read of it is not there twice.
         let again = decode::parse(self.request.protocol(), self.request.message().clone(), texts);
         let read = again.and_then(|mut request| {
@@ -100,7 +100,6 @@ impl Ran<'_> {
             Ok(read) => read,
             Err(refusal) => return Some(Outcome::refused(refusal)),
         };
-        let submitted = timing.started;
         let job = Job {
             texts,
             serving: fallback,
@@ -109,10 +108,10 @@ impl Ran<'_> {
             drawn: self.drawn,
             framing: self.framing,
             timing,
-            purpose: Purpose::Fallback(finding),
+            purpose,
         };
         Some(if is_pooled {
-            job.run_in_pool(session, submitted, fault)
+            job.run_in_pool(session, Instant::now(), fault)
         } else {
             job.run(session, fault)
         })

@@ -86,7 +86,7 @@ impl Sessions {
             }
             Err(error) => {
                 let (model, number) = (&version.model, &version.version);
-                faults.keep(format!("{model} version {number} as a shadow: {error}"));
+                faults.tell(format!("{model} version {number} as a shadow: {error}"));
             }
         }
     }

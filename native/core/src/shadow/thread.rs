@@ -21,6 +21,8 @@ use crate::tap::{Asked, Tap, Way, Why};
 
 /// How often the queue is looked at while a plan has shadows; see `Shadows::wakes_at`.
 const POLL: Duration = Duration::from_millis(10);
+/// A copy that waited for longer is dropped: by then its plan may be gone for so long that its blocks are another's.
+const OLDEST: Duration = Duration::from_secs(60);
 /// Its own tally of a shadow's.
 const TALLY: usize = 0;
 
@@ -46,7 +48,7 @@ pub(super) fn run(shared: &Shared, library: &'static Library, retiring: Retiring
     while shared.shadows.is_on() {
         // What a copy borrows is its own, and what a session holds is written anew by every run.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| runner.look())) {
-            shared.faults.keep(panic_text(payload.as_ref()));
+            shared.faults.tell(panic_text(payload.as_ref()));
         }
         if runner.has_shadows {
             std::thread::park_timeout(POLL);
@@ -89,13 +91,16 @@ impl Runner<'_> {
 
     fn pass(&mut self, copied: &Copied) {
         let Some(shadow) = copied.shadow() else { return };
+        if copied.started.elapsed() > OLDEST {
+            return copied.count_dropped();
+        }
         let Some(mut request) = self.read(copied) else {
             return copied.count_dropped();
         };
         // A panic in it is the version's failure, as one of a request is.
         let passed = catch_unwind(AssertUnwindSafe(|| self.run_copy(copied, shadow, &mut request)));
         let passed = passed.unwrap_or_else(|payload| {
-            self.shared.faults.keep(panic_text(payload.as_ref()));
+            self.shared.faults.tell(panic_text(payload.as_ref()));
             Some((0, Outcome::refused(refuse::internal(&self.shared.texts))))
         });
         let Some((rows, outcome)) = passed else {
@@ -148,7 +153,7 @@ impl Runner<'_> {
                 measures_cpu: shadow.edge_ns().is_some(),
             },
         };
-        let outcome = job.run(Some(session), |text| self.shared.faults.keep(text));
+        let outcome = job.run(Some(session), |text| self.shared.faults.tell(text));
         Some((shape.rows, outcome))
     }
 
