@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mlops.rollout.counts import SideCounts, WindowCounts
+from mlops.rollout.guard import LiveFigure, OutcomeGuard
 from mlops.rollout.metrics import CellMetric, LatencyMetric, Levels, MetricVerdict, OutputMetric, Verdict
 from mlops.rollout.outputs import MIN_BUCKETS, Counts, psi_bounds, sign_flips
 from mlops.rollout.spec import RolloutSpec
@@ -32,11 +33,11 @@ class Evidence:
 
     @property
     def overall(self) -> Verdict:
-        """Fail where any metric fails, pass where every one passes: nothing judged passes nothing."""
-        found = {each.verdict for each in self.verdicts}
-        if Verdict.FAIL in found:
+        """Fail where any metric fails, pass where every one but guards passes: nothing judged passes nothing."""
+        if any(each.verdict is Verdict.FAIL for each in self.verdicts):
             return Verdict.FAIL
-        return Verdict.PASS if found == {Verdict.PASS} else Verdict.INCONCLUSIVE
+        judged = {each.verdict for each in self.verdicts if not each.is_guard}
+        return Verdict.PASS if judged == {Verdict.PASS} else Verdict.INCONCLUSIVE
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -80,6 +81,7 @@ class Analysis:
         self._latency = None if rules.latency is None else LatencyMetric(rules.latency, levels)
         self._psi = None if rules.psi is None else OutputMetric("psi", rules.psi)
         self._flips = None if rules.sign_flips is None else OutputMetric("sign_flips", rules.sign_flips)
+        self._outcome = None if rules.outcome is None else OutcomeGuard(rules.outcome)
         self._windows = self._step_windows = self._share_bp = 0
         self._step = SideCounts.empty(), SideCounts.empty()
         self._seen: tuple[set[int], set[int]] = set(), set()
@@ -122,6 +124,8 @@ class Analysis:
         baseline_bins: Counts | None = None,
         pairs: Counts | None = None,
         flips: Counts | None = None,
+        canary_outcome: LiveFigure | None = None,
+        stable_outcome: LiveFigure | None = None,
     ) -> None:
         """Takes the outputs of a step: once a step, when it could end, because its part of alpha is spent then.
 
@@ -133,6 +137,8 @@ class Analysis:
             Counts of the canary's outputs by key bucket, and of its own package's baseline by block.
         pairs, flips : array of int, shape (256,)
             Answers that stable's shadow gave too, and those of another sign.
+        canary_outcome, stable_outcome : LiveFigure, optional
+            The rule's figure of outcomes of each version.
 
         Raises
         ------
@@ -146,6 +152,8 @@ class Analysis:
         if self._flips is not None:
             has_pairs = pairs is not None and flips is not None
             self._flips.update(sign_flips(pairs, flips, self.output_alpha) if has_pairs else None)  # type: ignore[arg-type]
+        if self._outcome is not None:
+            self._outcome.update(canary_outcome, stable_outcome, self.output_alpha)
 
     def evidence(self) -> Evidence:
         """What is known now."""
@@ -162,7 +170,7 @@ class Analysis:
             else MetricVerdict(each.metric, Verdict.INCONCLUSIVE, why, each.figures)
             for each in unpaired
         ]
-        outputs = [metric.verdict() for metric in (self._psi, self._flips) if metric is not None]
+        outputs = [metric.verdict() for metric in (self._psi, self._flips, self._outcome) if metric is not None]
         return Evidence(
             windows=self._windows,
             verdicts=(*unpaired, *outputs),
@@ -201,6 +209,6 @@ class Analysis:
             metric.restore(state["metrics"][metric.name])
         return found
 
-    def _metrics(self) -> list[CellMetric | LatencyMetric | OutputMetric]:
-        others = (self._latency, self._psi, self._flips)
+    def _metrics(self) -> list[CellMetric | LatencyMetric | OutputMetric | OutcomeGuard]:
+        others = (self._latency, self._psi, self._flips, self._outcome)
         return [*self._cells, *(metric for metric in others if metric is not None)]

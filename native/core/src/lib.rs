@@ -7,6 +7,7 @@
 #[cfg(test)]
 extern crate self as tickserve_core;
 
+pub mod background;
 pub mod call;
 pub mod client;
 pub mod clock;
