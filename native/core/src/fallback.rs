@@ -18,9 +18,18 @@ pub struct Outcomes {
     /// Of the version that the request was routed to.
     pub routed: Outcome,
     /// Of the fallback, where one was run. Where that was refused too, the client gets the first refusal.
-    pub fallback: Option<Outcome>,
+    pub fallback: Option<Fallen>,
     /// The request, where it ran on another thread.
     pub request: Option<Box<Parsed>>,
+}
+
+/// What became of a request at the fallback.
+#[derive(Debug)]
+pub struct Fallen {
+    /// 0 where its shape was refused.
+    pub rows: u64,
+    /// As of any version.
+    pub outcome: Outcome,
 }
 
 /// A request whose first run is over.
@@ -87,7 +96,7 @@ impl Ran<'_> {
         is_pooled: bool,
         texts: &Texts,
         fault: impl FnOnce(String),
-    ) -> Option<Outcome> {
+    ) -> Option<Fallen> {
         let (purpose, timing) = self.asks_for(fallback)?;
         // The request as it came: what was read of it is not there twice.
         let again = decode::parse(self.request.protocol(), self.request.message().clone(), texts);
@@ -98,7 +107,10 @@ impl Ran<'_> {
         });
         let (mut request, shape) = match read {
             Ok(read) => read,
-            Err(refusal) => return Some(Outcome::refused(refusal)),
+            Err(refusal) => {
+                let outcome = Outcome::refused(refusal);
+                return Some(Fallen { rows: 0, outcome });
+            }
         };
         let job = Job {
             texts,
@@ -110,10 +122,14 @@ impl Ran<'_> {
             timing,
             purpose,
         };
-        Some(if is_pooled {
+        let outcome = if is_pooled {
             job.run_in_pool(session, Instant::now(), fault)
         } else {
             job.run(session, fault)
+        };
+        Some(Fallen {
+            rows: shape.rows,
+            outcome,
         })
     }
 }
