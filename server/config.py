@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from mlops.tap import default_folder
 from server.models.policy import parse_policy
+from server.plan import DEFAULT_SHADOW_BOUNDS, ShadowBounds
 from tickserve.address import is_unix, split_host
 from tickserve.errors import ConfigurationError
 from tickserve.home import default_name, home
@@ -78,6 +79,8 @@ class Settings(BaseSettings):
     drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     tap: Path | Literal["off"] = Field(default_factory=lambda data: default_folder(data["home"]))
     tap_ring_bytes: Annotated[int, Field(ge=64 << 10, le=1 << 40)] = 8 << 20
+    shadow_queue: Annotated[int, Field(ge=1, le=1 << 20)] = DEFAULT_SHADOW_BOUNDS.requests
+    shadow_queue_bytes: Annotated[int, Field(ge=1024, le=1 << 40)] = DEFAULT_SHADOW_BOUNDS.size_bytes
     require_signature: bool = False
     trusted_keys: Path = Field(default_factory=lambda data: data["home"] / "keys")
     serve_rest: bool = False
@@ -158,6 +161,10 @@ class Settings(BaseSettings):
             connection_age_s=self.connection_age_s,
             age_grace_s=self.grace_s,
         )
+
+    def shadow_bounds(self) -> ShadowBounds:
+        """How much may wait for the shadow thread."""
+        return ShadowBounds(self.shadow_queue, self.shadow_queue_bytes)
 
     def tls_files(self) -> TlsFiles | None:
         """The files of TLS, or None where the listeners are plain."""

@@ -431,3 +431,59 @@ settings = Table(
     Column("name", Code, primary_key=True),
     Column("value", CanonicalJson, nullable=False),
 )
+
+#: Every rollout: which version is tried beside which, how (`spec`), under which salt, and until when.
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("rollout", BigInteger, primary_key=True, autoincrement=False),
+    Column("model", Code, nullable=False),
+    Column("canary", BigInteger, nullable=False),
+    Column("stable", BigInteger, nullable=False),
+    Column("spec", CanonicalJson, nullable=False),
+    Column("salt", Code, nullable=False),
+    Column("actor", Code, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+    ForeignKeyConstraint(["model", "canary"], ["versions.model", "versions.version"]),
+    ForeignKeyConstraint(["model", "stable"], ["versions.model", "versions.version"]),
+    Index("rollouts_by_model", "model", "rollout"),
+)
+
+#: Every decision of every rollout with its evidence (`facts`). `revision` is the model's desired revision after it.
+rollout_decisions = Table(
+    "rollout_decisions",
+    metadata,
+    Column("rollout", BigInteger, ForeignKey("rollouts.rollout"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("event", Code, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("share_bp", Integer, nullable=False),
+    Column("actor", Code, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("facts", CanonicalJson, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("at", UtcTime, nullable=False),
+)
+
+#: How far each rollout is. It changes with every window, so neither audited nor replayed; `sha256` is of the body.
+rollout_progress = Table(
+    "rollout_progress",
+    metadata,
+    Column("rollout", BigInteger, ForeignKey("rollouts.rollout"), primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("sha256", Code, nullable=False),
+)
+
+#: Who may act in a name, until when by the database's clock. `token` rises with every holder; not audited.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Code, primary_key=True),
+    Column("holder", Code, nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)

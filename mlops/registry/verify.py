@@ -15,10 +15,12 @@ from mlops.registry.schema import (
     CanonicalJson,
     audit,
     audit_head,
+    leases,
     load_json,
     metadata,
     reporters,
     revision,
+    rollout_progress,
     server_status,
     window_counts,
     window_outputs,
@@ -31,7 +33,17 @@ _Key = tuple[Any, ...]
 #: Rows by table, then by primary key.
 _Tables = dict[str, dict[_Key, dict[str, Any]]]
 #: The log itself, and what is outside of it.
-NOT_REPLAYED = frozenset({audit.name, server_status.name, window_counts.name, window_outputs.name, reporters.name})
+NOT_REPLAYED = frozenset(
+    {
+        audit.name,
+        server_status.name,
+        window_counts.name,
+        window_outputs.name,
+        reporters.name,
+        rollout_progress.name,
+        leases.name,
+    }
+)
 #: Missing rows that are named one by one.
 _MOST_MISSING = 10
 _GENESIS_TIME = "1970-01-01T00:00:00.000000Z"

@@ -120,8 +120,11 @@ class ControlService:
         return pb.ResumeResponse(models=models, plan_generation=self._reconciler.snapshot().plan.generation)
 
     def events(self, request: pb.EventsRequest, is_open: Callable[[], bool]) -> Iterator[pb.Event]:
-        """Changes as they happen, oldest first, until the caller goes or the server ends."""
+        """Changes as they happen, oldest first, until the caller goes or the server ends; or those until now."""
         events, sequence = self._reconciler.events, request.after_sequence
+        if request.until_now:
+            yield from map(wire.event, events.after(sequence))
+            return
         while is_open():
             for item in events.after(sequence, _EVENT_WAIT_S):
                 sequence = item.sequence
@@ -135,6 +138,8 @@ class ControlService:
         counters = self._engine.counters()
         for item in counters.versions:
             _add_counts(response, item, version=item.version, role=prediction_pb2.Role.Name(item.role))
+        for (model, version), value in counters.shadow_dropped.items():
+            response.counters.add(name="shadow_dropped", model=model, version=version, role="ROLE_SHADOW", value=value)
         for rest in counters.folded:
             _add_counts(response, rest, version="", role="ROLE_UNSPECIFIED")
         return response

@@ -14,8 +14,11 @@ from mlops.registry import ModelFacts, Registration, Registry, ServerEvent
 from mlops.registry.database import Database
 from mlops.registry.schema import CanonicalJson, UtcTime, audit, metadata
 from mlops.registry.verify import NOT_REPLAYED, Finding
+from mlops.rollout import Order
+from mlops.rollout.orders import Rollouts
 from tests.support.packages import flip_byte
 from tests.support.registry import ANN, Backend, Clock, Packages, add
+from tests.support.rollouts import make_spec
 from tickserve.errors import ConfigurationError, RegistryError, TickserveError
 
 
@@ -33,6 +36,8 @@ def filled(registry: Registry, packages: Packages, clock: Clock) -> Registry:
     registry.rollback("demo", ANN)
     registry.set_alias("demo", "champion", 1, ANN)
     registry.report("s1", [ServerEvent("installed", clock.now, "demo", 1, "stable", "d")], ANN)
+    Rollouts(registry).start("demo", 2, make_spec(), ANN)
+    Rollouts(registry).order("demo", Order.ABORT, ANN)
     assert registry.verify().findings == ()
     return registry
 
