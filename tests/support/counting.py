@@ -126,6 +126,11 @@ class Counting:
         self.steady_ns += round(seconds * SECOND)
         self.consumer.tick()
 
+    def close(self) -> None:
+        """Ends it, with every connection."""
+        self.consumer.close()
+        self.database.close()
+
     def rows(self) -> list[CountedWindow]:
         """Everything that is written."""
         with self.database.read() as connection:
