@@ -23,8 +23,8 @@ class SidecarSettings(BaseSettings):
     `tap` is the folder that the servers write to, `log` where the prediction log goes. A segment of the log becomes
     Parquet once it has `segment_mb` or is `segment_s` old. Partitions older than `retention_days`, and the oldest
     ones where the log takes more than `log_mb`, are removed; 0 turns either off. What servers count goes to the
-    registry in windows of `counts_window_s`, under the name `reporter`, and is kept for `counts_days`. `alert_matrix` is
-    a file of alert rows in the place of the shipped ones; rows on the server's counters look at windows of
+    registry in windows of `counts_window_s`, under the name `reporter`, and is kept for `counts_days`. `alert_matrix`
+    is a file of alert rows in the place of the shipped ones; rows on the server's counters look at windows of
     `alert_window_s`. Alerts act on the registry, or where there is none on the server at `admin`.
     """
 
