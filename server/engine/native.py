@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from mlops.package import MODEL_FILE
-from mlops.package.runtime import golden_error
+from mlops.package.runtime import disable_telemetry, golden_error
 from server.engine import texts
 from server.engine.base import Counters, ModelCounters, Prepared, RunCounts, StageCounts, VersionCounters
 from server.engine.handover import array_of, counts_of, plan_values, sample_values, tensor_values, version_values
@@ -78,6 +78,7 @@ class NativeEngine:
             "max_in_flight_per_client": max_in_flight_per_client,
         }
         module = load_module()
+        disable_telemetry()
         try:
             self._native = module.NativeEngine(
                 onnxruntime=_runtime_library(),
