@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mlops.rollout.counts import SideCounts, WindowCounts
+from mlops.rollout.guard import LiveFigure, OutcomeGuard
 from mlops.rollout.metrics import CellMetric, LatencyMetric, Levels, MetricVerdict, OutputMetric, Verdict
 from mlops.rollout.outputs import MIN_BUCKETS, Counts, psi_bounds, sign_flips
 from mlops.rollout.spec import RolloutSpec
@@ -41,11 +42,11 @@ class Evidence:
 
     @property
     def overall(self) -> Verdict:
-        """Fail where any metric fails, pass where every one passes: nothing judged passes nothing."""
-        found = {each.verdict for each in self.verdicts}
-        if Verdict.FAIL in found:
+        """Fail where any metric fails, pass where every one but guards passes: nothing judged passes nothing."""
+        if any(each.verdict is Verdict.FAIL for each in self.verdicts):
             return Verdict.FAIL
-        return Verdict.PASS if found == {Verdict.PASS} else Verdict.INCONCLUSIVE
+        judged = {each.verdict for each in self.verdicts if not each.is_guard}
+        return Verdict.PASS if judged == {Verdict.PASS} else Verdict.INCONCLUSIVE
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -91,7 +92,9 @@ class Analysis:
         self._latency = None if rules.latency is None else LatencyMetric(rules.latency, levels)
         self._psi = None if rules.psi is None else OutputMetric("psi", rules.psi)
         self._flips = None if rules.sign_flips is None else OutputMetric("sign_flips", rules.sign_flips)
+        self._outcome = None if rules.outcome is None else OutcomeGuard(rules.outcome)
         self._windows = self._step_windows = self._share_bp = 0
+        self._is_guarded = False
         self._step = SideCounts.empty(), SideCounts.empty()
         self._seen: tuple[set[int], set[int]] = set(), set()
         self._bad, self._excess = 0, 0.0
@@ -125,7 +128,7 @@ class Analysis:
 
     def _begin_step(self, share_bp: int) -> None:
         """The shares changed: what is counted by step begins anew; evidence goes on."""
-        self._share_bp, self._step_windows = share_bp, 0
+        self._share_bp, self._step_windows, self._is_guarded = share_bp, 0, False
         self._step = SideCounts.empty(), SideCounts.empty()
         for metric in (self._psi, self._flips):
             if metric is not None:
@@ -143,6 +146,8 @@ class Analysis:
         baseline_bins: Counts | None = None,
         pairs: Counts | None = None,
         flips: Counts | None = None,
+        canary_outcome: LiveFigure | None = None,
+        stable_outcome: LiveFigure | None = None,
     ) -> None:
         """Takes the outputs of a step: once a step, when it could end, because its part of alpha is spent then.
 
@@ -154,6 +159,8 @@ class Analysis:
             Counts of the canary's outputs by key bucket, and of its own package's baseline by block.
         pairs, flips : array of int, shape (256,)
             Answers that stable's shadow gave too, and those of another sign.
+        canary_outcome, stable_outcome : LiveFigure, optional
+            The rule's figure of outcomes of each version.
 
         Raises
         ------
@@ -164,12 +171,19 @@ class Analysis:
             self._psi.update(psi_bounds(canary_bins, baseline_bins, self.output_alpha))
         if self._flips is not None and pairs is not None and flips is not None:
             self._flips.update(sign_flips(pairs, flips, self.output_alpha))
+        if self._outcome is not None and canary_outcome is not None and stable_outcome is not None:
+            if self._is_guarded:
+                raise ValueError("outcome was judged in this step already")
+            self._outcome.update(canary_outcome, stable_outcome, self.output_alpha)
+            self._is_guarded = True
 
     @property
-    def unjudged_outputs(self) -> frozenset[str]:
-        """The output metrics that this step has not been judged by."""
+    def unjudged(self) -> frozenset[str]:
+        """What is judged at step ends, and was not yet in this step."""
         metrics = (metric for metric in (self._psi, self._flips) if metric is not None)
-        return frozenset(metric.name for metric in metrics if not metric.is_judged)
+        found = {metric.name for metric in metrics if not metric.is_judged}
+        has_guard = self._outcome is not None and not self._is_guarded
+        return frozenset(found | ({"outcome"} if has_guard else set()))
 
     def evidence(self) -> Evidence:
         """What is known now."""
@@ -186,7 +200,7 @@ class Analysis:
             else MetricVerdict(each.metric, Verdict.INCONCLUSIVE, why, each.figures)
             for each in unpaired
         ]
-        outputs = [metric.verdict() for metric in (self._psi, self._flips) if metric is not None]
+        outputs = [metric.verdict() for metric in (self._psi, self._flips, self._outcome) if metric is not None]
         return Evidence(
             windows=self._windows,
             verdicts=(*unpaired, *outputs),
@@ -206,6 +220,7 @@ class Analysis:
         return {
             "windows": self._windows,
             "step_windows": self._step_windows,
+            "is_guarded": self._is_guarded,
             "share_bp": self._share_bp,
             "step": [side.as_dict() for side in self._step],
             "seen": [sorted(seen) for seen in self._seen],
@@ -220,6 +235,7 @@ class Analysis:
         found = cls(spec)
         found._windows, found._bad, found._excess = state["windows"], state["bad"], state["excess"]
         found._step_windows, found._share_bp = state["step_windows"], state["share_bp"]
+        found._is_guarded = state["is_guarded"]
         ours, theirs = (SideCounts.from_dict(side) for side in state["step"])
         found._step = ours, theirs
         found._seen = set(state["seen"][0]), set(state["seen"][1])
@@ -227,6 +243,6 @@ class Analysis:
             metric.restore(state["metrics"][metric.name])
         return found
 
-    def _metrics(self) -> list[CellMetric | LatencyMetric | OutputMetric]:
-        others = (self._latency, self._psi, self._flips)
+    def _metrics(self) -> list[CellMetric | LatencyMetric | OutputMetric | OutcomeGuard]:
+        others = (self._latency, self._psi, self._flips, self._outcome)
         return [*self._cells, *(metric for metric in others if metric is not None)]

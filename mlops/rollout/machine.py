@@ -268,7 +268,11 @@ def _breach(spec: RolloutSpec, evidence: Evidence) -> str:
 def _undecided(min_requests: int, evidence: Evidence) -> str:
     if evidence.answers < min_requests:
         return f"{evidence.answers} of {min_requests} answers"
-    open_ = [f"{each.metric} ({each.why})" for each in evidence.verdicts if each.verdict is not Verdict.PASS]
+    open_ = [
+        f"{each.metric} ({each.why})"
+        for each in evidence.verdicts
+        if each.verdict is not Verdict.PASS and not each.is_guard
+    ]
     return ", ".join(open_) or "its time was up before its evidence was looked at"
 
 

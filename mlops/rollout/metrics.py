@@ -26,12 +26,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetricVerdict:
-    """A verdict and what it rests on; `figures` are for people and the audit log."""
+    """A verdict and what it rests on; `figures` are for people and the audit log.
+
+    A guard may fail, never passes, and holds nothing up.
+    """
 
     metric: str
     verdict: Verdict
     why: str
     figures: dict[str, float] = field(default_factory=dict)
+    is_guard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from mlops.package.manifest import Frozen, explain
 from mlops.rollout.betting import windows_to_reach
 from mlops.rollout.outputs import MIN_BUCKETS
 from mlops.routing import WHOLE_BP
+from mlops.statistics.directions import HIGHER_IS_BETTER
 from mlops.tap.layout import BUCKETS
 from tickserve.errors import ConfigurationError
 
@@ -98,6 +99,23 @@ class OutputRule(Frozen):
     tolerance: Positive
 
 
+class OutcomeRule(Frozen):
+    """A guard rail at step ends: fails where the canary's `figure` is shown to lie more than `worse` below stable's.
+
+    `figure` is a metric of the data set `live`, such as `rank_ic`, or `rank_ic:5d` at another horizon than the first.
+    It never passes a rollout, and holds none up.
+    """
+
+    figure: str = "rank_ic"
+    worse: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _known(self) -> "OutcomeRule":
+        if self.figure.partition(":")[0] not in HIGHER_IS_BETTER:
+            raise ValueError(f"figure {self.figure!r} is none of {', '.join(sorted(HIGHER_IS_BETTER))}")
+        return self
+
+
 class AnalysisSpec(Frozen):
     """What is judged; what is None is not. One `alpha` for the whole rollout: the chance of a false rollback."""
 
@@ -107,22 +125,23 @@ class AnalysisSpec(Frozen):
     latency: LatencyRule | None = LatencyRule()
     psi: OutputRule | None = None
     sign_flips: OutputRule | None = None
+    outcome: OutcomeRule | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of what is judged."""
+        """The names of what is judged and has to pass."""
         names = ("errors", "violations", "latency", "psi", "sign_flips")
         return tuple(name for name in names if getattr(self, name) is not None)
 
     @property
     def metric_alpha(self) -> float:
         """Of each metric, by Bonferroni over those that can fail."""
-        return self.alpha / len(self.metrics)
+        return self.alpha / (len(self.metrics) + (self.outcome is not None))
 
     @model_validator(mode="after")
     def _judges(self) -> "AnalysisSpec":
         if not self.metrics:
-            raise ValueError("nothing is judged: name at least one metric")
+            raise ValueError("nothing is judged: name at least one metric beside the outcome, which passes nothing")
         return self
 
 

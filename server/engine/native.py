@@ -27,7 +27,7 @@ from tickserve.listening.sockets import socket_file
 from tickserve.listening.tls import Certificates, TlsIdentity
 
 #: The format of what is handed over; the module must hold the same.
-PLAN_FORMAT = 3
+PLAN_FORMAT = 4
 _BACKLOG = 1024
 _OFFERED = (
     "inference.GRPCInferenceService",
@@ -77,6 +77,8 @@ class NativeEngine:
             "max_message_bytes": max_message_bytes,
             "max_in_flight": max_in_flight,
             "max_in_flight_per_client": max_in_flight_per_client,
+            "max_shadow_queue": shadows.requests,
+            "max_shadow_bytes": shadows.size_bytes,
         }
         module = load_module()
         try:
@@ -183,6 +185,8 @@ class NativeEngine:
             loop_lag_seconds=found["queue_wait_s"],
             faults=found["faults"],
             worker_busy_ns=found["worker_busy_ns"],
+            shadow_dropped={(model, version): count for model, version, count in found["shadow_dropped"]},
+            shadow_queued=found["shadow_queued"],
         )
 
     def runs(self, versions: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], RunCounts]:

@@ -62,8 +62,12 @@ def switched(record: ModelRecord, target: Target, refused: Collection[str]) -> M
 
 def without_previous(record: ModelRecord) -> ModelRecord:
     """Without the version that is kept warm."""
-    others = {version: each for version, each in record.loaded.items() if version != record.previous}
-    return replace(record, previous="", loaded=others)
+    return replace(without(record, {record.previous}), previous="")
+
+
+def without(record: ModelRecord, versions: Collection[str]) -> ModelRecord:
+    """With these versions no longer loaded."""
+    return replace(record, loaded={version: each for version, each in record.loaded.items() if version not in versions})
 
 
 def unneeded(record: ModelRecord) -> Mapping[str, Loaded]:

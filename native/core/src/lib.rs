@@ -7,14 +7,18 @@
 #[cfg(test)]
 extern crate self as tickserve_core;
 
+pub mod background;
 pub mod call;
 pub mod client;
+pub mod clock;
 pub mod counters;
+mod decide;
 pub mod decode;
 pub mod describe;
 pub mod drawn;
 pub mod encode;
 pub mod engine;
+pub mod fallback;
 pub mod faults;
 mod features;
 pub mod histogram;
@@ -38,6 +42,7 @@ pub mod runtime;
 pub mod seat;
 pub mod service;
 pub mod session;
+pub mod shadow;
 pub mod shared;
 pub mod tallies;
 pub mod tap;

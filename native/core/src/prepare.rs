@@ -1,4 +1,7 @@
 //! Loading a version: read, verified, a session for every seat, warmed up and measured. Slow; on a control thread.
+//!
+//! All but the measuring is done in the background, so that a load takes no processor from those that serve. What is
+//! measured says how long a request will take, and bounds what the breaker lets pass: it is done at their priority.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,6 +10,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::background::in_background;
 use crate::call::{Elements, Tensor};
 use crate::loaded::{Figures, Loaded};
 use crate::plan::{Datatype, TensorSpec, VersionPlan};
@@ -48,7 +52,7 @@ pub struct Seats {
     pub workers: usize,
 }
 
-/// Loads, warms and measures a version on the calling thread. `sample` is one row of its inputs, from the golden rows;
+/// Loads, warms and measures a version while the calling thread waits. `sample` is one row of its inputs, from the golden rows;
 /// zeros without.
 pub fn prepare(
     library: &'static Library,
@@ -58,14 +62,15 @@ pub fn prepare(
 ) -> Result<Loaded, PrepareError> {
     let started = Instant::now();
     let resident_before = resident_bytes();
-    let model = read(&version.model_file, &version.model_sha256)?;
-    let make = || {
-        Session::new(library, &model, &version.inputs, &version.outputs).map_err(|e| unloadable(library, e))
-    };
-    let mut first = make()?;
+    let make = |model: &[u8]| session(library, version, model);
+    let (model, mut first) = aside(|| {
+        let model = read(&version.model_file, &version.model_sha256)?;
+        let first = make(&model)?;
+        Ok((model, first))
+    })?;
     let sample = match sample {
         Some(sample) => sample,
-        None => version.inputs.iter().map(zeros).collect::<Result<_, _>>()?,
+        None => row_of_zeros(version)?,
     };
     let (run_time_ns, ns_per_value) = measure(&mut first, version, &sample)?;
     let smallest: f64 = version
@@ -75,16 +80,18 @@ pub fn prepare(
         .sum();
     let runs_inline = ns_per_value * smallest <= INLINE_NS;
     let mut first = Some(first);
-    let sessions = PerSeat::try_new(&seats.room, |seat| {
-        if seat < seats.workers && !runs_inline {
-            return Ok(None);
-        }
-        if let Some(measured) = first.take() {
-            return Ok(Some(measured));
-        }
-        let mut session = make()?;
-        median_run_time_ns(&mut session, &sample, SEAT_WARM_UP_RUNS)?;
-        Ok(Some(session))
+    let sessions = aside(|| {
+        PerSeat::try_new(&seats.room, |seat| {
+            if seat < seats.workers && !runs_inline {
+                return Ok(None);
+            }
+            if let Some(measured) = first.take() {
+                return Ok(Some(measured));
+            }
+            let mut session = make(&model)?;
+            median_run_time_ns(&mut session, &sample, SEAT_WARM_UP_RUNS)?;
+            Ok(Some(session))
+        })
     })?;
     let figures = Figures {
         run_time_ns,
@@ -92,6 +99,30 @@ pub fn prepare(
         load_time: started.elapsed(),
     };
     Ok(Loaded::new(sessions, ns_per_value, runs_inline, figures))
+}
+
+/// What `work` gives, done in the background.
+fn aside<T: Send>(work: impl FnOnce() -> Result<T, PrepareError> + Send) -> Result<T, PrepareError> {
+    let no_thread = |error| PrepareError::Package(format!("there is no thread to load it on: {error}"));
+    in_background(work).map_err(no_thread)?
+}
+
+/// One more session of a version that is prepared, for a thread without a seat; warmed with zeros, where they run.
+pub fn one_session(library: &'static Library, version: &VersionPlan) -> Result<Session, PrepareError> {
+    let model = read(&version.model_file, &version.model_sha256)?;
+    let mut made = session(library, version, &model)?;
+    let row = row_of_zeros(version)?;
+    // A model may fail on zeros; that it runs was seen when it was prepared.
+    let _ran = median_run_time_ns(&mut made, &row, SEAT_WARM_UP_RUNS);
+    Ok(made)
+}
+
+fn session(library: &'static Library, version: &VersionPlan, model: &[u8]) -> Result<Session, PrepareError> {
+    Session::new(library, model, &version.inputs, &version.outputs).map_err(|e| unloadable(library, e))
+}
+
+fn row_of_zeros(version: &VersionPlan) -> Result<Vec<Tensor>, PrepareError> {
+    version.inputs.iter().map(zeros).collect()
 }
 
 /// The bytes of the model, which are those that the plan names.

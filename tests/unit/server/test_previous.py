@@ -120,7 +120,7 @@ def test_it_survives_restarts_that_never_came_to_it(start: Start, models: Path) 
     for result in first._loader.take():
         first._finish(result)
     first._step("demo")
-    first._keep_served()
+    first._installation.keep_served()
     assert stable_and_previous(first) == ("2", "")
     second = start()
     second.reconcile()

@@ -1,0 +1,160 @@
+"""What is installed, and the records behind it: changed together under one lock, and kept for the next process."""
+
+import threading
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import structlog
+
+from server.engine import Engine
+from server.models import changes
+from server.models.events import EventLog
+from server.models.loading import Memory
+from server.models.local import LocalState, Overrides
+from server.models.records import ModelRecord, last_served, refused_versions
+from server.models.served import LastServed, ServedFile
+from server.models.values import Target
+from server.plan import EMPTY_PLAN, Halt, Plan
+
+_log = structlog.get_logger()
+
+
+class Installation:
+    """The one place that gives the engine a plan.
+
+    `lock` covers the records, what was decided here and the install; never a load, the source or (but for a switch by
+    hand) a disk. Every method but `keep_served` is called with it held.
+    """
+
+    def __init__(
+        self, engine: Engine, local: LocalState, served: ServedFile | None, memory: Memory, events: EventLog
+    ) -> None:
+        self.lock = threading.RLock()
+        self.plan: Plan = EMPTY_PLAN
+        self.records: Mapping[str, ModelRecord] = {}
+        self.overrides = local.read_overrides()
+        #: What an earlier process served, by model.
+        self.last: Mapping[str, LastServed] = {} if served is None else served.read()
+        self.is_closed = False
+        self._engine = engine
+        self._local = local
+        self._served = served
+        self._is_served_kept = True
+        self._memory = memory
+        self._events = events
+        self._halts: Mapping[str, Halt] = local.read_halts()
+
+    def put(self, record: ModelRecord) -> None:
+        """Takes a record that changes nothing of the plan."""
+        self.records = {**self.records, record.name: record}
+
+    def forget_warm(self, record: ModelRecord) -> None:
+        """Takes a record that no longer names a version to load again, for the next process too."""
+        self.put(record)
+        self._is_served_kept = False
+
+    def install(self, record: ModelRecord) -> None:
+        """Takes a record and installs the plan with it."""
+        self.install_all({**self.records, record.name: record})
+
+    def install_all(self, records: Mapping[str, ModelRecord]) -> None:
+        """Builds the whole plan from the records and installs it; they count from then on."""
+        if self.is_closed:
+            return
+        records = {name: changes.planned(record, self._halt(record)) for name, record in records.items()}
+        for record in records.values():
+            self._tell_misfits(record)
+        models = {name: record.plan for name, record in records.items() if record.plan is not None}
+        not_loaded = {name: record.why for name, record in records.items() if record.plan is None}
+        plan = Plan(self.plan.generation + 1, MappingProxyType(models), MappingProxyType(not_loaded))
+        self._engine.install(plan)
+        self.plan = plan
+        self.records = {name: changes.dated(record) for name, record in records.items()}
+        self._is_served_kept = False
+        self.account()
+
+    def switch(self, record: ModelRecord, target: Target) -> None:
+        """Installs a target whose versions are loaded, and tells it."""
+        if self.is_closed:
+            return
+        before = record.target.stable if record.target else ""
+        self.install(changes.switched(record, target, refused_versions(record, self.overrides)))
+        for version in target.required:
+            loaded = record.loaded[version]
+            _log.info(
+                "installed",
+                model=record.name,
+                version=version,
+                digest=loaded.plan.digest.hex(),
+                load_ms=round(loaded.prepared.load_seconds * 1e3, 1),
+                run_us=round(loaded.prepared.run_time_ns / 1e3, 1),
+            )
+        text = f"digest {record.loaded[target.stable].plan.digest.hex()[:12]}" + (f", after {before}" if before else "")
+        self._events.add("installed", model=record.name, version=target.stable, message=text)
+
+    def tidy(self, record: ModelRecord) -> None:
+        """Drops what is loaded and no longer needed, once the model is where it should be."""
+        unneeded = changes.unneeded(record)
+        if unneeded:
+            for each in unneeded.values():
+                self._engine.discard(each.plan)
+            self.put(changes.without(record, unneeded))
+            self.account()
+
+    def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> OSError | None:
+        """Obeys first and then writes: a full disk must not keep a model answering that someone wants stopped.
+
+        Returns what kept it from being written.
+        """
+        self._halts = change(self._halts)
+        self.install_all(self.records)
+        return _written(lambda: self._local.write_halts(self._halts))
+
+    def change_overrides(self, change: Callable[[Overrides], Overrides]) -> OSError | None:
+        """Changes what is held and refused. Returns what kept it from being written."""
+        self.overrides = change(self.overrides)
+        return self.write_overrides()
+
+    def write_overrides(self) -> OSError | None:
+        """Keeps what is held and refused. Returns what kept it from being written."""
+        return _written(lambda: self._local.write_overrides(self.overrides))
+
+    def account(self) -> None:
+        """Tells the budget what the versions that are loaded take."""
+        self._memory.keep(
+            {
+                (name, version): loaded.prepared.resident_bytes
+                for name, record in self.records.items()
+                for version, loaded in record.loaded.items()
+            }
+        )
+
+    def keep_served(self) -> None:
+        """Writes what is served where that changed; not under the lock, for a disk may take its time."""
+        with self.lock:
+            if self._served is None or self._is_served_kept or self.is_closed:
+                return
+            self._is_served_kept = True
+            # A model that serves nothing yet keeps what it served last.
+            served = {name: last for name, record in self.records.items() if (last := last_served(record))}
+        self._served.write(served)
+
+    def _tell_misfits(self, record: ModelRecord) -> None:
+        """Says once of each version that it cannot be what it is meant to be."""
+        before = self.records.get(record.name)
+        for version, change in record.misfits.items():
+            if before is None or before.misfits.get(version) is not change:
+                _log.error("version_does_not_fit", model=record.name, version=version, error=change.error.message)
+                self._events.add("failed", model=record.name, version=version, message=change.error.message)
+
+    def _halt(self, record: ModelRecord) -> Halt | None:
+        return self._halts.get(record.name) or record.desired.halt
+
+
+def _written(write: Callable[[], None]) -> OSError | None:
+    try:
+        write()
+    except OSError as error:
+        _log.error("decision_not_written", error=error.strerror)
+        return error
+    return None
