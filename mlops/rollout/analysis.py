@@ -94,7 +94,6 @@ class Analysis:
         self._flips = None if rules.sign_flips is None else OutputMetric("sign_flips", rules.sign_flips)
         self._outcome = None if rules.outcome is None else OutcomeGuard(rules.outcome)
         self._windows = self._step_windows = self._share_bp = 0
-        self._is_guarded = False
         self._step = SideCounts.empty(), SideCounts.empty()
         self._seen: tuple[set[int], set[int]] = set(), set()
         self._bad, self._excess = 0, 0.0
@@ -128,9 +127,9 @@ class Analysis:
 
     def _begin_step(self, share_bp: int) -> None:
         """The shares changed: what is counted by step begins anew; evidence goes on."""
-        self._share_bp, self._step_windows, self._is_guarded = share_bp, 0, False
+        self._share_bp, self._step_windows = share_bp, 0
         self._step = SideCounts.empty(), SideCounts.empty()
-        for metric in (self._psi, self._flips):
+        for metric in (self._psi, self._flips, self._outcome):
             if metric is not None:
                 metric.begin_step()
 
@@ -172,18 +171,13 @@ class Analysis:
         if self._flips is not None and pairs is not None and flips is not None:
             self._flips.update(sign_flips(pairs, flips, self.output_alpha))
         if self._outcome is not None and canary_outcome is not None and stable_outcome is not None:
-            if self._is_guarded:
-                raise ValueError("outcome was judged in this step already")
             self._outcome.update(canary_outcome, stable_outcome, self.output_alpha)
-            self._is_guarded = True
 
     @property
-    def unjudged(self) -> frozenset[str]:
-        """What is judged at step ends, and was not yet in this step."""
-        metrics = (metric for metric in (self._psi, self._flips) if metric is not None)
-        found = {metric.name for metric in metrics if not metric.is_judged}
-        has_guard = self._outcome is not None and not self._is_guarded
-        return frozenset(found | ({"outcome"} if has_guard else set()))
+    def unjudged_outputs(self) -> frozenset[str]:
+        """The output metrics that this step has not been judged by."""
+        metrics = (metric for metric in (self._psi, self._flips, self._outcome) if metric is not None)
+        return frozenset(metric.name for metric in metrics if not metric.is_judged)
 
     def evidence(self) -> Evidence:
         """What is known now."""
@@ -220,7 +214,6 @@ class Analysis:
         return {
             "windows": self._windows,
             "step_windows": self._step_windows,
-            "is_guarded": self._is_guarded,
             "share_bp": self._share_bp,
             "step": [side.as_dict() for side in self._step],
             "seen": [sorted(seen) for seen in self._seen],
@@ -235,7 +228,6 @@ class Analysis:
         found = cls(spec)
         found._windows, found._bad, found._excess = state["windows"], state["bad"], state["excess"]
         found._step_windows, found._share_bp = state["step_windows"], state["share_bp"]
-        found._is_guarded = state["is_guarded"]
         ours, theirs = (SideCounts.from_dict(side) for side in state["step"])
         found._step = ours, theirs
         found._seen = set(state["seen"][0]), set(state["seen"][1])

@@ -204,7 +204,7 @@ def _judge_outputs(
     span: tuple[int, int],
 ) -> None:
     """Looks at the outputs where the step could end by everything else, or is about to be given up."""
-    missing = analysis.unjudged
+    missing = analysis.unjudged_outputs
     start_ns, end_ns = span
     if not missing or hold or not start_ns or state.phase is not Phase.RUNNING:
         return

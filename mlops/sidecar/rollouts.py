@@ -37,7 +37,7 @@ class RolloutWorker:
     Parameters
     ----------
     open_registry : callable
-        Opens it; asked again after a failure. Raises TickserveError.
+        Opens it, or returns None where there is none yet; asked again then. Raises TickserveError.
     lease_s : float
         After so much silence another sidecar takes over.
     tell : callable
@@ -48,7 +48,7 @@ class RolloutWorker:
 
     def __init__(
         self,
-        open_registry: Callable[[], Registry],
+        open_registry: Callable[[], Registry | None],
         *,
         lease_s: float,
         tell: Callable[[Notice], None],
@@ -135,8 +135,10 @@ class RolloutWorker:
             pause_s = _POLL_S
             try:
                 registry = self._opened()
-                leases = Leases(registry.journal.database, self._lease_s)
-                renew_at = self._look(registry, leases, renew_at)
+                if registry is None:
+                    pause_s = _AWAY_S
+                else:
+                    renew_at = self._look(registry, Leases(registry.journal.database, self._lease_s), renew_at)
                 self._say("")
             except LeaseLostError as error:
                 self._lease = None
@@ -181,7 +183,7 @@ class RolloutWorker:
                 self._views = tuple(read_view(connection, found, leases) for found in all_open(connection))
         return renew_at
 
-    def _opened(self) -> Registry:
+    def _opened(self) -> Registry | None:
         if self._registry is None:
             self._registry = self._open()
         return self._registry

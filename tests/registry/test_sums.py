@@ -1,7 +1,8 @@
 """Sums in the registry's database: what is written is what is read, on each back end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,14 +10,16 @@ from sqlalchemy import update
 
 from mlops.registry import Registry, schema
 from mlops.registry.database import Database
-from mlops.rollout.sums import read_outputs, read_reporters, read_windows
+from mlops.rollout.sums import CountedOutputs, read_outputs, read_reporters, read_windows
 from mlops.rollout.sums.body import pack, unpack
 from mlops.rollout.sums.write import (
     Progress,
     database_now,
     forget,
+    outputs_row,
     read_progress,
     require_name,
+    touch,
     write_outputs,
     write_progress,
     write_windows,
@@ -35,6 +38,10 @@ def database(registry: Registry, backend: Backend) -> Iterator[Database]:
     opened.close()
 
 
+def put_outputs(connection: Any, windows: Sequence[CountedOutputs]) -> None:
+    write_outputs(connection, [outputs_row("demo", each) for each in windows])
+
+
 def progress(**fields: object) -> Progress:
     usual = {
         "boot": BOOT,
@@ -46,7 +53,7 @@ def progress(**fields: object) -> Progress:
         "dropped": 3,
         "state": TOLD,
     }
-    return Progress(**(usual | fields))  # type: ignore[arg-type]
+    return Progress(**(usual | fields))
 
 
 def test_windows_are_read_as_they_were_written(database: Database) -> None:
@@ -77,7 +84,7 @@ def test_a_row_written_again_is_there_once_with_what_was_said_last(database: Dat
         database.write(
             lambda connection, requests=requests: write_windows(connection, "demo", [window(counts=side(requests))])
         )
-        database.write(lambda connection, n=requests: write_outputs(connection, "demo", [outputs(answers=n)]))
+        database.write(lambda connection, n=requests: put_outputs(connection, [outputs(answers=n)]))
     with database.read() as connection:
         [row] = read_windows(connection, "demo", 10 * SECOND, 0)
         [told] = read_outputs(connection, "demo", 0, 20 * SECOND)
@@ -87,7 +94,7 @@ def test_a_row_written_again_is_there_once_with_what_was_said_last(database: Dat
 def test_outputs_lie_whole_in_the_time_that_is_asked_for(database: Database) -> None:
     written = [outputs(start_ns=start * SECOND, positions=(start, start + 9)) for start in (0, 10, 20, 30)]
     written.append(outputs(start_ns=10 * SECOND, version=2, role=3, bins=None, unbinned=768))
-    database.write(lambda connection: write_outputs(connection, "demo", written))
+    database.write(lambda connection: put_outputs(connection, written))
     with database.read() as connection:
         found = read_outputs(connection, "demo", 10 * SECOND, 39 * SECOND)
     assert [(each.start_ns // SECOND, each.version, each.positions) for each in found] == [
@@ -103,9 +110,9 @@ def test_outputs_lie_whole_in_the_time_that_is_asked_for(database: Database) -> 
 
 
 def test_reporters_say_how_far_they_are_and_where_they_go_on(database: Database) -> None:
-    def write(connection: object) -> None:
-        write_progress(connection, "here", "me", progress())  # type: ignore[arg-type]
-        write_progress(connection, "here", "me", progress(boot="11" * 16, has_ended=True))  # type: ignore[arg-type]
+    def write(connection: Any) -> None:
+        write_progress(connection, "here", "me", progress())
+        write_progress(connection, "here", "me", progress(boot="11" * 16, has_ended=True))
 
     database.write(write)
     with database.read() as connection:
@@ -123,6 +130,12 @@ def test_reporters_say_how_far_they_are_and_where_they_go_on(database: Database)
     assert (first.has_ended, second.has_ended) == (False, True)
     assert not first.is_silent(now)
     assert first.is_silent(now + timedelta(seconds=61))
+    database.write(lambda connection: touch(connection, "here", [BOOT], 50 * SECOND, 7))
+    with database.read() as connection:
+        assert [(each.outputs_to_ns // SECOND, each.dropped) for each in read_reporters(connection, "demo")] == [
+            (50, 7),
+            (10, 3),
+        ]
     assert known[BOOT, "demo"].state["7"].tolist() == [0, 1, 2, 3, 4]
     assert known["11" * 16, "demo"].has_ended
 
@@ -143,12 +156,12 @@ def test_a_name_is_one_sidecars_until_that_is_silent(database: Database) -> None
 
 
 def test_old_windows_of_everybody_are_forgotten_and_those_that_may_go_on_are_not(database: Database) -> None:
-    def write(connection: object) -> None:
-        write_progress(connection, "here", "me", progress())  # type: ignore[arg-type]
+    def write(connection: Any) -> None:
+        write_progress(connection, "here", "me", progress())
         for reporter in ("here", "gone"):
             windows = [window(reporter=reporter, start_ns=start * SECOND) for start in (10, 20, 30)]
-            write_windows(connection, "demo", windows)  # type: ignore[arg-type]
-        write_outputs(connection, "demo", [outputs(start_ns=10 * SECOND), outputs(start_ns=30 * SECOND)])  # type: ignore[arg-type]
+            write_windows(connection, "demo", windows)
+        put_outputs(connection, [outputs(start_ns=10 * SECOND), outputs(start_ns=30 * SECOND)])
 
     database.write(write)
     assert database.write(lambda connection: forget(connection, 30 * SECOND)) == 5
@@ -165,7 +178,7 @@ def test_old_windows_of_everybody_are_forgotten_and_those_that_may_go_on_are_not
 )
 def test_a_damaged_row_is_named(database: Database, damage: bytes) -> None:
     database.write(lambda connection: write_windows(connection, "demo", [window()]))
-    database.write(lambda connection: write_outputs(connection, "demo", [outputs()]))
+    database.write(lambda connection: put_outputs(connection, [outputs()]))
     for table in (schema.window_counts, schema.window_outputs):
         database.write(lambda connection, table=table: connection.execute(update(table).values(body=damage)))
     with database.read() as connection:

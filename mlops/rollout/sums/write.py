@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Table, and_, delete, insert, select, text
+from sqlalchemy import Connection, Table, and_, delete, insert, select, text, update
 
 from mlops.registry.schema import reporters, window_counts, window_outputs
 from mlops.rollout.sums.body import Arrays, pack
@@ -74,10 +75,11 @@ def require_name(connection: Connection, reporter: str, writer: str) -> None:
 
 def write_progress(connection: Connection, reporter: str, writer: str, progress: Progress) -> None:
     """Replaces how far a sidecar is with one model at one boot."""
-    key = {"reporter": reporter, "boot": progress.boot, "model": progress.model}
     state = {ENDED: np.array(1)} if progress.has_ended else progress.state
     row = {
-        **key,
+        "reporter": reporter,
+        "boot": progress.boot,
+        "model": progress.model,
         "server": progress.server,
         "writer": writer,
         "complete_to_ns": progress.complete_to_ns,
@@ -87,13 +89,13 @@ def write_progress(connection: Connection, reporter: str, writer: str, progress:
         "at": database_now(connection),
         "state": pack(state),
     }
-    _replace(connection, reporters, key, row)
+    _replace(connection, reporters, row)
 
 
 def write_windows(connection: Connection, model: str, windows: Iterable[CountedWindow]) -> None:
     """Writes rows of counts; those of one key are replaced, so that writing them again changes nothing."""
     for each in windows:
-        key = {
+        row = {
             "reporter": each.reporter,
             "boot": each.boot,
             "model": model,
@@ -101,24 +103,38 @@ def write_windows(connection: Connection, model: str, windows: Iterable[CountedW
             "role": each.role,
             "edge_ns": each.edge_ns,
             "start_ns": each.start_ns,
+            "window_ns": each.window_ns,
+            "share_bp": each.share_bp,
+            "body": pack(side_arrays(each.counts)),
         }
-        body = pack(side_arrays(each.counts))
-        row = {**key, "window_ns": each.window_ns, "share_bp": each.share_bp, "body": body}
-        _replace(connection, window_counts, key, row)
+        _replace(connection, window_counts, row)
 
 
-def write_outputs(connection: Connection, model: str, windows: Iterable[CountedOutputs]) -> None:
+def outputs_row(model: str, window: CountedOutputs) -> dict[str, Any]:
+    """A row of outputs as the table has it."""
+    return {
+        "reporter": window.reporter,
+        "boot": window.boot,
+        "model": model,
+        "version": window.version,
+        "role": window.role,
+        "start_ns": window.start_ns,
+        "window_ns": window.window_ns,
+        "body": pack(window.arrays()),
+    }
+
+
+def write_outputs(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows of outputs; those of one key are replaced by what is known of the same window now."""
-    for each in windows:
-        key = {
-            "reporter": each.reporter,
-            "boot": each.boot,
-            "model": model,
-            "version": each.version,
-            "role": each.role,
-            "start_ns": each.start_ns,
-        }
-        _replace(connection, window_outputs, key, {**key, "window_ns": each.window_ns, "body": pack(each.arrays())})
+    for row in rows:
+        _replace(connection, window_outputs, row)
+
+
+def touch(connection: Connection, reporter: str, boots: Iterable[str], outputs_to_ns: int, dropped: int) -> None:
+    """Says that a sidecar is there, and how far it is with the outputs of these boots."""
+    mine = and_(reporters.c.reporter == reporter, reporters.c.boot.in_(list(boots)))
+    changes = {"outputs_to_ns": outputs_to_ns, "dropped": dropped, "at": database_now(connection)}
+    connection.execute(update(reporters).where(mine).values(changes))
 
 
 def forget(connection: Connection, before_ns: int) -> int:
@@ -140,6 +156,7 @@ def database_now(connection: Connection) -> datetime:
     return found.astimezone(UTC)
 
 
-def _replace(connection: Connection, table: Table, key: Mapping[str, object], row: Mapping[str, object]) -> None:
-    connection.execute(delete(table).where(and_(*(table.c[name] == value for name, value in key.items()))))
+def _replace(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
+    key = and_(*(column == row[column.name] for column in table.primary_key))
+    connection.execute(delete(table).where(key))
     connection.execute(insert(table).values(dict(row)))
