@@ -36,7 +36,7 @@ class Counted:
 
     def windows(self) -> list[CountedWindow]:
         with self.database.read() as connection:
-            return list(read_windows(connection, "demo", WINDOW_NS, 0))
+            return list(read_windows(connection, "demo", 0))
 
     def requests(self) -> Counter[int]:
         found: Counter[int] = Counter()

@@ -5,11 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
-
 from mlops.registry import migrate
 from mlops.registry.database import Database
-from mlops.registry.schema import window_counts
 from mlops.rollout.sums import CountedWindow, read_windows
 from mlops.rollout.sums.values import MIXED_SHARE
 from mlops.sidecar.counts import CountsConsumer
@@ -134,9 +131,7 @@ class Counting:
     def rows(self) -> list[CountedWindow]:
         """Everything that is written."""
         with self.database.read() as connection:
-            lengths = connection.execute(select(window_counts.c.window_ns).distinct()).scalars().all()
-            found = [row for length in lengths for row in read_windows(connection, "demo", length, 0)]
-        return list({(row.boot, row.version, row.role, row.edge_ns, row.start_ns): row for row in found}.values())
+            return list(read_windows(connection, "demo", 0))
 
     def whole(self) -> list[tuple[int, int, int, int, int]]:
         """Of windows that are no mix: start after the beginning of time in s, version, role, share, requests."""

@@ -123,7 +123,7 @@ def test_windows_are_as_long_as_an_open_rollout_wants_them(life: CountingLife, c
         (10, 2, 9_000),
         (12, 2, 9_000),
         (14, 2, 9_000),
-        (16, 4, MIXED_SHARE),
+        (16, 4, 9_000),
     ]
 
 
