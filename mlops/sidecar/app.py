@@ -22,6 +22,7 @@ from mlops.prediction_log.outcomes import OutcomeStore
 from mlops.prediction_log.reading import PARQUET, SEGMENTS, read_all, read_segment
 from mlops.prediction_log.segments import SegmentWriter, first_position, segment_paths
 from mlops.sidecar.consumers import Closing, Consumer, Exporter, Feed, Holding
+from mlops.sidecar.deciding import make_rollouts
 from mlops.sidecar.follower import Follower
 from mlops.sidecar.metrics import Facts, SidecarCollector
 from mlops.sidecar.packages import PackageFinder
@@ -48,7 +49,7 @@ class Sidecar:
     """Owns every part of the process. `run` blocks until `stop`, which a signal handler may call.
 
     One thread follows the rings, writes the log and feeds the consumers; another one makes Parquet of closed
-    segments and keeps the bounds; scrapes and outcomes have threads of their own.
+    segments and keeps the bounds; scrapes, outcomes and rollouts have threads of their own.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Sidecar:
             position=lambda: self._writer.position,
         )
         self._consumers = make(self.context)
+        self._rollouts = make_rollouts(settings)
         self._outcomes = OutcomeStore(settings.log)
         self._feed = Feed(
             settings.log / "checkpoints",
@@ -119,6 +121,8 @@ class Sidecar:
         keeper = threading.Thread(target=self._guarded, args=(self._keep,), name="keeper", daemon=True)
         try:
             keeper.start()
+            if self._rollouts is not None:
+                self._rollouts.start()
             _log.info(
                 "ready",
                 tap=str(self._settings.tap),
@@ -133,6 +137,8 @@ class Sidecar:
             self._http.stop()
             if keeper.is_alive():
                 keeper.join()
+            if self._rollouts is not None:
+                self._rollouts.close()
             for consumer in self._consumers:
                 if isinstance(consumer, Closing):
                     consumer.close()
@@ -278,7 +284,10 @@ class Sidecar:
         )
 
     def _exports(self) -> dict[str, Callable[[], Iterable[Metric]]]:
-        return {each.name: each.collect for each in self._consumers if isinstance(each, Exporter)}
+        found: dict[str, Callable[[], Iterable[Metric]]] = {
+            each.name: each.collect for each in self._consumers if isinstance(each, Exporter)
+        }
+        return found if self._rollouts is None else found | {self._rollouts.name: self._rollouts.collect}
 
 
 def serve(settings: SidecarSettings) -> None:
