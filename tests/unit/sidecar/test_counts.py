@@ -316,6 +316,36 @@ def test_a_damaged_state_is_said_and_counts_go_on_once_it_is_gone(life: Counting
     assert requests(counting) == 1
 
 
+def test_without_a_registry_nothing_waits_and_counting_begins_once_there_is_one(
+    tap: Path, life: CountingLife, counting: Counting
+) -> None:
+    life.count(1, times=3)
+    counting.has_registry = False
+    counting.begin()
+    counting.step(30.0)
+    assert counting.rows() == []
+    assert counting.consumer.is_through(life.path), "nobody waits for a registry that was never made"
+    assert not counting.writer.error
+    counting.has_registry = True
+    counting.step(10.0)
+    counting.step(10.0)
+    assert requests(counting) == 3
+    assert not counting.consumer.is_through(life.path)
+
+
+def test_what_no_step_expects_ends_counting_where_it_is_seen(life: CountingLife, counting: Counting) -> None:
+    def broken() -> None:
+        raise RuntimeError("nobody thought of it")
+
+    counting.after_write = broken
+    life.count(1)
+    counting.look(10.0)
+    counting.writer.start()
+    counting.writer.stop()
+    with pytest.raises(RuntimeError, match="nobody thought of it"):
+        counting.consumer.tick()
+
+
 def metric(counting: Counting, name: str) -> float:
     return next(each.samples[0].value for each in counting.consumer.collect() if each.name == name)
 
