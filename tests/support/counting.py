@@ -85,6 +85,7 @@ class Counting:
         self.steady_ns = 5 * SECOND
         self.is_away, self.has_registry = False, True
         self.lengths: Mapping[str, int] = {}
+        self.before_write: Callable[[], None] = lambda: None
         self.after_write: Callable[[], None] = lambda: None
         self.database = Database(self.url)
         migrate.prepare(self.database)
@@ -171,6 +172,7 @@ class Flaky(Database):
 
     def write(self, change: Callable[[Any], Any]) -> Any:
         self._check()
+        self._counting.before_write()
         found = super().write(change)
         self._counting.after_write()
         return found
