@@ -28,19 +28,20 @@ def make_counts(
 ) -> CountsConsumer:
     """The consumer, whose thread has begun. Raises OSError."""
     window_ns = round(settings.counts_window_s * 1e9)
+    keep_ns = round(settings.counts_days * _DAY_NS)
     writer = SumsWriter(
         lambda: open_database(settings.home, settings.registry),
         settings.reporter,
         own_id(settings.log / "reporter.id"),
         lengths=window_lengths,
-        keep_ns=round(settings.counts_days * _DAY_NS),
+        keep_ns=keep_ns,
     )
     writer.start()
     return CountsConsumer(
         settings.tap,
         settings.reporter,
         writer,
-        OutputWindows(settings.reporter, window_ns, OutputReaders(packages.find)),
+        OutputWindows(settings.reporter, window_ns, OutputReaders(packages.find), keep_ns=keep_ns),
         window_ns=window_ns,
         lag_s=lag_s,
         position=position,

@@ -134,7 +134,10 @@ def test_reporters_say_how_far_they_are_and_where_they_go_on(database: Database)
     assert (first.has_ended, second.has_ended) == (False, True)
     assert not first.is_silent(now)
     assert first.is_silent(now + timedelta(seconds=61))
+    database.write(lambda connection: write_progress(connection, "there", "other", progress(model="other")))
     database.write(lambda connection: touch(connection, "here", [BOOT], 50 * SECOND, 7))
+    with database.read() as connection:
+        assert [each.dropped for each in read_reporters(connection, "other")] == [3], "it is another one's"
     with database.read() as connection:
         assert [(each.outputs_to_ns // SECOND, each.dropped) for each in read_reporters(connection, "demo")] == [
             (50, 7),

@@ -16,7 +16,7 @@ from mlops.sidecar.counts.writer import SumsWriter
 from mlops.tap import COUNTERS, PageOwner, Split, Tallier
 from mlops.tap.counters import Identity, Page
 from tests.support.taps import TapLife, version
-from tickserve.errors import UnreachableError
+from tickserve.errors import UnknownError, UnreachableError
 
 SECOND = 1_000_000_000
 WINDOW_NS = 10 * SECOND
@@ -80,8 +80,9 @@ class Counting:
         self.url = url or f"sqlite:///{folder / 'registry.db'}"
         self.unix_ns = now_ns
         self.steady_ns = 5 * SECOND
-        self.is_away = False
+        self.is_away, self.has_registry = False, True
         self.lengths: Mapping[str, int] = {}
+        self.before_write: Callable[[], None] = lambda: None
         self.after_write: Callable[[], None] = lambda: None
         self.database = Database(self.url)
         migrate.prepare(self.database)
@@ -148,6 +149,8 @@ class Counting:
         )
 
     def _open(self) -> Database:
+        if not self.has_registry:
+            raise UnknownError("there is no registry")
         return Flaky(self)
 
 
@@ -164,6 +167,7 @@ class Flaky(Database):
 
     def write(self, change: Callable[[Any], Any]) -> Any:
         self._check()
+        self._counting.before_write()
         found = super().write(change)
         self._counting.after_write()
         return found
