@@ -11,6 +11,7 @@ from mlops.rollout.sums import CountedWindow, read_windows
 from mlops.rollout.sums.values import MIXED_SHARE
 from mlops.sidecar.counts import CountsConsumer
 from mlops.sidecar.counts.outputs import OutputWindows
+from mlops.sidecar.counts.pages import PageCounter
 from mlops.sidecar.counts.windows import Moment
 from mlops.sidecar.counts.writer import SumsWriter
 from mlops.tap import COUNTERS, PageOwner, Split, Tallier
@@ -99,15 +100,13 @@ class Counting:
             clock=lambda: self.unix_ns,
         )
         self.outputs = OutputWindows(self.reporter, WINDOW_NS, lambda *_: None, clock=lambda: self.unix_ns)
+
+        def now() -> Moment:
+            return Moment(self.unix_ns, self.steady_ns)
+
+        self.pages = PageCounter(self.tap, self.reporter, self.writer, window_ns=WINDOW_NS, now=now)
         self.consumer = CountsConsumer(
-            self.tap,
-            self.reporter,
-            self.writer,
-            self.outputs,
-            window_ns=WINDOW_NS,
-            lag_s=lambda: 0.0,
-            position=lambda: 0,
-            now=lambda: Moment(self.unix_ns, self.steady_ns),
+            self.pages, self.writer, self.outputs, lag_s=lambda: 0.0, position=lambda: 0, now=now
         )
         self.writer.step()
 
@@ -115,6 +114,7 @@ class Counting:
         """Time goes on, then the sidecar looks and writes once each."""
         self.unix_ns += round(seconds * SECOND)
         self.steady_ns += round(seconds * SECOND)
+        self.pages.look()
         self.consumer.tick()
         self.writer.step()
 
@@ -122,6 +122,7 @@ class Counting:
         """Time goes on, and the sidecar looks; what it found is not written yet."""
         self.unix_ns += round(seconds * SECOND)
         self.steady_ns += round(seconds * SECOND)
+        self.pages.look()
         self.consumer.tick()
 
     def close(self) -> None:
