@@ -1,9 +1,7 @@
 """Settings of the server: flags before environment (`TICKSERVE_*`) before file; every error names its setting."""
 
 import contextlib
-import hashlib
 import os
-import socket
 import tomllib
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,7 +15,7 @@ from server.models.policy import parse_policy
 from server.plan import DEFAULT_SHADOW_BOUNDS, ShadowBounds
 from tickserve.address import is_unix, split_host
 from tickserve.errors import ConfigurationError
-from tickserve.home import home
+from tickserve.home import default_name, home
 from tickserve.listening.checks import check_addresses, check_authority, check_pair, check_tcp, split_list
 from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
 from tickserve.listening.tls import TlsFiles
@@ -250,11 +248,6 @@ def _read_file(file: Path) -> dict[str, Any]:
         known = ", ".join(Settings.model_fields)
         raise ConfigurationError(f"setting {unknown[0]} ({file}) is unknown; known are: {known}", field=unknown[0])
     return content
-
-
-def default_name(home: Path) -> str:
-    """The same for every process over this folder of state on this machine."""
-    return f"{socket.gethostname()}-{hashlib.sha256(str(home.absolute()).encode()).hexdigest()[:6]}"
 
 
 def default_memory_mb() -> int:

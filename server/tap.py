@@ -95,6 +95,8 @@ class Tap:
         The size of each ring, and of a slot in it.
     producers : int
         Threads that record: each has a ring, and rows of the counters page. The last one is that of shadows.
+    server : str
+        The name that readers know the server by, as it has it in its reports; empty for none.
 
     Raises
     ------
@@ -102,7 +104,7 @@ class Tap:
         Where the folder is not in memory, cannot be written, or has no room.
     """
 
-    def __init__(self, folder: Path, *, ring_bytes: int, slot_bytes: int, producers: int) -> None:
+    def __init__(self, folder: Path, *, ring_bytes: int, slot_bytes: int, producers: int, server: str = "") -> None:
         require_memory(folder)
         boot = new_boot()
         self.folder = folder
@@ -120,6 +122,9 @@ class Tap:
             raise _unusable(folder, error) from None
         try:
             self._descriptor = open_catalog(self.boot)
+            self._catalog = CatalogWriter(self._descriptor)
+            if server:
+                self._catalog.server(server)
             for ring, path in enumerate(self.rings):
                 create_ring(path, shape, boot, ring, producers)
             create_page(self.counters, boot, producers)
@@ -128,7 +133,6 @@ class Tap:
             if error.errno == errno.ENOSPC:
                 raise _no_room(folder, producers, shape.file_bytes) from None
             raise _unusable(folder, error) from None
-        self._catalog = CatalogWriter(self._descriptor)
         self._page = PageOwner(self.counters)
         self._files = [RingFile(path) for path in self.rings]
         self._lock = threading.Lock()

@@ -17,7 +17,8 @@ class Evidence:
     """What the analysis knows at one moment; what the decision rests on, and what the audit log keeps.
 
     `share_bp` is the canary's share of the keys in the last window; `step_windows`, and the `answers` and `buckets` of
-    the canary, are those since it has that share; `bad_answers` those that reached clients from the canary
+    the canary, are those since it has that share, `requests` and `stable_requests` what both were asked meanwhile;
+    `bad_answers` those that reached clients from the canary
     since the start, `excess_bad_answers` those of them that stable's rate does not explain.
     """
 
@@ -30,6 +31,14 @@ class Evidence:
     stable_buckets: int = 0
     bad_answers: int = 0
     excess_bad_answers: float = 0.0
+    requests: int = 0
+    stable_requests: int = 0
+
+    @property
+    def traffic_share(self) -> float | None:
+        """The canary's share of the requests of this step; None without any. A share of keys is another thing."""
+        total = self.requests + self.stable_requests
+        return self.requests / total if total else None
 
     @property
     def overall(self) -> Verdict:
@@ -55,6 +64,8 @@ class Evidence:
             "stable_buckets": self.stable_buckets,
             "bad_answers": self.bad_answers,
             "excess_bad_answers": self.excess_bad_answers,
+            "requests": self.requests,
+            "stable_requests": self.stable_requests,
         }
 
 
@@ -87,8 +98,14 @@ class Analysis:
         self._seen: tuple[set[int], set[int]] = set(), set()
         self._bad, self._excess = 0, 0.0
 
-    def update(self, window: WindowCounts) -> None:
-        """Takes the next window, summed over servers; one in which the shares changed is to be left out."""
+    def update(self, window: WindowCounts, exposed: SideCounts | None = None) -> None:
+        """Takes the next window, summed over servers; one in which the shares changed is to be left out.
+
+        Parameters
+        ----------
+        exposed : SideCounts, optional
+            What clients got of the canary, where that is not what is compared: of blue-green a sample is.
+        """
         if window.share_bp != self._share_bp:
             self._begin_step(window.share_bp)
         self._windows += 1
@@ -99,16 +116,20 @@ class Analysis:
         ours, theirs = window.canary, window.stable
         for seen, side in zip(self._seen, (ours, theirs), strict=True):
             seen.update(np.flatnonzero(side.requests).tolist())
-        self._bad += ours.bad
-        of_stable = int(theirs.requests.sum())
-        expected = theirs.bad / of_stable * int(ours.requests.sum()) if of_stable else 0.0
-        self._excess += ours.bad - expected
+        self.expose(ours if exposed is None else exposed, theirs)
+
+    def expose(self, canary: SideCounts, stable: SideCounts) -> None:
+        """Counts the bad answers that clients got in a window, which is no evidence by that."""
+        self._bad += canary.bad
+        of_stable = int(stable.requests.sum())
+        expected = stable.bad / of_stable * int(canary.requests.sum()) if of_stable else 0.0
+        self._excess += canary.bad - expected
 
     def _begin_step(self, share_bp: int) -> None:
         """The shares changed: what is counted by step begins anew; evidence goes on."""
         self._share_bp, self._step_windows = share_bp, 0
         self._step = SideCounts.empty(), SideCounts.empty()
-        for metric in (self._psi, self._flips):
+        for metric in (self._psi, self._flips, self._outcome):
             if metric is not None:
                 metric.begin_step()
 
@@ -129,7 +150,7 @@ class Analysis:
     ) -> None:
         """Takes the outputs of a step: once a step, when it could end, because its part of alpha is spent then.
 
-        Too little to say is no look; it may be asked again.
+        Too little to say is no look, nor are counts that are not given; they may be given later.
 
         Parameters
         ----------
@@ -145,15 +166,18 @@ class Analysis:
         ValueError
             Where this step was judged already.
         """
-        if self._psi is not None:
-            has_bins = canary_bins is not None and baseline_bins is not None
-            bounds = psi_bounds(canary_bins, baseline_bins, self.output_alpha) if has_bins else None  # type: ignore[arg-type]
-            self._psi.update(bounds)
-        if self._flips is not None:
-            has_pairs = pairs is not None and flips is not None
-            self._flips.update(sign_flips(pairs, flips, self.output_alpha) if has_pairs else None)  # type: ignore[arg-type]
-        if self._outcome is not None:
+        if self._psi is not None and canary_bins is not None and baseline_bins is not None:
+            self._psi.update(psi_bounds(canary_bins, baseline_bins, self.output_alpha))
+        if self._flips is not None and pairs is not None and flips is not None:
+            self._flips.update(sign_flips(pairs, flips, self.output_alpha))
+        if self._outcome is not None and canary_outcome is not None and stable_outcome is not None:
             self._outcome.update(canary_outcome, stable_outcome, self.output_alpha)
+
+    @property
+    def unjudged_outputs(self) -> frozenset[str]:
+        """The output metrics that this step has not been judged by."""
+        metrics = (metric for metric in (self._psi, self._flips, self._outcome) if metric is not None)
+        return frozenset(metric.name for metric in metrics if not metric.is_judged)
 
     def evidence(self) -> Evidence:
         """What is known now."""
@@ -181,6 +205,8 @@ class Analysis:
             stable_buckets=stable_buckets,
             bad_answers=self._bad,
             excess_bad_answers=self._excess,
+            requests=int(ours.requests.sum()),
+            stable_requests=int(theirs.requests.sum()),
         )
 
     def state(self) -> dict[str, Any]:

@@ -61,11 +61,17 @@ class OutcomeGuard:
         self._rule = rule
         self._last: Drop | None = None
         self._is_failed = False
+        self.is_judged = False
 
-    def update(self, canary: LiveFigure | None, stable: LiveFigure | None, alpha: float) -> None:
-        """Takes what is known at the end of a step; None is nothing yet, and no look."""
-        if canary is None or stable is None:
-            return
+    def begin_step(self) -> None:
+        """The next look is another step's."""
+        self.is_judged = False
+
+    def update(self, canary: LiveFigure, stable: LiveFigure, alpha: float) -> None:
+        """Takes what is known at the end of a step. Raises ValueError where this step was judged already."""
+        if self.is_judged:
+            raise ValueError(f"{self.name} was judged in this step already")
+        self.is_judged = True
         self._last = drop_of(self._rule, canary, stable, alpha)
         self._is_failed = self._is_failed or self._last.lower > self._rule.worse
 
@@ -85,9 +91,9 @@ class OutcomeGuard:
         """As JSON has it."""
         last = self._last
         kept = None if last is None else [last.value, last.lower, last.seen_from]
-        return {"last": kept, "is_failed": self._is_failed}
+        return {"last": kept, "is_failed": self._is_failed, "is_judged": self.is_judged}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from `state()`."""
         self._last = None if state["last"] is None else Drop(*state["last"])
-        self._is_failed = state["is_failed"]
+        self._is_failed, self.is_judged = state["is_failed"], state["is_judged"]

@@ -215,6 +215,11 @@ class OutputMetric:
         self._last = bounds
         self._is_failed = self._is_failed or (bounds is not None and bounds.lower > self._tolerance)
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether this step's part of alpha is spent."""
+        return self._last is not None
+
     def begin_step(self) -> None:
         """What an earlier step showed does not pass for this one."""
         self._last = None

@@ -157,6 +157,8 @@ class RolloutSpec(Frozen):
         Routing keys that ask, about: what a step can tell depends on it.
     window_s : float
         Length of the windows of counts. Short enough that most key buckets are clean in most of them.
+    shadow : float
+        Percent of the canary's requests that stable answers too, as a shadow. Of blue_green the step's share says that.
     max_bad_answers : int
         Bad answers of the canary beyond those that stable's rate explains, after which it is taken back whatever the
         verdicts are.
@@ -170,7 +172,13 @@ class RolloutSpec(Frozen):
     analysis: AnalysisSpec = AnalysisSpec()
     keys: Annotated[int, Field(ge=1)]
     window_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    shadow: Annotated[float, Field(ge=0, le=100)] = 100.0
     max_bad_answers: Annotated[int, Field(ge=1)] = 1_000
+
+    @property
+    def shadow_bp(self) -> int:
+        """The sampled part of the compared requests, in 1/10,000."""
+        return self.steps[0].share_bp if self.strategy == "blue_green" else round(self.shadow * 100)
 
     @model_validator(mode="after")
     def _decides(self) -> "RolloutSpec":
@@ -179,6 +187,10 @@ class RolloutSpec(Frozen):
             raise ValueError(
                 "blue_green has one step, which is its watch; its share is the sample of requests compared"
             )
+        if abs(self.shadow * 100 - round(self.shadow * 100)) > 1e-6:
+            raise ValueError(f"shadow {self.shadow:g}% is not in steps of 0.01%")
+        if self.analysis.sign_flips is not None and not self.shadow_bp:
+            raise ValueError("sign_flips are counted on stable's shadow of the canary, and shadow is 0")
         if any(after <= before for before, after in pairwise(shares)):
             raise ValueError(f"the shares {[bp / 100 for bp in shares]} do not rise from step to step")
         for number, step in enumerate(self.steps, 1):

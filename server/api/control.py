@@ -120,8 +120,11 @@ class ControlService:
         return pb.ResumeResponse(models=models, plan_generation=self._reconciler.snapshot().plan.generation)
 
     def events(self, request: pb.EventsRequest, is_open: Callable[[], bool]) -> Iterator[pb.Event]:
-        """Changes as they happen, oldest first, until the caller goes or the server ends."""
+        """Changes as they happen, oldest first, until the caller goes or the server ends; or those until now."""
         events, sequence = self._reconciler.events, request.after_sequence
+        if request.until_now:
+            yield from map(wire.event, events.after(sequence))
+            return
         while is_open():
             for item in events.after(sequence, _EVENT_WAIT_S):
                 sequence = item.sequence

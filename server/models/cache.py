@@ -36,6 +36,8 @@ class PackageCache:
         self._in_use = in_use
         self._lock = threading.Lock()
         self._fetching: set[str] = set()
+        #: Of the packages that are here: what a digest names never changes, so each is looked at once.
+        self._sizes: dict[str, int] = {}
 
     def path(self, digest: str) -> Path:
         """Where a package lies, or would."""
@@ -58,18 +60,24 @@ class PackageCache:
         finally:
             self.touch(digest)
             with self._lock:
+                self._sizes.pop(digest, None)
                 self._trim()
                 self._fetching.discard(digest)
 
     def _trim(self) -> None:
         try:
-            found = [(entry.stat().st_mtime, entry.name) for entry in os.scandir(self.folder) if entry.is_dir()]
+            with os.scandir(self.folder) as entries:
+                # Plain paths: pathlib keeps every part of a path that it has seen, in a table that never shrinks.
+                found = [(entry.stat().st_mtime, entry.name, entry.path) for entry in entries if entry.is_dir()]
         except OSError:
             return
-        sizes = {name: _size(self.folder / name) for _, name in found}
+        known = self._sizes
+        self._sizes = sizes = {
+            name: known[name] if name in known and _DIGEST.fullmatch(name) else _size(path) for _, name, path in found
+        }
         total = sum(sizes.values())
         kept = self._fetching | set(self._in_use())
-        for _, name in sorted(found):
+        for _, name, _ in sorted(found):
             if total <= self._max_bytes:
                 return
             if name in kept or not _DIGEST.fullmatch(name):
@@ -92,8 +100,8 @@ class PackageCache:
                     shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def _size(folder: Path) -> int:
+def _size(folder: str) -> int:
     total = 0
-    with contextlib.suppress(OSError):
-        total = sum(entry.stat().st_size for entry in os.scandir(folder))
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        total = sum(entry.stat().st_size for entry in entries)
     return total

@@ -114,7 +114,7 @@ class Operations:
             target = replace(
                 desired.targets[0], shares=target.shares, segments=(), pins=target.pins, schema_override=version
             )
-        why = reason or f"rolled back from version {left}"
+        why = f"rolled back from version {left}" + (f": {reason}" if reason else "")
         try:
             revision = self._reconciler.source.write(model, target, desired.halt, None, actor=actor, reason=why)
         except TickserveError as error:

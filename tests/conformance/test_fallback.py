@@ -149,9 +149,8 @@ def test_the_fallback_itself_has_nothing_to_fall_back_to(engine: Observed, tmp_p
     assert engine.records(Role.FALLBACK) == []
 
 
-@pytest.mark.parametrize("fallback", ["", "9"])
-def test_without_a_fallback_the_value_is_withheld(engine: Observed, tmp_path: Path, fallback: str) -> None:
-    serve(engine, stable(tmp_path), fallback=fallback)
+def test_without_a_fallback_the_value_is_withheld(engine: Observed, tmp_path: Path) -> None:
+    serve(engine, stable(tmp_path), fallback="")
     assert engine.predict(1, 120, 3) == withheld()
 
 

@@ -55,6 +55,27 @@ def test_chosen_version_answers_until_it_is_released_over_a_restart_too(launcher
     ]
 
 
+def test_rollback_says_what_it_left_and_how_to_follow_the_policy_again(launcher: Launcher) -> None:
+    for value in (1.0, 2.0):
+        add_constant(launcher.models, value)
+    with launcher.serve() as running:
+        launcher.run(*("choose", "demo", "1", "--reason", "older", "--actor", "kim"))
+        running.control.wait(lambda status: stable(status) == "1", 20.0)
+        launcher.run(*("release", "demo", "--reason", "done", "--actor", "kim"))
+        running.control.wait(lambda status: stable(status) == "2", 20.0)
+        launcher.run(*("rollback", "demo", "--reason", "bad fills", "--actor", "ann"))
+        running.control.wait(lambda status: not status.models[0].overrides, 20.0)
+        said = " ".join(launcher.run("status").stdout.split())
+        assert "by ann: rolled back from version 2: bad fills (tickserve release demo)" in said
+        # It ends by itself.
+        told = launcher.run("events", "--until-now").stdout.splitlines()
+        assert [line.split()[4] for line in told][-1] == "rolled_back"
+        assert len(told) > 4
+        after = launcher.run("events", "--until-now", "--after", str(len(told) - 1)).stdout.splitlines()
+        assert after == told[-1:]
+        assert running.terminate() == 0
+
+
 def test_what_cannot_be_chosen_changes_nothing(launcher: Launcher) -> None:
     add_constant(launcher.models, 1.0)
     with launcher.serve() as running:

@@ -96,7 +96,8 @@ def test_what_is_promoted_is_served_and_rolled_back_without_a_load(desk: Desk) -
         status = running.control.wait(lambda status: not demo(status).overrides, 20.0)
         desired = desk.registry.desired("demo")
         assert desired is not None
-        assert (desired.state.named("stable"), desired.actor, desired.reason) == (1, "kim", "bad fills")
+        why = "rolled back from version 2: bad fills"
+        assert (desired.state.named("stable"), desired.actor, desired.reason) == (1, "kim", why)
         assert desk.registry.verify().findings == ()
         kinds = []
         for event in running.control.events():
@@ -109,6 +110,8 @@ def test_what_is_promoted_is_served_and_rolled_back_without_a_load(desk: Desk) -
             ("installed", "1", ""),
             ("rolled_back", "1", "kim"),
         ]
+        past = [(event.kind, event.version, event.actor) for event in running.control.past_events()]
+        assert past[: len(kinds)] == kinds
     audited = [json.loads(line) for line in (desk.home / "server" / "events.jsonl").read_text().splitlines()]
     assert {"kind": "rolled_back", "actor": "kim", "message": "bad fills"}.items() <= audited[3].items()
 

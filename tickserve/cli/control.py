@@ -116,10 +116,11 @@ def release(control: "ControlClient", asked: Asked, model: ModelName) -> None:
 def events(
     control: "ControlClient",
     after: Annotated[int, typer.Option(min=0, help="Begin after this sequence.")] = 0,
+    until_now: Annotated[bool, typer.Option("--until-now", help="End with the newest one there is.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what changed at a server, and what changes, until Ctrl-C."""
-    for event in control.events(after):
+    for event in control.past_events(after) if until_now else control.events(after):
         if as_json:
             typer.echo(json.dumps(asdict(event, dict_factory=plain_status)))
             continue

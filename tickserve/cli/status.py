@@ -1,13 +1,13 @@
 """`tickserve status`: what one server serves, since when, and what failed; or every server of a registry."""
 
 import json
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -59,91 +59,85 @@ def _show(answer: "ServerStatus", console: Console) -> None:
     if answer.source_error:
         facts.add_row("", f"[red]{escape(answer.source_error)}[/]")
     console.print(facts, highlight=False)
-    console.print(_models_table(answer.models), highlight=False)
+    console.print()
+    if answer.models:
+        _say(console, _HEAD, "bold")
     for model in answer.models:
-        if model.halt is not None:
-            console.print(
-                f"{model.name} was halted by {model.halt.actor} at {show_time(model.halt.since)}: {model.halt.reason}",
-                style="yellow",
-                markup=False,
-                highlight=False,
-            )
-        desired = model.desired
-        if desired is not None and desired.stable and desired.stable != model.stable:
-            by = f", by {desired.actor}: {desired.reason}" if desired.actor else ""
-            console.print(
-                f"{model.name}: version {desired.stable} is desired{by}; "
-                + (f"version {', '.join(model.loading)} is loading" if model.loading else "see below"),
-                style="yellow",
-                markup=False,
-                highlight=False,
-            )
-        for line in _helpers(model):
-            console.print(line, markup=False, highlight=False)
-        for override in model.overrides:
-            what = "is held at what it serves" if override.kind == "held" else f"version {override.version} is out"
-            console.print(
-                f"{model.name} {what} since {show_time(override.since)}, by {override.actor}: "
-                f"{override.reason or 'no reason given'} (tickserve follow on {model.name})",
-                style="yellow",
-                markup=False,
-                highlight=False,
-            )
-        for change in model.failed:
-            console.print(
-                f"{model.name} version {change.version or '?'} failed, last at {show_time(change.at)} "
-                f"(tried {change.attempts} times): {change.code.name}: {change.message}",
-                style="red",
-                markup=False,
-                highlight=False,
-            )
+        _show_model(model, answer.source, console)
 
 
-def _helpers(model: "ModelStatus") -> list[str]:
-    """What shadow and fallback are to do, and whether they can."""
-    desired, lines = model.desired, []
-    if desired is None:
-        return []
-    working = {version.version for version in model.versions} - {change.version for change in model.failed}
-    if desired.shadow is not None:
-        shadow = desired.shadow
-        whose = f"of version {shadow.of}" if shadow.of else "of every other version"
-        what = "gets" if shadow.version in working else "is to get"
-        lines.append(
-            f"{model.name}: version {shadow.version} {what} copies of {shadow.fraction_bp / 100:g}% of the requests "
-            f"{whose}"
-        )
-    if desired.fallback_version:
-        version = desired.fallback_version
-        what = "answers" if version in working else "is to answer"
-        lines.append(f"{model.name}: version {version} {what} where another breaks an output rule of policy fallback")
-    return lines
+def _show_model(model: "ModelStatus", source: str, console: Console) -> None:
+    state = str(model.state) + ("" if model.is_following else ", held")
+    _say(console, f"{model.name}: {state}")
+    for version in model.versions:
+        _say(console, _row(version))
+    for style, note in _notes(model, source):
+        for line in textwrap.wrap(note, console.width, initial_indent="  ", subsequent_indent="    "):
+            _say(console, line, style)
 
 
-def _models_table(models: "tuple[ModelStatus, ...]") -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("model", "state", "version", "role", "share", "digest", "since, UTC", "run us", "MiB"):
-        justify: Literal["left", "right"] = "right" if column in ("share", "run us", "MiB") else "left"
-        table.add_column(column, justify=justify, no_wrap=True)
-    for model in models:
-        state = str(model.state) + ("" if model.is_following else ", held")
-        if not model.versions:
-            table.add_row(escape(model.name), state)
-        for index, version in enumerate(model.versions):
-            table.add_row(*((escape(model.name), state) if index == 0 else ("", "")), *_version_cells(version))
-    return table
+#: Each column has the width of the widest that is at all likely: of 80, so that rows stay rows in any terminal.
+_COLUMNS = "  {:<9} {:<9} {:>6}  {:<8}  {:<11}  {:>9}  {:>9}"
+_HEAD = _COLUMNS.format("version", "role", "share", "digest", "since, UTC", "run us", "MiB")
 
 
-def _version_cells(version: "VersionStatus") -> tuple[str, ...]:
-    return (
+def _row(version: "VersionStatus") -> str:
+    return _COLUMNS.format(
         version.version,
-        str(version.role),
+        version.role,
         f"{version.weight_bp / 100:g}%",
         version.digest[:8],
         f"{version.since:%m-%d %H:%M}",
         f"{version.run_time_ns / 1000:.0f}",
         f"{version.resident_bytes / 2**20:.1f}",
     )
+
+
+def _notes(model: "ModelStatus", source: str) -> Iterator[tuple[str, str]]:
+    """What an operator should know beside the versions: each with its colour."""
+    if model.halt is not None:
+        yield "yellow", f"halted by {model.halt.actor} at {show_time(model.halt.since)}: {model.halt.reason}"
+    desired = model.desired
+    if desired is not None and desired.stable:
+        by = f", by {desired.actor}: {desired.reason or 'no reason given'}" if desired.actor else ""
+        at = f" since {show_time(desired.at)}" if desired.at is not None else ""
+        is_there = desired.stable == model.stable
+        why_not = f"version {', '.join(model.loading)} is loading" if model.loading else "see below"
+        if by or not is_there:
+            text = f"version {desired.stable} is desired{at}{by}" + ("" if is_there else f"; {why_not}")
+            # There a version policy decides, but for what an operator chose.
+            text += f" (tickserve release {model.name})" if by and source == "directory" else ""
+            yield ("dim" if is_there else "yellow"), text
+    for text in _helpers(model):
+        yield "", text
+    for override in model.overrides:
+        what = "held at what it serves" if override.kind == "held" else f"version {override.version} is out"
+        why = f"by {override.actor}: {override.reason or 'no reason given'}"
+        yield "yellow", f"{what} since {show_time(override.since)}, {why} (tickserve follow on {model.name})"
+    for change in model.failed:
+        which = f"version {change.version or '?'} failed"
+        when = f"last at {show_time(change.at)} (tried {change.attempts} times)"
+        yield "red", f"{which}, {when}: {change.code.name}: {change.message}"
+
+
+def _helpers(model: "ModelStatus") -> Iterator[str]:
+    """What shadow and fallback are to do, and whether they can."""
+    desired = model.desired
+    if desired is None:
+        return
+    working = {version.version for version in model.versions} - {change.version for change in model.failed}
+    shadow, fallback = desired.shadow, desired.fallback_version
+    if shadow is not None:
+        whose = f"of version {shadow.of}" if shadow.of else "of every other version"
+        what = "gets" if shadow.version in working else "is to get"
+        yield f"version {shadow.version} {what} copies of {shadow.fraction_bp / 100:g}% of the requests {whose}"
+    if fallback:
+        what = "answers" if fallback in working else "is to answer"
+        yield f"version {fallback} {what} where another breaks an output rule of policy fallback"
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(text, style=style, markup=False, highlight=False)
 
 
 def show_time(when: datetime) -> str:

@@ -126,17 +126,11 @@ class ControlClient:
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """Changes as they happen, oldest first, for ever; begins with those that are kept and came after `after`."""
-        try:
-            stream = self._transport.stream(_SERVICE + "Events")
-            stream.send(pb.EventsRequest(after_sequence=after).SerializeToString())
-            stream.finish()
-            try:
-                for data in stream:
-                    yield to_event(decode(pb.Event, data))
-            finally:
-                stream.cancel()
-        except CallError as failed:
-            raise control_error(failed, address=self._address) from None
+        return self._events(pb.EventsRequest(after_sequence=after))
+
+    def past_events(self, after: int = 0) -> Iterator[Event]:
+        """The changes that are kept and came after `after`, oldest first, and then the end."""
+        return self._events(pb.EventsRequest(after_sequence=after, until_now=True))
 
     def drain(self, *, actor: str, reason: str = "") -> None:
         """Makes the server refuse new requests, answer those in flight, and exit; returns when it has begun."""
@@ -181,6 +175,19 @@ class ControlClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _events(self, request: pb.EventsRequest) -> Iterator[Event]:
+        try:
+            stream = self._transport.stream(_SERVICE + "Events")
+            stream.send(request.SerializeToString())
+            stream.finish()
+            try:
+                for data in stream:
+                    yield to_event(decode(pb.Event, data))
+            finally:
+                stream.cancel()
+        except CallError as failed:
+            raise control_error(failed, address=self._address) from None
 
     def _status(self, timeout_s: float) -> ServerStatus:
         return to_server_status(decode(pb.StatusResponse, self._call("Status", pb.StatusRequest(), timeout_s)))

@@ -337,10 +337,12 @@ class DrainResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class EventsRequest(_message.Message):
-    __slots__ = ("after_sequence",)
+    __slots__ = ("after_sequence", "until_now")
     AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NOW_FIELD_NUMBER: _ClassVar[int]
     after_sequence: int
-    def __init__(self, after_sequence: _Optional[int] = ...) -> None: ...
+    until_now: bool
+    def __init__(self, after_sequence: _Optional[int] = ..., until_now: bool = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("sequence", "at_unix_ns", "kind", "model", "version", "actor", "message")

@@ -22,13 +22,12 @@ class Shell:
 
     def __init__(self, server: ScriptedServer) -> None:
         self.script = server.script
-        self._runner = CliRunner(
-            env={"TICKSERVE_ADDRESS": server.address, "TICKSERVE_ADMIN": server.address, "COLUMNS": "200"}
-        )
+        self._runner = CliRunner(env={"TICKSERVE_ADDRESS": server.address, "TICKSERVE_ADMIN": server.address})
 
-    def run(self, *arguments: str, stdin: str | None = None) -> str:
+    def run(self, *arguments: str, stdin: str | None = None, columns: int = 200) -> str:
         """The output of a run that must succeed."""
-        result = self._runner.invoke(app, arguments, input=stdin, catch_exceptions=False)
+        environment = {"COLUMNS": str(columns)}
+        result = self._runner.invoke(app, arguments, input=stdin, env=environment, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 
@@ -177,6 +176,13 @@ STATUS = control_pb2.StatusResponse(
                     run_time_ns=9000,
                 )
             ],
+            desired=control_pb2.DesiredState(
+                revision=3,
+                split=[control_pb2.Share(version="2", role="ROLE_STABLE", weight_bp=10_000)],
+                actor="kim",
+                reason="rolled back from version 3: bad [fills]",
+                at_unix_ns=1_704_164_645 * 10**9,
+            ),
             failed=[control_pb2.FailedChange(version="3", code=15, message="model.onnx is damaged", attempts=2)],
         ),
         control_pb2.ModelStatus(name="n", state="MODEL_STATE_LOADING"),
@@ -190,12 +196,54 @@ def test_status_prints_what_is_served_and_what_failed(shell: Shell) -> None:
     assert "serving since 2024-01-02 03:04:05 UTC, plan generation 4" in output
     assert "data on 127.0.0.1:8500, unix:/d.sock; http on 127.0.0.1:8501" in output
     assert "from directory [a], read 1.5 s ago" in output
-    cells = ["m", "halted", "2", "stable", "100%", "00010203", "01-02", "03:04", "9", "3.0"]
     rows = [line.split() for line in output.splitlines()]
-    assert cells in rows
-    assert ["n", "loading,", "held"] in rows
-    assert "m was halted by ann at 2024-01-02 03:04:05 UTC: fat [finger]" in output
+    assert ["2", "stable", "100%", "00010203", "01-02", "03:04", "9", "3.0"] in rows
+    assert ["m:", "halted"] in rows
+    assert ["n:", "loading,", "held"] in rows
+    assert "halted by ann at 2024-01-02 03:04:05 UTC: fat [finger]" in output
     assert "(tried 2 times): DATA_LOSS: model.onnx is damaged" in output
+    assert "since 2024-01-02 03:04:05 UTC, by kim: rolled back from version 3: bad [fills]\n" in output
+
+
+def test_status_is_whole_in_a_terminal_of_80_columns(shell: Shell) -> None:
+    status = control_pb2.StatusResponse()
+    status.CopyFrom(STATUS)
+    model = status.models[0]
+    model.name = "momentum_5m_eur_usd_with_a_long_name_" * 2
+    model.versions[0].version, model.versions[0].run_time_ns = "123456789", 1_234_567_000
+    model.versions[0].role, model.versions[0].weight_bp = "ROLE_PREVIOUS", 1234
+    model.versions[0].resident_bytes = 123_456 << 20
+    shell.script.status = status
+    lines = shell.run("status", columns=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    row = ["123456789", "previous", "12.34%", "00010203", "01-02", "03:04", "1234567", "123456.0"]
+    assert row in [line.split() for line in lines]
+    assert "(tried 2 times): DATA_LOSS: model.onnx is damaged" in " ".join(" ".join(lines).split())
+
+
+def test_status_says_what_shadow_and_fallback_do(shell: Shell) -> None:
+    desired = control_pb2.DesiredState(
+        shadow=control_pb2.Shadow(version="2", fraction_bp=250, salt="s", of="1"), fallback_version="3"
+    )
+    served = [control_pb2.VersionStatus(version=number, digest=DIGEST, role="ROLE_SHADOW") for number in "23"]
+    model = control_pb2.ModelStatus(name="m", desired=desired, versions=served, is_following=True)
+    shell.script.status = control_pb2.StatusResponse(models=[model])
+    output = shell.run("status")
+    assert "m: version 2 gets copies of 2.5% of the requests of version 1" in output
+    assert "m: version 3 answers where another breaks an output rule of policy fallback" in output
+    # One is not loaded, the other does not fit.
+    model = control_pb2.ModelStatus(
+        name="m",
+        desired=desired,
+        versions=served[:1],
+        failed=[control_pb2.FailedChange(version="2", message="other inputs")],
+    )
+    model.desired.shadow.of = ""
+    shell.script.status = control_pb2.StatusResponse(models=[model])
+    output = shell.run("status")
+    assert "m: version 2 is to get copies of 2.5% of the requests of every other version" in output
+    assert "m: version 3 is to answer where another" in output
+    assert "other inputs" in output
 
 
 def test_status_prints_json(shell: Shell) -> None:

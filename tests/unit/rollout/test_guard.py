@@ -44,6 +44,16 @@ def test_a_worse_outcome_ends_a_rollout_that_passes_otherwise_and_stays() -> Non
     assert again.evidence() == analysis.evidence()
 
 
+def test_a_step_is_judged_once() -> None:
+    analysis = passed()
+    assert "outcome" in analysis.unjudged_outputs
+    analysis.end_step(canary_outcome=SAME, stable_outcome=GOOD)
+    again = Analysis.restored(SPEC, json.loads(json.dumps(analysis.state())))
+    assert "outcome" not in again.unjudged_outputs
+    with pytest.raises(ValueError, match="already"):
+        again.end_step(canary_outcome=BAD, stable_outcome=GOOD)
+
+
 def test_one_side_alone_says_nothing() -> None:
     analysis = passed()
     analysis.end_step(canary_outcome=BAD)
