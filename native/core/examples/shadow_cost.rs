@@ -1,6 +1,8 @@
 //! What a shadow of every request costs the thread that answers: a whole request without one, with one, and with one
-//! whose runs are held against an edge, by turns, in processor time of the thread. The copies run between the turns, so
-//! what they do to the caches is not in it. `shadow_cost MODEL.onnx WIDTH OUTPUT OUTPUT_WIDTH`; the input is `features`.
+//! whose runs are held against an edge, by turns, in processor time of the thread. First in bursts, between which the
+//! copies run: what handing over costs. Then with pauses that leave the thread idle for most of the time, in which they
+//! run: what they do to the caches is in it too. `shadow_cost MODEL.onnx WIDTH OUTPUT OUTPUT_WIDTH`; the input is
+//! `features`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -30,6 +32,7 @@ const ROUNDS: usize = 200;
 /// Fewer than the queue takes before it wakes the shadow.
 const EACH: usize = 100;
 const SLOTS: u64 = 1024;
+const PAUSE: Duration = Duration::from_micros(60);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -57,20 +60,27 @@ fn main() {
         ..Default::default()
     };
     let request: Bytes = request.encode_to_vec().into();
-    let mut times = [const { Vec::new() }; 3];
-    for _ in 0..ROUNDS {
-        for ((_, bench), times) in benches.iter().zip(&mut times) {
-            let start = cpu_ns();
-            (0..EACH).for_each(|_| bench.ask(&request));
-            times.push((cpu_ns() - start) as f64 / EACH as f64);
-            bench.settle();
+    for (what, pause) in [("in bursts", None), ("with pauses", Some(PAUSE))] {
+        let mut times = [const { Vec::new() }; 3];
+        for _ in 0..ROUNDS {
+            for ((_, bench), times) in benches.iter().zip(&mut times) {
+                times.push(bench.round(&request, pause));
+                bench.settle();
+            }
         }
-    }
-    for ((name, bench), times) in benches.iter().zip(&mut times) {
-        times.sort_by(f64::total_cmp);
-        let (least, median) = (times[0], times[ROUNDS / 2]);
-        let dropped: u64 = bench.engine.counters().shadow_dropped.values().sum();
-        println!("{name:18} {least:7.0} ns least, {median:7.0} ns median, {dropped} copies dropped");
+        println!("{what}:");
+        let plain = times[0].clone();
+        for ((name, bench), times) in benches.iter().zip(&mut times) {
+            let mut ratios: Vec<f64> = times.iter().zip(&plain).map(|(one, other)| one / other).collect();
+            ratios.sort_by(f64::total_cmp);
+            times.sort_by(f64::total_cmp);
+            let (least, median, ratio) = (times[0], times[ROUNDS / 2], ratios[ROUNDS / 2]);
+            let dropped: u64 = bench.engine.counters().shadow_dropped.values().sum();
+            println!(
+                "{name:18} {least:7.0} ns least, {median:7.0} ns median, {ratio:.3} of without by the medians of rounds, \
+                 {dropped} copies dropped so far"
+            );
+        }
     }
 }
 
@@ -135,6 +145,20 @@ impl Bench {
             Answering::Later(_) => panic!("it ran on the pool"),
         }
         self.pipeline.answered();
+    }
+
+    /// Processor time of a request, over a round.
+    fn round(&self, message: &Bytes, pause: Option<Duration>) -> f64 {
+        let mut spent_ns = 0;
+        for _ in 0..EACH {
+            let start = cpu_ns();
+            self.ask(message);
+            spent_ns += cpu_ns() - start;
+            if let Some(pause) = pause {
+                std::thread::sleep(pause);
+            }
+        }
+        spent_ns as f64 / EACH as f64
     }
 
     /// Lets the shadow run what waits, and empties the rings.
