@@ -80,6 +80,19 @@ class Rollouts(RuleBasedStateMachine):
         with self.registry.journal.database.read() as connection:
             assert self.world.leases.holder(connection, LEASE) == holder, "only who holds the lease writes"
 
+    @rule(holder=HOLDERS, is_taken=st.booleans())
+    def oversleep(self, holder: str, is_taken: bool) -> None:
+        """One is stopped between its look and its writing, for longer than its lease."""
+        self.wait(1, counted=True)
+        self.acquire(holder)
+        self.look(holder)
+        self.world.now_ns += 12 * 10**9
+        if is_taken:
+            self.acquire("one" if holder == "two" else "two")
+        before = self.world.events
+        self.write(holder)
+        assert self.world.events == before, "it slept too long"
+
     @rule(holder=HOLDERS, seconds=st.integers(1, 4))
     def work(self, holder: str, seconds: int) -> None:
         """What a controller that nobody disturbs does for some seconds."""
