@@ -68,7 +68,8 @@ class ServerProcess:
         places = {"address": self.address, "http": self._http, "port": port, "http_port": http_port}
         pin = ["taskset", "--cpu-list", ",".join(map(str, cpus))] if cpus else []
         self._command = [*pin, *(part.format(**places) for part in command)]
-        self._environment = {**os.environ, **environment}
+        # No runtime reports to its maker: ours turn that off, so it is off for the others too.
+        self._environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", **environment}
         self._log = log
         self._has_metrics = has_metrics
 

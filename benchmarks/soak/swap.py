@@ -32,6 +32,8 @@ from mlops.registry.values import Share
 from tickserve.client import Client, ControlClient, ModelStatus
 
 ROUNDS = 30
+#: Memory, descriptors and threads count from here: what the first swaps need, later ones find.
+SETTLED_AFTER = 50
 AUTHOR = Author("soak", "measured")
 #: A version may answer this long after another one is desired: the poll, the load, and a request under way.
 _CONVERGE_NS = 10_000_000_000
@@ -76,6 +78,7 @@ class Process:
     """What a server process holds."""
 
     rss_mb: float
+    anonymous_mb: float
     descriptors: int
     threads: int
 
@@ -98,37 +101,42 @@ def run(home: Path, scenario: Scenario, *, swaps: int, duration_s: float, engine
     )
     print(f"making {swaps + 1} versions", flush=True)
     expected = add_versions(registry, home / "packages", swaps + 1, AUTHOR, scenario.model)
-    rounds, settled_after = min(ROUNDS, swaps), min(50, swaps // 2)
+    settled_after = min(SETTLED_AFTER, swaps // 5)
+    rounds = min(ROUNDS, swaps - settled_after)
+    each_ns = int(duration_s * 1e9 / rounds / 2)
     swap_to(registry, 1)
     with serving(home, engine) as (pid, control):
         address = control.status().listen[0]
         desired: list[tuple[int, int]] = [(1, time.monotonic_ns())]
         marks: list[tuple[int, int, bool]] = []
-        settled: Process | None = None
+
+        def swap(count: int, span_ns: int) -> None:
+            begin = time.monotonic_ns()
+            for step in range(count):
+                version = desired[-1][0] + 1
+                desired.append((version, time.monotonic_ns()))
+                swap_to(registry, version)
+                # One after the other: a machine that is slower than the plan takes longer, and skips none.
+                control.wait(lambda status, wanted=version: is_there(status.models[0], wanted), _SWAP_S)
+                pause_until(begin + (step + 1) * span_ns // count)
+            pause_until(begin + span_ns)
+
         with clients(address, rate, expected) as stop:
-            version, each_ns = 1, int(duration_s * 1e9 / rounds / 2)
+            swap(settled_after, each_ns * rounds * settled_after // swaps)
+            settled = facts_at_rest(pid, each_ns)
             for place in range(rounds):
-                count = swaps * (place + 1) // rounds - swaps * place // rounds
+                share = swaps - settled_after
+                count = share * (place + 1) // rounds - share * place // rounds
                 # The order alternates, so that drift favours neither.
                 for is_swapping in (place % 2 == 0, place % 2 == 1):
                     begin = time.monotonic_ns()
-                    for step in range(count if is_swapping else 0):
-                        version += 1
-                        desired.append((version, time.monotonic_ns()))
-                        swap_to(registry, version)
-                        # One after the other: a machine that is slower than the plan takes longer, and skips none.
-                        control.wait(lambda status, wanted=version: is_there(status.models[0], wanted), _SWAP_S)
-                        pause_until(begin + (step + 1) * each_ns // count)
-                    pause_until(begin + each_ns)
+                    swap(count if is_swapping else 0, each_ns)
                     marks.append((begin, time.monotonic_ns(), is_swapping))
-                    if not is_swapping and settled is None and version > settled_after:
-                        settled, settled_after = facts(pid), version - 1
-                print(f"round {place + 1} of {rounds}, version {version}", flush=True)
-            # As after the first swaps: without one under way.
-            time.sleep(min(each_ns / 1e9, _QUIET_S))
-            end = facts(pid)
+                if place % 5 == 4 or place == rounds - 1:
+                    now = facts(pid)
+                    print(f"round {place + 1} of {rounds}, version {desired[-1][0]}, {now.rss_mb:.1f} MB", flush=True)
+            end = facts_at_rest(pid, each_ns)
             answers = stop()
-        settled = settled or end
         status = control.status()
         served = status.models[0]
         rollback_ms = time_rollback(address, control, served.stable) if served.previous else None
@@ -139,13 +147,15 @@ def run(home: Path, scenario: Scenario, *, swaps: int, duration_s: float, engine
     return found | {
         "scenario": scenario.name,
         "engine": status.engine,
-        "swaps": version - 1,
+        "swaps": desired[-1][0] - 1,
         "duration_s": duration_s,
         "rate_per_client": rate,
         "version_mb": round(max(each.resident_bytes for each in served.versions) / 2**20, 1),
         "settled_after": settled_after,
         "rss_after_50_mb": round(settled.rss_mb, 1),
         "rss_end_mb": round(end.rss_mb, 1),
+        "anonymous_after_50_mb": round(settled.anonymous_mb, 1),
+        "anonymous_end_mb": round(end.anonymous_mb, 1),
         "fds_growth": end.descriptors - settled.descriptors,
         "threads_growth": end.threads - settled.threads,
         "rollback_ms": None if rollback_ms is None else round(rollback_ms, 2),
@@ -294,11 +304,19 @@ def time_rollback(address: str, control: ControlClient, version: str) -> float:
         return taken_ms
 
 
+def facts_at_rest(pid: int, at_most_ns: int) -> Process:
+    """The facts of a process, without a swap under way: what one leaves behind is freed by then."""
+    time.sleep(min(at_most_ns / 1e9, _QUIET_S))
+    return facts(pid)
+
+
 def facts(pid: int) -> Process:
-    """Resident memory, open descriptors and threads of a process."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    """Memory that is resident, in all and the anonymous part of it, open descriptors and threads of a process."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    resident_kb, own_kb = (int(fields[name].split()[0]) for name in ("VmRSS", "RssAnon"))
     return Process(
-        pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        resident_kb / 1024,
+        own_kb / 1024,
         len(os.listdir(f"/proc/{pid}/fd")),
         len(os.listdir(f"/proc/{pid}/task")),
     )

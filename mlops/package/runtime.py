@@ -1,5 +1,6 @@
 """A model in ONNX Runtime, for packaging and serving alike: loading it, and holding it to its golden rows."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,8 +11,19 @@ from mlops.package.manifest import MODEL_FILE
 from mlops.package.verify import Package
 from tickserve.errors import PackageError
 
+_TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
 #: Runs a loaded model: tensors in by name, tensors out by name.
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+
+def disable_telemetry() -> None:
+    """Keeps ONNX Runtime from reporting what it does; call before its library is loaded.
+
+    Unless told otherwise, its wheels keep a device's id and every session that is made in a database below the user's
+    home, and send that to their maker. ORT_DISABLE_TELEMETRY=0 in the environment lets it.
+    """
+    if not os.environ.get(_TELEMETRY_OFF):
+        os.environ[_TELEMETRY_OFF] = "1"
 
 
 def open_session(model: bytes) -> Any:
@@ -19,6 +31,7 @@ def open_session(model: bytes) -> Any:
 
     Raises PackageError where the runtime lacks an operator or finds the graph invalid.
     """
+    disable_telemetry()
     # Imported late: the native engine's process must not load a second copy of the runtime.
     import onnxruntime
 

@@ -28,6 +28,8 @@ _Result = TypeVar("_Result")
 
 #: How long one writer waits for the others.
 BUSY_TIMEOUT_S = 60.0
+#: Of one process to one file.
+_MAX_CONNECTIONS = 15
 _ATTEMPTS = 5
 _PAUSE_S = 0.05
 #: PostgreSQL rolled the transaction back and asks to repeat it: serialisation failure, deadlock.
@@ -157,7 +159,11 @@ def _make_engine(url: str) -> Engine:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"registry: cannot make its folder: {error.strerror}", field="registry") from None
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+    # One is kept open, others only while threads need them at once: each holds descriptors and a cache of its own, and
+    # to open one costs little here.
+    engine = create_engine(
+        parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=1, max_overflow=_MAX_CONNECTIONS - 1
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -15,7 +15,7 @@ import prometheus_client
 import structlog
 from prometheus_client.metrics_core import Metric
 
-from mlops.prediction_log import keeping, parquet
+from mlops.prediction_log import keeping, parquet, splits
 from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.outcomes import OutcomeStore
@@ -41,6 +41,8 @@ _BLOCKED_S = 1.0
 _KEEP_S = 5.0
 #: A look at the rings takes less than this, or something hangs.
 _ALIVE_S = 30.0
+#: Splits stay longer than the records they routed: a day is removed whole, and their age is known to the hour.
+_SPLITS_S = 2 * 86_400.0
 
 
 class Sidecar:
@@ -245,6 +247,7 @@ class Sidecar:
         if days:
             before = datetime.now(UTC) - timedelta(days=days)
             self._outcomes.forget(int(before.timestamp() * 1e9), self._feed.needed_order)
+            splits.remove_old(self._settings.log, before.timestamp() - _SPLITS_S)
         kept = [part.first for part in parquet.parts(self._settings.log / PARQUET)]
         kept += [first_position(path) for path in segment_paths(self._settings.log / SEGMENTS)]
         self._index.forget(min(kept, default=0))

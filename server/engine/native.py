@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from mlops.package import MODEL_FILE
-from mlops.package.runtime import golden_error
+from mlops.package.runtime import disable_telemetry, golden_error
 from server.engine import texts
 from server.engine.base import Counters, ModelCounters, Prepared, RunCounts, StageCounts, VersionCounters
 from server.engine.handover import array_of, counts_of, plan_values, sample_values, tensor_values, version_values
@@ -81,6 +81,7 @@ class NativeEngine:
             "max_shadow_bytes": shadows.size_bytes,
         }
         module = load_module()
+        disable_telemetry()
         try:
             self._native = module.NativeEngine(
                 onnxruntime=_runtime_library(),

@@ -113,3 +113,16 @@ def test_a_killed_server_leaves_nothing_that_the_next_one_minds(launcher: Launch
         with Client(running.address, model="demo") as client:
             assert client.predict(ROW).values.tolist() == [[0.5]]
         assert running.terminate() == 0
+
+
+@pytest.mark.parametrize("engine", ["python", pytest.param("native", marks=native_only)])
+def test_nothing_is_kept_in_the_users_home_to_be_sent_anywhere(launcher: Launcher, engine: str) -> None:
+    user = launcher.home / "user"
+    user.mkdir()
+    # What this process may have set for itself is no part of the test.
+    launcher.settings |= {"HOME": str(user), "XDG_CACHE_HOME": str(user / "cache"), "ORT_DISABLE_TELEMETRY": ""}
+    add_constant(launcher.models, 0.5)
+    with launcher.serve("--engine", engine) as running, Client(running.address, model="demo") as client:
+        assert client.predict(ROW).values.tolist() == [[0.5]]
+        assert running.terminate() == 0
+    assert list(user.rglob("*")) == []
