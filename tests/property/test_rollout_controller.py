@@ -1,5 +1,6 @@
 """Controllers, people, servers and clocks in any order: what may never happen to a rollout does not."""
 
+import atexit
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,6 +26,7 @@ def template() -> Path:
     """A registry with a live version and one to be tried, made once and copied for each run."""
     if not _TEMPLATE:
         folder = Path(tempfile.mkdtemp(prefix="rollouts-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         packages = Packages(folder / "packages")
         with Backend(f"sqlite:///{folder / 'registry.db'}", folder).open() as registry:
             for value in (1.0, 2.0):
