@@ -176,7 +176,10 @@ class Controller:
                 raise ConflictError(f"rollout {found.rollout} has ended", field="rollout")
             if replaces is not None:
                 replace_progress(write.connection, found.rollout, replaces)
-            return apply(write, found, spec, moved, expected), write.sequence
+            progress = apply(write, found, spec, moved, expected)
+            # Again: one that was stopped since then, for longer than its lease, has nothing to say any more.
+            self.leases.check(write.connection, lease)
+            return progress, write.sequence
 
         author = Author(audit[0].actor, audit[0].reason) if audit else Author(CONTROLLER)
         action = f"rollout-{audit[0].event}" if audit else "rollout"
