@@ -183,7 +183,7 @@ class Clients:
                 if client is not None:
                     client.close()
                 address = server.address
-                client = Client(address, timeout_s=10.0)
+                client = Client(address, timeout_s=10.0, transport="grpcio")
             (model,) = draw.choices(names, weights)
             row = FAR if draw.random() < self._is_far else PLAIN
             self.asked.append(self._one(client, desk.name, model, list(row), f"key-{draw.randrange(KEYS)}"))
