@@ -478,6 +478,15 @@ rollout_progress = Table(
     Column("sha256", Code, nullable=False),
 )
 
+#: Decisions that people are to be told of, until they were; not audited.
+rollout_untold = Table(
+    "rollout_untold",
+    metadata,
+    Column("rollout", BigInteger, ForeignKey("rollouts.rollout"), primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+)
+
 #: Who may act in a name, until when by the database's clock. `token` rises with every holder; not audited.
 leases = Table(
     "leases",

@@ -21,6 +21,7 @@ from mlops.registry.schema import (
     reporters,
     revision,
     rollout_progress,
+    rollout_untold,
     server_status,
     window_counts,
     window_outputs,
@@ -41,6 +42,7 @@ NOT_REPLAYED = frozenset(
         window_outputs.name,
         reporters.name,
         rollout_progress.name,
+        rollout_untold.name,
         leases.name,
     }
 )

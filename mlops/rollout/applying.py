@@ -14,6 +14,7 @@ from mlops.rollout.machine import Audit, Decision, DesiredChange, Phase, Rollout
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.stepping import Moved
 from mlops.rollout.store import Progress, write_progress
+from mlops.rollout.untold import insert_untold
 from tickserve.errors import RegistryError
 
 
@@ -70,6 +71,8 @@ def write_decisions(write: Write, found: RolloutRow, decision: Decision, revisio
             facts=finite(audit.facts),
             revision=revision,
         )
+        if audit.is_alarm:
+            insert_untold(write.connection, found.rollout, write.sequence, place)
 
 
 def share_after(audit: Audit, decision: Decision) -> int:

@@ -36,23 +36,12 @@ from mlops.rollout.store import (
 )
 from mlops.rollout.sums import CountedWindow, read_late, read_outputs, read_windows, sum_outputs
 from mlops.rollout.taking import STABLE_ROLE, window_ns_of
+from mlops.rollout.untold import Alarm
 from tickserve.errors import ConflictError, RegistryError, TickserveError, UnreachableError
 
 Counts = NDArray[np.int64]
 #: The name of the lease: one controller acts for all rollouts of a registry.
 LEASE = "rollouts"
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """What people are to be told at once."""
-
-    rollout: int
-    model: str
-    canary: int
-    event: str
-    reason: str
-    sequence: int
 
 
 @dataclass
@@ -189,9 +178,9 @@ class Controller:
         progress, sequence = self.registry.journal.write(
             action, author, change, model=found.model, version=found.canary
         )
-        for each in audit:
+        for place, each in enumerate(audit):
             if each.is_alarm:
-                self.tell(Alarm(found.rollout, found.model, found.canary, each.event, each.reason, sequence))
+                self.tell(Alarm(found.rollout, found.model, found.canary, each.event, each.reason, sequence, place))
         return progress
 
     def _stopped(self, found: RolloutRow, error: RegistryError) -> Moved:

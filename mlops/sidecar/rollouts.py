@@ -17,11 +17,12 @@ from prometheus_client.metrics_core import Metric
 from mlops.alerts.actions import Notice
 from mlops.registry import Registry
 from mlops.registry.leases import Lease, LeaseLostError, Leases
-from mlops.rollout.controller import LEASE, Alarm, Controller
+from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.metrics import Verdict
 from mlops.rollout.store import all_open
+from mlops.rollout.untold import Alarm, forget_told, read_untold
 from mlops.rollout.view import RolloutView, read_view
-from tickserve.errors import TickserveError
+from tickserve.errors import TickserveError, UnreachableError
 
 _log = structlog.get_logger()
 _POLL_S = 0.25
@@ -63,7 +64,9 @@ class RolloutWorker:
         self._registry: Registry | None = None
         self._lease: Lease | None = None
         self._views: tuple[RolloutView, ...] = ()
-        self._untold: list[Notice] = []
+        self._untold: list[Alarm] = []
+        #: Heard, but still in the registry.
+        self._told: list[Alarm] = []
         self._faults = {"away": 0, "lost": 0, "failed": 0}
         self._said = ""
 
@@ -145,7 +148,8 @@ class RolloutWorker:
                 self._faults["lost"] += 1
                 self._say(error.message)
             except TickserveError as error:
-                self._faults["failed" if self._registry is not None else "away"] += 1
+                is_away = self._registry is None or isinstance(error, UnreachableError)
+                self._faults["away" if is_away else "failed"] += 1
                 self._say(error.message)
                 pause_s = _AWAY_S
             except Exception as error:  # noqa: BLE001 - a rollout that cannot be looked at must not end all of them
@@ -157,10 +161,15 @@ class RolloutWorker:
         self._leave()
 
     def _look(self, registry: Registry, leases: Leases, renew_at: float) -> float:
-        """Takes or keeps the lease while anything is open, and steps; when the lease is to be renewed next."""
+        """Takes or keeps the lease while anything is open or untold, and steps; when it is to be renewed next."""
+        if self._told:
+            told = tuple(self._told)
+            registry.journal.database.write(lambda connection: forget_told(connection, told))
+            self._told = []
         with registry.journal.database.read() as connection:
-            has_open = bool(all_open(connection))
-        if not has_open:
+            untold = read_untold(connection)
+            has_work = bool(all_open(connection) or untold)
+        if not has_work:
             if self._lease is not None:
                 leases.release(self._lease)
                 self._lease, self._views = None, ()
@@ -173,6 +182,8 @@ class RolloutWorker:
             renew_at = now + self._lease_s / 3
         if self._lease is None:
             return 0.0
+        # Also those of a sidecar that held the lease before, and was killed.
+        self._untold += [alarm for alarm in untold if alarm not in self._untold]
         controller = Controller(
             registry, leases, lambda model, version: baseline_of(registry, model, version), self._alarm
         )
@@ -190,28 +201,16 @@ class RolloutWorker:
 
     def _alarm(self, alarm: Alarm) -> None:
         _log.error("rollout_alarm", model=alarm.model, version=alarm.canary, did=alarm.event, reason=alarm.reason)
-        self._untold.append(
-            Notice(
-                id=f"rollout-{alarm.rollout}-{alarm.sequence}",
-                model=alarm.model,
-                version=str(alarm.canary),
-                row="rollout",
-                level="critical",
-                change=alarm.event,
-                do="notify",
-                evidence=alarm.reason,
-                at=datetime.now(UTC).isoformat(),
-            )
-        )
+        self._untold.append(alarm)
 
     def _notify(self) -> None:
         while self._untold:
             try:
-                self._tell(self._untold[0])
+                self._tell(_notice(self._untold[0]))
             except (TickserveError, OSError) as error:
                 self._say(f"people cannot be told: {error}")
                 return
-            self._untold.pop(0)
+            self._told.append(self._untold.pop(0))
 
     def _say(self, text: str) -> None:
         if text and text != self._said:
@@ -228,6 +227,20 @@ class RolloutWorker:
             registry.close()
         except TickserveError as error:
             _log.warning("lease_not_released", error=error.message)
+
+
+def _notice(alarm: Alarm) -> Notice:
+    return Notice(
+        id=f"rollout-{alarm.rollout}-{alarm.sequence}",
+        model=alarm.model,
+        version=str(alarm.canary),
+        row="rollout",
+        level="critical",
+        change=alarm.event,
+        do="notify",
+        evidence=alarm.reason,
+        at=datetime.now(UTC).isoformat(),
+    )
 
 
 def baseline_of(registry: Registry, model: str, version: int) -> NDArray[np.int64] | None:

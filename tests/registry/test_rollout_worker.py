@@ -9,6 +9,7 @@ import pytest
 from mlops.alerts.actions import Notice
 from mlops.registry import Registry
 from mlops.rollout import Order
+from mlops.rollout.untold import read_untold
 from mlops.sidecar.rollouts import RolloutWorker
 from tests.support.registry import ANN, Backend, Packages, add
 from tests.support.rollouts import World, make_spec
@@ -124,6 +125,31 @@ def test_alarm_is_told_until_it_was_heard(world: World, workers: Callable[..., R
     assert worker.name == "rollouts"
 
 
+def test_alarm_of_a_sidecar_that_was_killed_is_told_by_the_next(
+    world: World, workers: Callable[..., RolloutWorker]
+) -> None:
+    world.report()
+    world.start()
+    world.look()
+    with world.registry.journal.database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE rollout_progress SET body = '{'")
+    # It decides, and is killed before it tells: nothing is open any more.
+    world.look()
+    assert world.split == {1: 10_000}
+    world.leases.release(world.leases_["one"])
+    heard: list[Notice] = []
+    workers(tell=heard.append)
+    until(lambda: bool(heard))
+    assert (heard[0].change, heard[0].model) == ("aborted", "demo")
+
+    def untold() -> int:
+        with world.registry.journal.database.read() as connection:
+            return len(read_untold(connection))
+
+    until(lambda: not untold())
+    assert len(heard) == 1
+
+
 def test_without_a_registry_it_waits_for_one(workers: Callable[..., RolloutWorker]) -> None:
     asked = threading.Event()
 
@@ -160,4 +186,5 @@ def test_connections_that_are_cut_at_any_moment_cost_no_decision(
     until(lambda: world.split == {2: 1_000, 1: 9_000})
     assert world.events == ["ordered", "started"]
     assert samples(worker)["tickserve_rollout_controller_faults_total", "lost"] == 0
+    assert samples(worker)["tickserve_rollout_controller_faults_total", "failed"] == 0
     assert world.registry.verify().findings == ()

@@ -14,12 +14,13 @@ from mlops.registry.fleet import ServedModel, ServerReport
 from mlops.registry.leases import Lease, Leases
 from mlops.registry.schema import reporters
 from mlops.rollout import Order, SideCounts, parse_spec
-from mlops.rollout.controller import LEASE, Alarm, Controller
+from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.orders import Rollouts
 from mlops.rollout.store import Decided, Progress, RolloutRow, latest_rollout, read_decisions, read_progress
 from mlops.rollout.sums import CountedOutputs, CountedWindow
 from mlops.rollout.sums.write import Progress as Reported
 from mlops.rollout.sums.write import outputs_row, write_outputs, write_progress, write_windows
+from mlops.rollout.untold import Alarm
 from mlops.tap.layout import BUCKETS, COMPARED_ROLE, SHADOW_ROLE
 
 KIM = Author("kim", "try the new one")

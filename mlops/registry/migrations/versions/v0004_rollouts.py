@@ -56,6 +56,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("rollout"),
     )
     op.create_table(
+        "rollout_untold",
+        sa.Column("rollout", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("place", sa.Integer(), autoincrement=False, nullable=False),
+        sa.ForeignKeyConstraint(["rollout"], ["rollouts.rollout"]),
+        sa.PrimaryKeyConstraint("rollout", "sequence", "place"),
+    )
+    op.create_table(
         "leases",
         sa.Column("name", _CODE, nullable=False),
         sa.Column("holder", _CODE, nullable=False),
