@@ -183,6 +183,7 @@ class Server:
             ring_bytes=settings.tap_ring_bytes,
             slot_bytes=slot_bytes_for(widest_record(settings.models)),
             producers=self._engine.producers,
+            server=settings.server_name,
         )
         self._engine.open_tap(self._tap)
         _log.info("tap", boot=str(self._tap.boot))

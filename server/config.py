@@ -1,9 +1,7 @@
 """Settings of the server: flags before environment (`TICKSERVE_*`) before file; every error names its setting."""
 
 import contextlib
-import hashlib
 import os
-import socket
 import tomllib
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,9 +12,10 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from mlops.tap import default_folder
 from server.models.policy import parse_policy
+from server.plan import DEFAULT_SHADOW_BOUNDS, ShadowBounds
 from tickserve.address import is_unix, split_host
 from tickserve.errors import ConfigurationError
-from tickserve.home import home
+from tickserve.home import default_name, home
 from tickserve.listening.checks import check_addresses, check_authority, check_pair, check_tcp, split_list
 from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
 from tickserve.listening.tls import TlsFiles
@@ -80,6 +79,8 @@ class Settings(BaseSettings):
     drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     tap: Path | Literal["off"] = Field(default_factory=lambda data: default_folder(data["home"]))
     tap_ring_bytes: Annotated[int, Field(ge=64 << 10, le=1 << 40)] = 8 << 20
+    shadow_queue: Annotated[int, Field(ge=1, le=1 << 20)] = DEFAULT_SHADOW_BOUNDS.requests
+    shadow_queue_bytes: Annotated[int, Field(ge=1024, le=1 << 40)] = DEFAULT_SHADOW_BOUNDS.size_bytes
     require_signature: bool = False
     trusted_keys: Path = Field(default_factory=lambda data: data["home"] / "keys")
     serve_rest: bool = False
@@ -160,6 +161,10 @@ class Settings(BaseSettings):
             connection_age_s=self.connection_age_s,
             age_grace_s=self.grace_s,
         )
+
+    def shadow_bounds(self) -> ShadowBounds:
+        """How much may wait for the shadow thread."""
+        return ShadowBounds(self.shadow_queue, self.shadow_queue_bytes)
 
     def tls_files(self) -> TlsFiles | None:
         """The files of TLS, or None where the listeners are plain."""
@@ -243,11 +248,6 @@ def _read_file(file: Path) -> dict[str, Any]:
         known = ", ".join(Settings.model_fields)
         raise ConfigurationError(f"setting {unknown[0]} ({file}) is unknown; known are: {known}", field=unknown[0])
     return content
-
-
-def default_name(home: Path) -> str:
-    """The same for every process over this folder of state on this machine."""
-    return f"{socket.gethostname()}-{hashlib.sha256(str(home.absolute()).encode()).hexdigest()[:6]}"
 
 
 def default_memory_mb() -> int:

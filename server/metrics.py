@@ -16,7 +16,6 @@ from server.engine.base import ModelCounters, StageCounts
 from server.engine.totals import model_totals
 from server.models import Snapshot
 from server.models.records import refused_versions
-from server.plan import Role
 from server.tap import TapTotals
 from tickserve import __version__
 from tickserve.listening.tls import Certificates
@@ -108,6 +107,7 @@ class ServerCollector(Collector):
         yield events
         yield from _requests(counters)
         yield _stages(counters)
+        yield from _shadows(counters)
         yield from _totals(model_totals(counters))
         yield from _models(snapshot)
 
@@ -185,6 +185,18 @@ def _stages(counters: Counters) -> Metric:
     return stages
 
 
+def _shadows(counters: Counters) -> Iterator[Metric]:
+    dropped = CounterMetricFamily(
+        "tickserve_shadow_dropped",
+        "Copies of requests that found no room in the queue of shadows.",
+        labels=("model", "version"),
+    )
+    for (model, version), count in counters.shadow_dropped.items():
+        dropped.add_metric([model, version], count)
+    yield dropped
+    yield _gauge("tickserve_shadow_queued", "Copies of requests that wait for a shadow.", counters.shadow_queued)
+
+
 def _totals(models: Iterable[ModelCounters]) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "tickserve_model_requests",
@@ -250,15 +262,14 @@ def _models(snapshot: Snapshot) -> Iterator[Metric]:
         held.add_metric([record.name], float(record.name in snapshot.overrides.held))
         for version in refused_versions(record, snapshot.overrides):
             taken_out.add_metric([record.name, version], 1)
-        for version in record.failed:
+        for version in record.faults:
             failed.add_metric([record.name, version], 1)
         installed = snapshot.plan.models.get(record.name)
         if installed is None:
             continue
         halted.add_metric([record.name], float(installed.halt is not None))
-        roles = {segment.version: segment.role for segment in installed.split.segments}
         for number, version_plan in installed.versions.items():
-            info.add_metric([record.name, number, roles.get(number, Role.PREVIOUS).label, version_plan.digest.hex()], 1)
+            info.add_metric([record.name, number, installed.role(number).label, version_plan.digest.hex()], 1)
             load.add_metric([record.name, number], record.prepared[number].load_seconds)
             resident.add_metric([record.name, number], record.prepared[number].resident_bytes)
     yield from (info, halted, failed, load, resident, behind, held, taken_out)

@@ -66,6 +66,35 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """A version that gets copies of live requests, once they are answered, and answers nobody.
+
+    `fraction_bp` of the request ids, in 1/10,000, are copied, chosen by a hash with a salt of its own. Copied are the
+    requests that the split gave to version `of`; to any version but the shadow itself where that is empty.
+    """
+
+    version: str
+    fraction_bp: int
+    salt: bytes
+    of: str = ""
+
+    def copies(self, version: str) -> bool:
+        """Whether requests that the split gave to this version may be copied."""
+        return version != self.version and self.of in ("", version)
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowBounds:
+    """How much may wait for the shadow thread of a server: what comes beyond is dropped, and counted."""
+
+    requests: int = 256
+    size_bytes: int = 16 << 20
+
+
+DEFAULT_SHADOW_BOUNDS = ShadowBounds()
+
+
+@dataclass(frozen=True, slots=True)
 class Halt:
     """A model stopped on purpose."""
 
@@ -80,7 +109,8 @@ class ModelPlan:
 
     `client_pins` are the versions that only the clients of the named identities may pin: `subject:` and the subject of
     the client's certificate, else the peer's address without its port, such as `ipv4:10.0.0.1` or `unix`. `previous`
-    is the version kept warm to go back to; it answers nobody. Empty where there is none.
+    is the version kept warm to go back to; it answers nobody. `fallback` answers where another one breaks an output
+    rule of that policy. Empty where there is none.
     """
 
     name: str
@@ -93,6 +123,17 @@ class ModelPlan:
     previous: str = ""
     #: What a rollout holds latencies against, in nanoseconds; 0 is nothing.
     latency_edge_ns: int = 0
+    shadow: Shadow | None = None
+    fallback: str = ""
+
+    def role(self, version: str) -> Role:
+        """What a version is here for: its place in the split first."""
+        for segment in self.split.segments:
+            if segment.version == version:
+                return segment.role
+        if self.shadow is not None and self.shadow.version == version:
+            return Role.SHADOW
+        return Role.FALLBACK if self.fallback == version else Role.PREVIOUS
 
 
 @dataclass(frozen=True, slots=True)

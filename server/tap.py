@@ -36,6 +36,7 @@ from mlops.tap import (
     ring_shape,
     tidy,
 )
+from mlops.tap.layout import COMPARED_ROLE, SHADOW_ROLE
 from server.plan import ModelPlan, Plan, Role, VersionPlan
 from tickserve.errors import ConfigurationError
 
@@ -49,19 +50,27 @@ _ENTITY_BYTES = 24
 
 
 class Placed(NamedTuple):
-    """What the tap calls a version under one plan: its number in the catalog, and its block of counters if any."""
+    """What the tap calls a version under one plan: its number in the catalog, and its blocks of counters if any.
+
+    `compared` is the block of its requests that are copied to the shadow.
+    """
 
     version: int
     block: int | None
+    compared: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TappedModel:
-    """What the tap calls the versions of one model; those that it has no name for are absent."""
+    """What the tap calls the versions of one model; those that it has no name for are absent.
+
+    `shadow` is the block of what the shadow makes of its copies.
+    """
 
     split_generation: int = 0
     latency_edge_ns: int = 0
     versions: Mapping[str, Placed] = field(default_factory=dict)
+    shadow: int | None = None
 
 
 UNTAPPED = TappedModel()
@@ -85,7 +94,9 @@ class Tap:
     ring_bytes, slot_bytes : int
         The size of each ring, and of a slot in it.
     producers : int
-        Threads that record: each has a ring, and rows of the counters page.
+        Threads that record: each has a ring, and rows of the counters page. The last one is that of shadows.
+    server : str
+        The name that readers know the server by, as it has it in its reports; empty for none.
 
     Raises
     ------
@@ -93,7 +104,7 @@ class Tap:
         Where the folder is not in memory, cannot be written, or has no room.
     """
 
-    def __init__(self, folder: Path, *, ring_bytes: int, slot_bytes: int, producers: int) -> None:
+    def __init__(self, folder: Path, *, ring_bytes: int, slot_bytes: int, producers: int, server: str = "") -> None:
         require_memory(folder)
         boot = new_boot()
         self.folder = folder
@@ -111,6 +122,9 @@ class Tap:
             raise _unusable(folder, error) from None
         try:
             self._descriptor = open_catalog(self.boot)
+            self._catalog = CatalogWriter(self._descriptor)
+            if server:
+                self._catalog.server(server)
             for ring, path in enumerate(self.rings):
                 create_ring(path, shape, boot, ring, producers)
             create_page(self.counters, boot, producers)
@@ -119,7 +133,6 @@ class Tap:
             if error.errno == errno.ENOSPC:
                 raise _no_room(folder, producers, shape.file_bytes) from None
             raise _unusable(folder, error) from None
-        self._catalog = CatalogWriter(self._descriptor)
         self._page = PageOwner(self.counters)
         self._files = [RingFile(path) for path in self.rings]
         self._lock = threading.Lock()
@@ -135,25 +148,22 @@ class Tap:
             except OSError as error:
                 _log.warning("tap_cannot_name", error=str(error), generation=plan.generation)
                 return {}
-            blocks = self._page.place(list(_identities(plan, named)))
-        return {
-            name: TappedModel(
-                split_generation=generation,
-                latency_edge_ns=plan.models[name].latency_edge_ns,
-                versions={
-                    version: Placed(number, blocks.get(_identity(plan.models[name], version, number)))
-                    for version, number in numbers.items()
-                },
+            blocks = self._page.place(
+                [each for name, (_, numbers) in named.items() for each in _identities(plan.models[name], numbers)]
             )
+        return {
+            name: _tapped(plan.models[name], generation, numbers, blocks)
             for name, (generation, numbers) in named.items()
         }
 
     def keep(self, plan: Plan, placed: Mapping[str, TappedModel]) -> None:
         """Says that a plan is installed: the blocks of what is not in it are free some minutes from now."""
         planned = {
-            _identity(plan.models[name], version, number)
+            identity
             for name, model in placed.items()
-            for version, (number, _) in model.versions.items()
+            for identity in _identities(
+                plan.models[name], {version: found.version for version, found in model.versions.items()}
+            )
         }
         with self._lock:
             if self._is_open:
@@ -259,17 +269,53 @@ def _row_bytes(manifest: Path) -> int:
         return 0
 
 
-def _identities(plan: Plan, named: Mapping[str, tuple[int, Mapping[str, int]]]) -> Iterator[Identity]:
-    for name, (_, numbers) in named.items():
-        for version, number in numbers.items():
-            yield _identity(plan.models[name], version, number)
+def _tapped(
+    model: ModelPlan, split_generation: int, numbers: Mapping[str, int], blocks: Mapping[Identity, int]
+) -> TappedModel:
+    shadow = model.shadow.version if model.shadow is not None else ""
+    return TappedModel(
+        split_generation=split_generation,
+        latency_edge_ns=model.latency_edge_ns,
+        versions={
+            version: Placed(
+                number,
+                blocks.get(_identity(model, version, number, _split_role(model, version))),
+                blocks.get(_identity(model, version, number, COMPARED_ROLE)) if _is_compared(model, version) else None,
+            )
+            for version, number in numbers.items()
+        },
+        shadow=blocks.get(_identity(model, shadow, numbers[shadow], SHADOW_ROLE)) if shadow in numbers else None,
+    )
 
 
-def _identity(model: ModelPlan, version: str, number: int) -> Identity:
+def _identities(model: ModelPlan, numbers: Mapping[str, int]) -> Iterator[Identity]:
+    """What is counted apart under the plan of one model; `numbers` are those of its versions in the catalog."""
+    for version, number in numbers.items():
+        yield _identity(model, version, number, _split_role(model, version))
+        if _is_compared(model, version):
+            yield _identity(model, version, number, COMPARED_ROLE)
+        if model.shadow is not None and model.shadow.version == version:
+            yield _identity(model, version, number, SHADOW_ROLE)
+
+
+def _is_compared(model: ModelPlan, version: str) -> bool:
+    """Whether the split gives the version requests that the shadow gets too."""
+    return (
+        model.shadow is not None
+        and model.shadow.copies(version)
+        and any(segment.version == version for segment in model.split.segments)
+    )
+
+
+def _split_role(model: ModelPlan, version: str) -> int:
     roles = {segment.version: segment.role for segment in model.split.segments}
+    return int(roles.get(version, Role.PREVIOUS))
+
+
+def _identity(model: ModelPlan, version: str, number: int, role: int) -> Identity:
     return Identity(
         version=number,
-        role=int(roles.get(version, Role.PREVIOUS)),
+        role=role,
         budget_ns=model.versions[version].limits.latency_budget_us * 1000,
         edge_ns=model.latency_edge_ns,
     )

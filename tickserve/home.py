@@ -1,6 +1,8 @@
 """The one folder of state: registry, served models, caches, keys, the admin socket."""
 
+import hashlib
 import os
+import socket
 from pathlib import Path
 
 from platformdirs import user_data_path
@@ -20,3 +22,8 @@ def home() -> Path:
         return Path(configured).expanduser().absolute()
     except RuntimeError as error:
         raise ConfigurationError(f"TICKSERVE_HOME is {configured!r}: {error}", field="home") from None
+
+
+def default_name(folder: Path) -> str:
+    """A name that is the same for every process over this folder of state on this machine."""
+    return f"{socket.gethostname()}-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:6]}"

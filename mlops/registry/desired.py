@@ -12,6 +12,15 @@ from mlops.package.manifest import explain
 from mlops.registry.journal import Write, require_reason
 from mlops.registry.lookup import require_model, require_version
 from mlops.registry.overrides import check_overrides
+from mlops.registry.rollouts import (
+    TRAFFIC,
+    RolloutRow,
+    end_rollout,
+    moves_traffic,
+    open_rollout,
+    require_no_rollout,
+    taken_back,
+)
 from mlops.registry.schema import desired, desired_history, packages, revision
 from mlops.registry.values import Desired, DesiredState, Share, Status, read_state
 from mlops.routing import WHOLE_BP
@@ -101,11 +110,7 @@ def write_state(
         raise RegistryArgumentError(str(error), field="split") from None
     if before is not None and before.state == state:
         return before
-    for version in sorted(state.versions()):
-        _require_approved(write, model, version)
-    _check_schemas(write, model, before.state if before else None, state)
-    manifests = (_manifest(write, model, version) for version in sorted(state.versions()))
-    check_overrides(before.state if before else None, state, manifests)
+    check_state(write, model, before.state if before else None, state)
     stored = state.model_dump(mode="json")
     if before is None:
         write.insert(desired, model=model, revision=1, state=stored)
@@ -125,6 +130,42 @@ def write_state(
     )
     write.update(revision, {"id": 1}, revision=read_revision(write.connection) + 1)
     return Desired(model, found + 1, state, write.at, write.author.actor, write.author.reason)
+
+
+def check_state(write: Write, model: str, before: DesiredState | None, state: DesiredState) -> None:
+    """Raises RegistryError where a version of the state may not serve: not approved, another schema, no such rule."""
+    for version in sorted(state.versions()):
+        _require_approved(write, model, version)
+    _check_schemas(write, model, before, state)
+    manifests = (_manifest(write, model, version) for version in sorted(state.versions()))
+    check_overrides(before, state, manifests)
+
+
+def set_state(write: Write, model: str, state: DesiredState, expected: int | None) -> Desired:
+    """Replaces the desired state as somebody asked for; a halt ends a rollout that is open.
+
+    Raises
+    ------
+    RegistryError
+        Where a rollout is open and the state would give requests to other versions, or as `write_state`.
+    ConflictError
+        As `write_state`.
+    """
+    before = read_desired(write.connection, model)
+    require_revision(before, model, expected)
+    found = open_rollout(write.connection, model)
+    if found is None or before is None:
+        return write_state(write, model, state, expected)
+    if state.halt is not None and before.state.halt is None:
+        # Stopping comes before everything else: what was asked for about traffic beside it is not looked at.
+        traffic = {name: getattr(before.state, name) for name in TRAFFIC}
+        halted = taken_back(state.model_copy(update=traffic), found.canary, found.stable)
+        desired = write_state(write, model, halted, expected, restores=_before(write, found, halted))
+        end_rollout(write, found, desired.revision, "halt")
+        return desired
+    if moves_traffic(before.state, state):
+        require_no_rollout(write.connection, model, "changing split or shadow by hand")
+    return write_state(write, model, state, expected)
 
 
 def require_revision(found: Desired | None, model: str, expected: int | None) -> None:
@@ -149,7 +190,8 @@ def promoted(before: DesiredState | None, version: int, schema_override: int) ->
 def roll_back(write: Write, model: str, expected: int | None) -> Desired:
     """Makes the stable version before the present one stable again; done twice, it goes back further still.
 
-    What was rolled back from is not gone back to.
+    What was rolled back from is not gone back to. Where a rollout is open and its version answers, that is what is
+    taken back; in any case the rollout ends.
 
     Versions that are no longer approved are passed over. Gates do not run: what is restored was live before, and its
     schema was accepted then.
@@ -167,6 +209,37 @@ def roll_back(write: Write, model: str, expected: int | None) -> Desired:
         require_model(write.connection, model)
         raise UnknownError(f"model {model!r} never had a desired state", field="model")
     require_revision(before, model, expected)
+    found = open_rollout(write.connection, model)
+    if found is not None and found.is_in(before.state):
+        state = taken_back(before.state, found.canary, found.stable)
+        desired = write_state(write, model, state, expected, restores=_before(write, found, state))
+    else:
+        desired = _roll_back(write, model, before, expected)
+    if found is not None:
+        end_rollout(write, found, desired.revision, "models rollback")
+    return desired
+
+
+def place_of(connection: Connection, model: str, stable: int) -> int | None:
+    """Where the latest state stands that had this stable version, for going back to it; None where none had."""
+    row = connection.execute(
+        select(desired_history)
+        .where(desired_history.c.model == model, desired_history.c.stable == stable)
+        .order_by(desired_history.c.revision.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else _place(row)
+
+
+def _before(write: Write, found: RolloutRow, state: DesiredState) -> int | None:
+    """The place of the stable version from before the rollout, where the state goes back to it."""
+    now = read_desired(write.connection, found.model)
+    if now is None or now.state.named("stable") == state.named("stable"):
+        return None
+    return place_of(write.connection, found.model, found.stable)
+
+
+def _roll_back(write: Write, model: str, before: Desired, expected: int | None) -> Desired:
     rows = write.connection.execute(select(desired_history).where(desired_history.c.model == model))
     history = {row.revision: row for row in rows}
     stable = before.state.named("stable")

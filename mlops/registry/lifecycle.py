@@ -8,6 +8,7 @@ from mlops.registry.desired import read_desired
 from mlops.registry.journal import Write, require_reason
 from mlops.registry.lookup import check_label, require_version
 from mlops.registry.register import require_free_label
+from mlops.registry.rollouts import open_rollout
 from mlops.registry.schema import aliases, approvals, versions
 from mlops.registry.servers import installed
 from mlops.registry.values import TRANSITIONS, Approval, Status, Version
@@ -118,6 +119,9 @@ def _users(write: Write, model: str, version: int) -> Iterator[str]:
     desired = read_desired(write.connection, model)
     if desired is not None and version in desired.state.versions():
         yield f"desired state (revision {desired.revision})"
+    found = open_rollout(write.connection, model)
+    if found is not None and version in (found.canary, found.stable):
+        yield f"a rollout of version {found.canary}"
     for row in write.connection.execute(
         select(aliases.c.alias).where(aliases.c.model == model, aliases.c.version == version).order_by(aliases.c.alias)
     ):

@@ -53,6 +53,22 @@ def open_registry(home: Path, url: str = "", artifacts: str = "", keys: Path | N
     )
 
 
+def open_database(home: Path, url: str = "") -> Database:
+    """Only the database of a registry that there is, for what is outside of its audit log.
+
+    Raises
+    ------
+    UnknownError
+        Where there is no registry yet.
+    ConfigurationError, UnreachableError
+        As `Registry`.
+    """
+    require_registry(home, url)
+    database = Database(url or _default_url(home))
+    migrate.prepare(database)
+    return database
+
+
 def _folder(home: Path) -> Path:
     return home.absolute() / "registry"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlalchemy import Connection, func, select
 
@@ -13,10 +14,12 @@ from mlops.registry.gates import GatePolicy, GateReport, VersionFacts, evaluate
 from mlops.registry.journal import Author, Journal, Write
 from mlops.registry.lifecycle import OF_INCONCLUSIVE
 from mlops.registry.lookup import require_version, resolve
+from mlops.registry.rollouts import require_no_rollout
 from mlops.registry.schema import approvals, audit, desired_history, gate_results
 from mlops.registry.values import Desired, GateEvaluation, Status, Version
 from tickserve.errors import RegistryError
 
+_Result = TypeVar("_Result")
 #: Judges a candidate against the live version.
 Evaluate = Callable[[VersionFacts, VersionFacts | None, GatePolicy], GateReport]
 
@@ -75,30 +78,69 @@ class Promoter:
         ConflictError
             Where the desired state moved.
         RegistryError
-            Where the version is not approved, or its schema differs from the live one's and is not overridden.
+            Where the version is not approved, its schema differs from the live one's and is not overridden, or a
+            rollout of the model is open.
         """
         if schema_override == version:
             policy = policy.model_copy(update={"schema_override": True})
-        report, live, found = self._judge(model, version, policy, {Status.APPROVED}, expected)
-        refused: list[str] = []
 
-        def change(write: Write) -> Desired | None:
-            refused.clear()
-            now = read_desired(write.connection, model)
-            require_revision(now, model, found)
-            _insert_result(write, model, version, live, report, policy)
-            if (reason := _refusal(write, model, version, live, report)) is not None:
-                refused.append(reason)
-                return None
+        def check(connection: Connection) -> None:
+            require_no_rollout(connection, model, "promoting")
+
+        def change(write: Write, now: Desired | None) -> Desired:
             state = promoted(now.state if now else None, version, schema_override)
             return write_state(write, model, state, expected)
 
-        desired = self.journal.write(
-            lambda desired: "promote" if desired else "promote-refused", author, change, model=model, version=version
+        return self.gated("promote", model, version, policy, author, check, change, expected=expected)
+
+    def gated(
+        self,
+        action: str,
+        model: str,
+        version: int,
+        policy: GatePolicy,
+        author: Author,
+        check: Callable[[Connection], None],
+        change: Callable[[Write, Desired | None], _Result],
+        *,
+        expected: int | None = None,
+    ) -> tuple[_Result, GateReport]:
+        """Changes something for the sake of a version, if its gates let it; their result is kept in any case.
+
+        Parameters
+        ----------
+        check : callable
+            Raises where the change is refused whatever the gates say; asked before they are run, and again.
+        change : callable
+            Takes the desired state that the gates were run against.
+
+        Raises
+        ------
+        GateError, ConflictError, RegistryError
+            As `promote`.
+        """
+        with self.journal.database.read() as connection:
+            check(connection)
+        report, live, found = self._judge(model, version, policy, {Status.APPROVED}, expected)
+        refused: list[str] = []
+
+        def run(write: Write) -> list[_Result]:
+            refused.clear()
+            now = read_desired(write.connection, model)
+            require_revision(now, model, found)
+            check(write.connection)
+            _insert_result(write, model, version, live, report, policy)
+            if (reason := _refusal(write, model, version, live, report)) is not None:
+                refused.append(reason)
+                return []
+            return [change(write, now)]
+
+        done = self.journal.write(
+            lambda done: action if done else f"{action}-refused", author, run, model=model, version=version
         )
-        if desired is None:
+        if not done:
             raise GateError(refused[0], report)
-        return desired, report
+        return done[0], report
 
     def _judge(
         self, model: str, version: int, policy: GatePolicy, statuses: Container[Status], expected: int | None

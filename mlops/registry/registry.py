@@ -122,6 +122,16 @@ class Registry:
     ) -> None:
         self.close()
 
+    @property
+    def journal(self) -> Journal:
+        """How changes are written; for what is kept here and has rules of its own, such as rollouts."""
+        return self._journal
+
+    @property
+    def promoter(self) -> Promoter:
+        """Changes that gates stand before."""
+        return self._promoter
+
     # Reading
 
     def resolve(self, model: str, reference: str | int = "live") -> Version:
@@ -322,8 +332,8 @@ class Registry:
         )
 
     def set_desired(self, model: str, state: DesiredState, author: Author, expected: int | None) -> Desired:
-        """Replaces the whole desired state. See `desired.write_state`."""
-        return self._change("desired", author, lambda write: desired.write_state(write, model, state, expected), model)
+        """Replaces the whole desired state. See `desired.set_state`."""
+        return self._change("desired", author, lambda write: desired.set_state(write, model, state, expected), model)
 
     def retire(self, model: str, version: int, author: Author) -> Version:
         """Takes a version out of use."""

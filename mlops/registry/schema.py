@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -345,6 +346,57 @@ server_status = Table(
     Column("status", CanonicalJson, nullable=False),
 )
 
+#: What a model's version answered in one role, by key bucket, in a window of one server; written by its sidecar. Many a
+#: minute and kept for a day, so neither audited nor replayed; nor are the two that follow.
+window_counts = Table(
+    "window_counts",
+    metadata,
+    Column("reporter", Code, primary_key=True),
+    Column("boot", Code, primary_key=True),
+    Column("model", Code, primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("role", Integer, primary_key=True, autoincrement=False),
+    Column("edge_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("start_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("window_ns", BigInteger, nullable=False),
+    Column("share_bp", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("window_counts_by_time", "model", "start_ns"),
+)
+
+#: Distributions of the outputs and latencies that the prediction log holds of the same.
+window_outputs = Table(
+    "window_outputs",
+    metadata,
+    Column("reporter", Code, primary_key=True),
+    Column("boot", Code, primary_key=True),
+    Column("model", Code, primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("role", Integer, primary_key=True, autoincrement=False),
+    Column("start_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("window_ns", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("window_outputs_by_time", "model", "start_ns"),
+)
+
+#: How far each sidecar is with each life of a server, and where it goes on from (`state`).
+reporters = Table(
+    "reporters",
+    metadata,
+    Column("reporter", Code, primary_key=True),
+    Column("boot", Code, primary_key=True),
+    Column("model", Code, primary_key=True),
+    Column("server", Code, nullable=False),
+    Column("writer", Code, nullable=False),
+    Column("complete_to_ns", BigInteger, nullable=False),
+    Column("outputs_to_ns", BigInteger, nullable=False),
+    Column("window_ns", BigInteger, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Index("reporters_by_model", "model"),
+)
+
 #: Every evaluation of gates, whole, whatever it led to.
 gate_results = Table(
     "gate_results",
@@ -378,4 +430,60 @@ settings = Table(
     metadata,
     Column("name", Code, primary_key=True),
     Column("value", CanonicalJson, nullable=False),
+)
+
+#: Every rollout: which version is tried beside which, how (`spec`), under which salt, and until when.
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("rollout", BigInteger, primary_key=True, autoincrement=False),
+    Column("model", Code, nullable=False),
+    Column("canary", BigInteger, nullable=False),
+    Column("stable", BigInteger, nullable=False),
+    Column("spec", CanonicalJson, nullable=False),
+    Column("salt", Code, nullable=False),
+    Column("actor", Code, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+    ForeignKeyConstraint(["model", "canary"], ["versions.model", "versions.version"]),
+    ForeignKeyConstraint(["model", "stable"], ["versions.model", "versions.version"]),
+    Index("rollouts_by_model", "model", "rollout"),
+)
+
+#: Every decision of every rollout with its evidence (`facts`). `revision` is the model's desired revision after it.
+rollout_decisions = Table(
+    "rollout_decisions",
+    metadata,
+    Column("rollout", BigInteger, ForeignKey("rollouts.rollout"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("event", Code, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("share_bp", Integer, nullable=False),
+    Column("actor", Code, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("facts", CanonicalJson, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("at", UtcTime, nullable=False),
+)
+
+#: How far each rollout is. It changes with every window, so neither audited nor replayed; `sha256` is of the body.
+rollout_progress = Table(
+    "rollout_progress",
+    metadata,
+    Column("rollout", BigInteger, ForeignKey("rollouts.rollout"), primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("sha256", Code, nullable=False),
+)
+
+#: Who may act in a name, until when by the database's clock. `token` rises with every holder; not audited.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Code, primary_key=True),
+    Column("holder", Code, nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
 )

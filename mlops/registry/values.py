@@ -165,11 +165,18 @@ class SplitSegment(Frozen):
 
 
 class Shadow(Frozen):
-    """A version that gets copies of live requests and answers no client."""
+    """A version that gets copies of live requests and answers no client: of those of version `of`, else of all."""
 
     version: Number
     fraction_bp: Weight
     salt: Annotated[str, Field(max_length=256)] = ""
+    of: Number | None = None
+
+    @model_validator(mode="after")
+    def _of_another(self) -> "Shadow":
+        if self.of == self.version:
+            raise ValueError(f"version {self.version} cannot be the shadow of itself")
+        return self
 
 
 class HaltEntry(Frozen):
@@ -207,6 +214,7 @@ class DesiredState(Frozen):
 
     `segments` say which routing hashes each version of the split has; empty where they lie as they would without a
     history. Whoever writes a state gives weights: the registry moves the segments of the state before.
+    `latency_edge_ns` is what a rollout holds latencies against, in nanoseconds; 0 is nothing.
     """
 
     split: tuple[Share, ...] = ()
@@ -219,6 +227,7 @@ class DesiredState(Frozen):
     allowed_pins: tuple[AllowedPin, ...] = ()
     rule_overrides: tuple[RuleOverride, ...] = ()
     schema_override: Count = 0
+    latency_edge_ns: Count = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> "DesiredState":

@@ -2,6 +2,7 @@
 
 from mlops.rollout.analysis import Analysis, Evidence
 from mlops.rollout.counts import SideCounts, WindowCounts
+from mlops.rollout.guard import LiveFigure
 from mlops.rollout.machine import (
     Audit,
     Command,
@@ -19,6 +20,7 @@ from mlops.rollout.spec import (
     AnalysisSpec,
     CellRule,
     LatencyRule,
+    OutcomeRule,
     OutputRule,
     RolloutSpec,
     Step,
@@ -36,8 +38,10 @@ __all__ = [
     "DesiredChange",
     "Evidence",
     "LatencyRule",
+    "LiveFigure",
     "MetricVerdict",
     "Order",
+    "OutcomeRule",
     "OutputRule",
     "PageDifferences",
     "Phase",

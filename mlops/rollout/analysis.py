@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mlops.rollout.counts import SideCounts, WindowCounts
+from mlops.rollout.guard import LiveFigure, OutcomeGuard
 from mlops.rollout.metrics import CellMetric, LatencyMetric, Levels, MetricVerdict, OutputMetric, Verdict
 from mlops.rollout.outputs import MIN_BUCKETS, Counts, psi_bounds, sign_flips
 from mlops.rollout.spec import RolloutSpec
@@ -16,7 +17,8 @@ class Evidence:
     """What the analysis knows at one moment; what the decision rests on, and what the audit log keeps.
 
     `share_bp` is the canary's share of the keys in the last window; `step_windows`, and the `answers` and `buckets` of
-    the canary, are those since it has that share; `bad_answers` those that reached clients from the canary
+    the canary, are those since it has that share, `requests` and `stable_requests` what both were asked meanwhile;
+    `bad_answers` those that reached clients from the canary
     since the start, `excess_bad_answers` those of them that stable's rate does not explain.
     """
 
@@ -29,14 +31,22 @@ class Evidence:
     stable_buckets: int = 0
     bad_answers: int = 0
     excess_bad_answers: float = 0.0
+    requests: int = 0
+    stable_requests: int = 0
+
+    @property
+    def traffic_share(self) -> float | None:
+        """The canary's share of the requests of this step; None without any. A share of keys is another thing."""
+        total = self.requests + self.stable_requests
+        return self.requests / total if total else None
 
     @property
     def overall(self) -> Verdict:
-        """Fail where any metric fails, pass where every one passes: nothing judged passes nothing."""
-        found = {each.verdict for each in self.verdicts}
-        if Verdict.FAIL in found:
+        """Fail where any metric fails, pass where every one but guards passes: nothing judged passes nothing."""
+        if any(each.verdict is Verdict.FAIL for each in self.verdicts):
             return Verdict.FAIL
-        return Verdict.PASS if found == {Verdict.PASS} else Verdict.INCONCLUSIVE
+        judged = {each.verdict for each in self.verdicts if not each.is_guard}
+        return Verdict.PASS if judged == {Verdict.PASS} else Verdict.INCONCLUSIVE
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -54,6 +64,8 @@ class Evidence:
             "stable_buckets": self.stable_buckets,
             "bad_answers": self.bad_answers,
             "excess_bad_answers": self.excess_bad_answers,
+            "requests": self.requests,
+            "stable_requests": self.stable_requests,
         }
 
 
@@ -80,13 +92,20 @@ class Analysis:
         self._latency = None if rules.latency is None else LatencyMetric(rules.latency, levels)
         self._psi = None if rules.psi is None else OutputMetric("psi", rules.psi)
         self._flips = None if rules.sign_flips is None else OutputMetric("sign_flips", rules.sign_flips)
+        self._outcome = None if rules.outcome is None else OutcomeGuard(rules.outcome)
         self._windows = self._step_windows = self._share_bp = 0
         self._step = SideCounts.empty(), SideCounts.empty()
         self._seen: tuple[set[int], set[int]] = set(), set()
         self._bad, self._excess = 0, 0.0
 
-    def update(self, window: WindowCounts) -> None:
-        """Takes the next window, summed over servers; one in which the shares changed is to be left out."""
+    def update(self, window: WindowCounts, exposed: SideCounts | None = None) -> None:
+        """Takes the next window, summed over servers; one in which the shares changed is to be left out.
+
+        Parameters
+        ----------
+        exposed : SideCounts, optional
+            What clients got of the canary, where that is not what is compared: of blue-green a sample is.
+        """
         if window.share_bp != self._share_bp:
             self._begin_step(window.share_bp)
         self._windows += 1
@@ -97,16 +116,20 @@ class Analysis:
         ours, theirs = window.canary, window.stable
         for seen, side in zip(self._seen, (ours, theirs), strict=True):
             seen.update(np.flatnonzero(side.requests).tolist())
-        self._bad += ours.bad
-        of_stable = int(theirs.requests.sum())
-        expected = theirs.bad / of_stable * int(ours.requests.sum()) if of_stable else 0.0
-        self._excess += ours.bad - expected
+        self.expose(ours if exposed is None else exposed, theirs)
+
+    def expose(self, canary: SideCounts, stable: SideCounts) -> None:
+        """Counts the bad answers that clients got in a window, which is no evidence by that."""
+        self._bad += canary.bad
+        of_stable = int(stable.requests.sum())
+        expected = stable.bad / of_stable * int(canary.requests.sum()) if of_stable else 0.0
+        self._excess += canary.bad - expected
 
     def _begin_step(self, share_bp: int) -> None:
         """The shares changed: what is counted by step begins anew; evidence goes on."""
         self._share_bp, self._step_windows = share_bp, 0
         self._step = SideCounts.empty(), SideCounts.empty()
-        for metric in (self._psi, self._flips):
+        for metric in (self._psi, self._flips, self._outcome):
             if metric is not None:
                 metric.begin_step()
 
@@ -122,10 +145,12 @@ class Analysis:
         baseline_bins: Counts | None = None,
         pairs: Counts | None = None,
         flips: Counts | None = None,
+        canary_outcome: LiveFigure | None = None,
+        stable_outcome: LiveFigure | None = None,
     ) -> None:
         """Takes the outputs of a step: once a step, when it could end, because its part of alpha is spent then.
 
-        Too little to say is no look; it may be asked again.
+        Too little to say is no look, nor are counts that are not given; they may be given later.
 
         Parameters
         ----------
@@ -133,19 +158,26 @@ class Analysis:
             Counts of the canary's outputs by key bucket, and of its own package's baseline by block.
         pairs, flips : array of int, shape (256,)
             Answers that stable's shadow gave too, and those of another sign.
+        canary_outcome, stable_outcome : LiveFigure, optional
+            The rule's figure of outcomes of each version.
 
         Raises
         ------
         ValueError
             Where this step was judged already.
         """
-        if self._psi is not None:
-            has_bins = canary_bins is not None and baseline_bins is not None
-            bounds = psi_bounds(canary_bins, baseline_bins, self.output_alpha) if has_bins else None  # type: ignore[arg-type]
-            self._psi.update(bounds)
-        if self._flips is not None:
-            has_pairs = pairs is not None and flips is not None
-            self._flips.update(sign_flips(pairs, flips, self.output_alpha) if has_pairs else None)  # type: ignore[arg-type]
+        if self._psi is not None and canary_bins is not None and baseline_bins is not None:
+            self._psi.update(psi_bounds(canary_bins, baseline_bins, self.output_alpha))
+        if self._flips is not None and pairs is not None and flips is not None:
+            self._flips.update(sign_flips(pairs, flips, self.output_alpha))
+        if self._outcome is not None and canary_outcome is not None and stable_outcome is not None:
+            self._outcome.update(canary_outcome, stable_outcome, self.output_alpha)
+
+    @property
+    def unjudged_outputs(self) -> frozenset[str]:
+        """The output metrics that this step has not been judged by."""
+        metrics = (metric for metric in (self._psi, self._flips, self._outcome) if metric is not None)
+        return frozenset(metric.name for metric in metrics if not metric.is_judged)
 
     def evidence(self) -> Evidence:
         """What is known now."""
@@ -162,7 +194,7 @@ class Analysis:
             else MetricVerdict(each.metric, Verdict.INCONCLUSIVE, why, each.figures)
             for each in unpaired
         ]
-        outputs = [metric.verdict() for metric in (self._psi, self._flips) if metric is not None]
+        outputs = [metric.verdict() for metric in (self._psi, self._flips, self._outcome) if metric is not None]
         return Evidence(
             windows=self._windows,
             verdicts=(*unpaired, *outputs),
@@ -173,6 +205,8 @@ class Analysis:
             stable_buckets=stable_buckets,
             bad_answers=self._bad,
             excess_bad_answers=self._excess,
+            requests=int(ours.requests.sum()),
+            stable_requests=int(theirs.requests.sum()),
         )
 
     def state(self) -> dict[str, Any]:
@@ -201,6 +235,6 @@ class Analysis:
             metric.restore(state["metrics"][metric.name])
         return found
 
-    def _metrics(self) -> list[CellMetric | LatencyMetric | OutputMetric]:
-        others = (self._latency, self._psi, self._flips)
+    def _metrics(self) -> list[CellMetric | LatencyMetric | OutputMetric | OutcomeGuard]:
+        others = (self._latency, self._psi, self._flips, self._outcome)
         return [*self._cells, *(metric for metric in others if metric is not None)]

@@ -17,7 +17,7 @@ class SideCounts:
     """One version in one role: int64 counts by key bucket, shape (256,) each.
 
     `failures` are errors that are not the client's, `violations` broken output rules, `slow` the answers over the
-    frozen edge.
+    frozen edge; of copied requests, the runs over it by processor time.
     """
 
     requests: Counts
@@ -32,8 +32,8 @@ class SideCounts:
         return cls(*(np.zeros(BUCKETS, np.int64) for _ in fields(cls)))
 
     @classmethod
-    def of_page(cls, difference: NDArray[Any]) -> "SideCounts":
-        """Of the difference of two readings of a block of the counters page, shape (256, 8)."""
+    def of_page(cls, difference: NDArray[Any], slow: int = OVER_EDGE) -> "SideCounts":
+        """Of the difference of two readings of a block of the counters page, shape (256, 8); `slow` is a column."""
         found = difference.astype(np.int64)
         requests = found[:, REQUESTS]
         return cls(
@@ -42,7 +42,7 @@ class SideCounts:
             np.maximum(requests - found[:, ERRORS], 0),
             found[:, FAILURES],
             found[:, OUTPUT_VIOLATIONS],
-            found[:, OVER_EDGE],
+            found[:, slow],
         )
 
     def __add__(self, other: "SideCounts") -> "SideCounts":

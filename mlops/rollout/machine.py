@@ -131,13 +131,19 @@ def begin(spec: RolloutSpec, now_unix_ns: int, *, salt: str, actor: str, reason:
     independent of what they do now.
     """
     state = RolloutState(looked_unix_ns=now_unix_ns)
-    share_bp = _share(spec, 0)
+    share_bp = share_of(spec, 0)
     audit = Audit("started", actor, reason, {"share_bp": share_bp, "salt": salt, "spec": spec.model_dump(mode="json")})
     return Decision(state, DesiredChange(share_bp, reason, salt), (audit,))
 
 
 def decide(
-    spec: RolloutSpec, state: RolloutState, evidence: Evidence, command: Command | None, now_unix_ns: int
+    spec: RolloutSpec,
+    state: RolloutState,
+    evidence: Evidence,
+    command: Command | None,
+    now_unix_ns: int,
+    *,
+    hold: str = "",
 ) -> Decision:
     """The next decision.
 
@@ -149,6 +155,8 @@ def decide(
         What somebody told it since the last decision.
     now_unix_ns : int
         The wall clock; it may jump, which moves nothing forward.
+    hold : str
+        Why it must not advance now, whatever the evidence; empty where it may.
 
     Raises
     ------
@@ -172,7 +180,29 @@ def decide(
         return _obey(spec, looked, evidence, command)
     if looked.phase is Phase.PAUSED:
         return Decision(looked)
-    return _go_on(spec, looked, evidence)
+    return _go_on(spec, looked, evidence, hold)
+
+
+def pause(state: RolloutState, evidence: Evidence, reason: str, now_unix_ns: int) -> Decision:
+    """Stops where it is because something is not as it left it, and has people told."""
+    facts = {"step": state.step + 1, "evidence": evidence.as_dict()}
+    paused = replace(state, phase=Phase.PAUSED, looked_unix_ns=now_unix_ns, reason=reason)
+    return Decision(paused, None, (Audit("paused", CONTROLLER, reason, facts, is_alarm=True),))
+
+
+def is_due(spec: RolloutSpec, state: RolloutState, evidence: Evidence) -> bool:
+    """Whether the step was watched for long enough, and asked often enough, to end."""
+    step = spec.steps[state.step]
+    # Windows that nobody counted, and those of an earlier share, say nothing about this step.
+    has_windows = (
+        evidence.share_bp == share_of(spec, state.step) and evidence.step_windows * spec.window_s >= step.min_time_s
+    )
+    return has_windows and state.watched_ns >= step.min_time_s * _NS and evidence.answers >= step.min_requests
+
+
+def share_of(spec: RolloutSpec, step: int) -> int:
+    """The version's share of the keys at a step, in 1/10,000."""
+    return WHOLE_BP if spec.strategy == "blue_green" else spec.steps[step].share_bp
 
 
 def _obey(spec: RolloutSpec, state: RolloutState, evidence: Evidence, command: Command) -> Decision:
@@ -191,25 +221,19 @@ def _obey(spec: RolloutSpec, state: RolloutState, evidence: Evidence, command: C
     return Decision(running, None, (Audit("continued", command.actor, command.reason, facts),))
 
 
-def _go_on(spec: RolloutSpec, state: RolloutState, evidence: Evidence) -> Decision:
+def _go_on(spec: RolloutSpec, state: RolloutState, evidence: Evidence, hold: str) -> Decision:
     step = spec.steps[state.step]
-    # Windows that nobody counted, and those of an earlier share, say nothing about this step.
-    has_windows = (
-        evidence.share_bp == _share(spec, state.step) and evidence.step_windows * spec.window_s >= step.min_time_s
-    )
-    is_due = has_windows and state.watched_ns >= step.min_time_s * _NS and evidence.answers >= step.min_requests
-    if is_due and evidence.overall is Verdict.PASS:
+    if not hold and is_due(spec, state, evidence) and evidence.overall is Verdict.PASS:
         reason = f"step {state.step + 1} passed: every metric, {evidence.answers} answers"
         if state.step + 1 == len(spec.steps):
             return _finish(state, evidence, CONTROLLER, reason)
         following = replace(state, step=state.step + 1, watched_ns=0, reason=reason)
-        share_bp = _share(spec, following.step)
+        share_bp = share_of(spec, following.step)
         facts = {"step": following.step + 1, "share_bp": share_bp, "evidence": evidence.as_dict()}
         return Decision(following, DesiredChange(share_bp, reason), (Audit("advanced", CONTROLLER, reason, facts),))
     if state.watched_ns >= step.max_time_s * _NS:
-        reason = (
-            f"step {state.step + 1} is undecided after {step.max_time_s:g} s: {_undecided(step.min_requests, evidence)}"
-        )
+        why = hold or _undecided(step.min_requests, evidence)
+        reason = f"step {state.step + 1} is undecided after {step.max_time_s:g} s: {why}"
         facts = {"step": state.step + 1, "evidence": evidence.as_dict()}
         paused = replace(state, phase=Phase.PAUSED, reason=reason)
         return Decision(paused, None, (Audit("paused", CONTROLLER, reason, facts, is_alarm=True),))
@@ -244,7 +268,11 @@ def _breach(spec: RolloutSpec, evidence: Evidence) -> str:
 def _undecided(min_requests: int, evidence: Evidence) -> str:
     if evidence.answers < min_requests:
         return f"{evidence.answers} of {min_requests} answers"
-    open_ = [f"{each.metric} ({each.why})" for each in evidence.verdicts if each.verdict is not Verdict.PASS]
+    open_ = [
+        f"{each.metric} ({each.why})"
+        for each in evidence.verdicts
+        if each.verdict is not Verdict.PASS and not each.is_guard
+    ]
     return ", ".join(open_) or "its time was up before its evidence was looked at"
 
 
@@ -254,10 +282,6 @@ def _watched(spec: RolloutSpec, state: RolloutState, now_unix_ns: int) -> int:
         return state.watched_ns
     passed = min(max(0, now_unix_ns - state.looked_unix_ns), round(2 * spec.window_s * _NS))
     return state.watched_ns + passed
-
-
-def _share(spec: RolloutSpec, step: int) -> int:
-    return WHOLE_BP if spec.strategy == "blue_green" else spec.steps[step].share_bp
 
 
 def _refused(text: str) -> ControlError:

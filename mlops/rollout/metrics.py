@@ -26,12 +26,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetricVerdict:
-    """A verdict and what it rests on; `figures` are for people and the audit log."""
+    """A verdict and what it rests on; `figures` are for people and the audit log.
+
+    A guard may fail, never passes, and holds nothing up.
+    """
 
     metric: str
     verdict: Verdict
     why: str
     figures: dict[str, float] = field(default_factory=dict)
+    is_guard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +214,11 @@ class OutputMetric:
             raise ValueError(f"{self.name} was judged in this step already")
         self._last = bounds
         self._is_failed = self._is_failed or (bounds is not None and bounds.lower > self._tolerance)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether this step's part of alpha is spent."""
+        return self._last is not None
 
     def begin_step(self) -> None:
         """What an earlier step showed does not pass for this one."""

@@ -5,12 +5,12 @@ Looked at at step ends only: retrained models differ, and only how much they dif
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlops.statistics.shares import psi_of, smoothed
+from mlops.statistics.student import quantile
 
 #: Under so many key buckets nothing is said.
 MIN_BUCKETS = 20
@@ -46,7 +46,7 @@ def sign_flips(pairs: Counts, flips: Counts, alpha: float) -> Bounds | None:
     # agree it is 0, and the rule of three over buckets stands in for it.
     spread = flips[live] - share * pairs[live]
     error = math.sqrt(buckets / (buckets - 1) * float((spread**2).sum())) / total
-    width = _quantile(alpha, buckets) * error
+    width = quantile(1 - alpha, buckets - 1) * error
     least = -math.log(alpha) / buckets
     lower = max(0.0, share - width) if share < 1 else 1 - least
     upper = min(1.0, share + width) if share > 0 else least
@@ -78,7 +78,7 @@ def psi_bounds(canary: Counts, baseline: Counts, alpha: float) -> Bounds | None:
         for each in (without_bucket, without_block)
     )
     corrected = max(0.0, value - bias)
-    width = _quantile(alpha, min(len(canary), len(baseline))) * math.sqrt(variance)
+    width = quantile(1 - alpha, min(len(canary), len(baseline)) - 1) * math.sqrt(variance)
     return Bounds(corrected, max(0.0, corrected - width), corrected + width, len(canary))
 
 
@@ -86,9 +86,3 @@ def _psi(reference: Counts, window: Counts) -> float:
     shares = smoothed(reference, window)
     # A side of so many buckets has rows, without one of them too.
     return 0.0 if shares is None else float(psi_of(*shares))
-
-
-def _quantile(alpha: float, n: int) -> float:
-    """Student's t upper quantile with n - 1 degrees of freedom (Abramowitz and Stegun 26.7.5, two terms)."""
-    z, nu = NormalDist().inv_cdf(1 - alpha), n - 1
-    return z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)

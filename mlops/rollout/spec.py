@@ -13,6 +13,7 @@ from mlops.package.manifest import Frozen, explain
 from mlops.rollout.betting import windows_to_reach
 from mlops.rollout.outputs import MIN_BUCKETS
 from mlops.routing import WHOLE_BP
+from mlops.statistics.directions import HIGHER_IS_BETTER
 from mlops.tap.layout import BUCKETS
 from tickserve.errors import ConfigurationError
 
@@ -98,6 +99,23 @@ class OutputRule(Frozen):
     tolerance: Positive
 
 
+class OutcomeRule(Frozen):
+    """A guard rail at step ends: fails where the canary's `figure` is shown to lie more than `worse` below stable's.
+
+    `figure` is a metric of the data set `live`, such as `rank_ic`, or `rank_ic:5d` at another horizon than the first.
+    It never passes a rollout, and holds none up.
+    """
+
+    figure: str = "rank_ic"
+    worse: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _known(self) -> "OutcomeRule":
+        if self.figure.partition(":")[0] not in HIGHER_IS_BETTER:
+            raise ValueError(f"figure {self.figure!r} is none of {', '.join(sorted(HIGHER_IS_BETTER))}")
+        return self
+
+
 class AnalysisSpec(Frozen):
     """What is judged; what is None is not. One `alpha` for the whole rollout: the chance of a false rollback."""
 
@@ -107,22 +125,23 @@ class AnalysisSpec(Frozen):
     latency: LatencyRule | None = LatencyRule()
     psi: OutputRule | None = None
     sign_flips: OutputRule | None = None
+    outcome: OutcomeRule | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of what is judged."""
+        """The names of what is judged and has to pass."""
         names = ("errors", "violations", "latency", "psi", "sign_flips")
         return tuple(name for name in names if getattr(self, name) is not None)
 
     @property
     def metric_alpha(self) -> float:
         """Of each metric, by Bonferroni over those that can fail."""
-        return self.alpha / len(self.metrics)
+        return self.alpha / (len(self.metrics) + (self.outcome is not None))
 
     @model_validator(mode="after")
     def _judges(self) -> "AnalysisSpec":
         if not self.metrics:
-            raise ValueError("nothing is judged: name at least one metric")
+            raise ValueError("nothing is judged: name at least one metric beside the outcome, which passes nothing")
         return self
 
 
@@ -138,6 +157,8 @@ class RolloutSpec(Frozen):
         Routing keys that ask, about: what a step can tell depends on it.
     window_s : float
         Length of the windows of counts. Short enough that most key buckets are clean in most of them.
+    shadow : float
+        Percent of the canary's requests that stable answers too, as a shadow. Of blue_green the step's share says that.
     max_bad_answers : int
         Bad answers of the canary beyond those that stable's rate explains, after which it is taken back whatever the
         verdicts are.
@@ -151,7 +172,13 @@ class RolloutSpec(Frozen):
     analysis: AnalysisSpec = AnalysisSpec()
     keys: Annotated[int, Field(ge=1)]
     window_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    shadow: Annotated[float, Field(ge=0, le=100)] = 100.0
     max_bad_answers: Annotated[int, Field(ge=1)] = 1_000
+
+    @property
+    def shadow_bp(self) -> int:
+        """The sampled part of the compared requests, in 1/10,000."""
+        return self.steps[0].share_bp if self.strategy == "blue_green" else round(self.shadow * 100)
 
     @model_validator(mode="after")
     def _decides(self) -> "RolloutSpec":
@@ -160,6 +187,10 @@ class RolloutSpec(Frozen):
             raise ValueError(
                 "blue_green has one step, which is its watch; its share is the sample of requests compared"
             )
+        if abs(self.shadow * 100 - round(self.shadow * 100)) > 1e-6:
+            raise ValueError(f"shadow {self.shadow:g}% is not in steps of 0.01%")
+        if self.analysis.sign_flips is not None and not self.shadow_bp:
+            raise ValueError("sign_flips are counted on stable's shadow of the canary, and shadow is 0")
         if any(after <= before for before, after in pairwise(shares)):
             raise ValueError(f"the shares {[bp / 100 for bp in shares]} do not rise from step to step")
         for number, step in enumerate(self.steps, 1):

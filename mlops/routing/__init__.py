@@ -2,6 +2,7 @@
 
 from mlops.routing.hashing import MAX_HASH, key_bucket, routing_hash
 from mlops.routing.proof import Proof, Recorded, SplitTable, prove, split_table
+from mlops.routing.sampling import is_sampled
 from mlops.routing.segments import MAX_SEGMENTS, WHOLE_BP, Segment, fits, following, layout, moved, upper_bound, whole
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "SplitTable",
     "fits",
     "following",
+    "is_sampled",
     "key_bucket",
     "layout",
     "moved",

@@ -21,7 +21,7 @@ from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.outcomes import OutcomeStore
 from mlops.prediction_log.reading import PARQUET, SEGMENTS, read_all, read_segment
 from mlops.prediction_log.segments import SegmentWriter, first_position, segment_paths
-from mlops.sidecar.consumers import Closing, Consumer, Exporter, Feed
+from mlops.sidecar.consumers import Closing, Consumer, Exporter, Feed, Holding
 from mlops.sidecar.follower import Follower
 from mlops.sidecar.metrics import Facts, SidecarCollector
 from mlops.sidecar.packages import PackageFinder
@@ -58,6 +58,7 @@ class Sidecar:
         files = settings.tls_files()
         self._certificates = Certificates(files) if files is not None else None
         self._locks = [lock_folder(settings.log, "log"), lock_folder(settings.tap, "tap")]
+        self._consumers: Sequence[Consumer] = ()
         self._writer = SegmentWriter(settings.log / SEGMENTS, settings.segment_mb << 20, _first_position(settings.log))
         self._follower = Follower(
             settings.tap,
@@ -65,13 +66,21 @@ class Sidecar:
             chunk_bytes=settings.chunk_mb << 20,
             # Alert rows on counters look once a window.
             final_after_s=2 * settings.alert_window_s if settings.alerts == "on" else 0.0,
+            may_finish=lambda boot: all(each.is_through(boot) for each in self._consumers if isinstance(each, Holding)),
         )
         packages = PackageFinder(
             settings.home, settings.models, settings.registry, settings.artifacts, settings.trusted_keys
         )
         tables = settings.log / "tables"
         tables.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.context = Context(settings, settings.log, tables, packages)
+        self.context = Context(
+            settings,
+            settings.log,
+            tables,
+            packages,
+            lag_s=lambda: self._follower.lag_s,
+            position=lambda: self._writer.position,
+        )
         self._consumers = make(self.context)
         self._outcomes = OutcomeStore(settings.log)
         self._feed = Feed(

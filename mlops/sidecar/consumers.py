@@ -88,6 +88,14 @@ class Closing(Protocol):
         """Called once, at the end of the process."""
 
 
+@runtime_checkable
+class Holding(Protocol):
+    """A consumer that needs the counters of servers that have ended, for a while."""
+
+    def is_through(self, boot: Path) -> bool:
+        """Whether those of a boot are needed no more; on the thread of `add`."""
+
+
 class Outcomes(Protocol):
     """Where outcomes are kept."""
 

@@ -65,6 +65,8 @@ class Follower:
     ----------
     final_after_s : float
         How long the counters of a server that has ended stay for others to read, once its rings were read.
+    may_finish : callable
+        Whether nobody needs the counters of a boot any more; asked again until it is so.
     clock : callable
         Monotonic, in seconds; lag is measured by it, so a clock that steps says nothing wrong.
     """
@@ -76,12 +78,14 @@ class Follower:
         *,
         chunk_bytes: int = CHUNK_BYTES,
         final_after_s: float = 0.0,
+        may_finish: Callable[[Path], bool] = lambda boot: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
         self._writer = writer
         self._chunk_bytes = chunk_bytes
         self._final_after_s = final_after_s
+        self._may_finish = may_finish
         #: Boots that were read to their end, and when to say so.
         self._finals: dict[Path, float] = {}
         self._clock = clock
@@ -212,7 +216,7 @@ class Follower:
     def _settle(self) -> None:
         """Tells the server's side which boots were read to their end."""
         now = self._clock()
-        for path in [path for path, due in self._finals.items() if due <= now]:
+        for path in [path for path, due in self._finals.items() if due <= now and self._may_finish(path)]:
             try:
                 page = PageReader(path / COUNTERS)
             except (TickserveError, OSError):

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from mlops.tap import default_folder
 from tickserve.errors import ConfigurationError
-from tickserve.home import home
+from tickserve.home import default_name, home
 from tickserve.listening.checks import check_addresses, check_authority, check_pair, check_tcp, split_list
 from tickserve.listening.tls import TlsFiles
 
@@ -22,9 +22,10 @@ class SidecarSettings(BaseSettings):
 
     `tap` is the folder that the servers write to, `log` where the prediction log goes. A segment of the log becomes
     Parquet once it has `segment_mb` or is `segment_s` old. Partitions older than `retention_days`, and the oldest
-    ones where the log takes more than `log_mb`, are removed; 0 turns either off. `alert_matrix` is a file of alert
-    rows in the place of the shipped ones; rows on the server's counters look at windows of `alert_window_s`. Alerts act
-    on the registry, or where there is none on the server at `admin`.
+    ones where the log takes more than `log_mb`, are removed; 0 turns either off. What servers count goes to the
+    registry in windows of `counts_window_s`, under the name `reporter`, and is kept for `counts_days`. `alert_matrix` is
+    a file of alert rows in the place of the shipped ones; rows on the server's counters look at windows of
+    `alert_window_s`. Alerts act on the registry, or where there is none on the server at `admin`.
     """
 
     model_config = SettingsConfigDict(
@@ -52,6 +53,12 @@ class SidecarSettings(BaseSettings):
     retention_days: Annotated[int, Field(ge=0)] = 30
     log_mb: Annotated[int, Field(ge=0)] = 16_384
     late_s: Annotated[float, Field(gt=0)] = 86_400.0
+    counts: Literal["on", "off"] = "on"
+    reporter: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")] = Field(
+        default_factory=lambda data: default_name(data["home"])
+    )
+    counts_window_s: Annotated[float, Field(ge=0.1, le=300)] = 10.0
+    counts_days: Annotated[float, Field(gt=0, le=3650)] = 1.0
     alerts: Literal["on", "off"] = "on"
     alert_matrix: Path | None = None
     alert_webhook: str = ""

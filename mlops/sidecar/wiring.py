@@ -1,8 +1,11 @@
 """Which consumers a sidecar has. Each is made here, from what all of them may need."""
 
-from collections.abc import Iterator, Sequence
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import structlog
 
 from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.reading import read_log
@@ -13,6 +16,8 @@ from mlops.sidecar.drift import DriftConsumer, read_specs
 from mlops.sidecar.figuring import make_outcomes
 from mlops.sidecar.packages import PackageFinder
 from mlops.sidecar.settings import SidecarSettings
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,10 @@ class Context:
         The package of a record by its digest.
     damaged : DamagedFiles
         Takes files of the log that are passed over.
+    lag_s : callable
+        For how long the log has not had everything.
+    position : callable
+        The place in the log that the next record gets.
     """
 
     settings: SidecarSettings
@@ -36,6 +45,18 @@ class Context:
     tables: Path
     packages: PackageFinder
     damaged: DamagedFiles = field(default_factory=DamagedFiles)
+    lag_s: Callable[[], float] = lambda: 0.0
+    position: Callable[[], int] = lambda: 0
+
+
+def _make_counts(context: Context) -> Consumer | None:
+    if importlib.util.find_spec("sqlalchemy") is None:
+        _log.info("counts_off", reason="there can be no registry without `pip install 'tickserve[registry]'`")
+        return None
+    # What it needs is no part of a sidecar without a registry.
+    from mlops.sidecar.counting import make_counts
+
+    return make_counts(context.settings, context.packages, lag_s=context.lag_s, position=context.position)
 
 
 def make_consumers(context: Context) -> Sequence[Consumer]:
@@ -57,4 +78,5 @@ def make_consumers(context: Context) -> Sequence[Consumer]:
     outcomes = make_outcomes(
         settings, context.packages, context.tables, alerts.outcomes if alerts else lambda figures: None, read
     )
-    return (*([alerts] if alerts else []), drift, outcomes)
+    counts = _make_counts(context) if settings.counts == "on" else None
+    return (*([alerts] if alerts else []), drift, outcomes, *([counts] if counts else []))

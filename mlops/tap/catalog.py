@@ -45,6 +45,10 @@ class CatalogWriter:
         self._versions: dict[tuple[str, str, bytes], int] = {}
         self._splits: dict[str, Split] = {}
 
+    def server(self, name: str) -> None:
+        """Says which server this is a life of."""
+        self._append({"kind": "server", "name": name})
+
     def version(self, version: Version) -> int:
         """The number of a version."""
         key = version.model, version.version, version.digest
@@ -87,10 +91,11 @@ class CatalogWriter:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """A catalog as read: versions by their numbers, splits by model and generation."""
+    """A catalog as read: versions by their numbers, splits by model and generation; `server` is empty if not said."""
 
     versions: dict[int, Version]
     splits: dict[tuple[str, int], Split]
+    server: str = ""
 
 
 def version_entry(index: int, version: Version) -> dict[str, Any]:
@@ -121,7 +126,7 @@ def version_of(entry: Mapping[str, Any]) -> Version:
 
 def read_catalog(path: Path) -> Catalog:
     """Reads what is there; a last line that is not whole is left out. Raises DamagedTapError, OSError."""
-    versions, splits = {}, {}
+    versions, splits, server = {}, {}, ""
     for number, line in enumerate(_lines(path), 1):
         try:
             entry = json.loads(line)
@@ -131,9 +136,11 @@ def read_catalog(path: Path) -> Catalog:
                 segments = tuple((int(bound), str(version), int(role)) for bound, version, role in entry["segments"])
                 split = Split(str(entry["model"]), int(entry["generation"]), bytes.fromhex(entry["salt"]), segments)
                 splits[split.model, split.generation] = split
+            elif entry["kind"] == "server":
+                server = str(entry["name"])
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedTapError(f"{path} line {number} is no entry: {error}", field=str(path)) from None
-    return Catalog(versions, splits)
+    return Catalog(versions, splits, server)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -36,7 +36,9 @@ BLOCK_HEADER = struct.Struct("<IBBxxQQqq")
 BUCKETS = 256
 COLUMNS = 8
 WRITER_BYTES = BUCKETS * COLUMNS * 8
-REQUESTS, ERRORS, FAILURES, VIOLATIONS, OUTPUT_VIOLATIONS, OVER_BUDGET, OVER_EDGE = range(7)
+REQUESTS, ERRORS, FAILURES, VIOLATIONS, OUTPUT_VIOLATIONS, OVER_BUDGET, OVER_EDGE, RUN_OVER_EDGE = range(COLUMNS)
+#: Blocks of copied requests: what the shadow made of them, and what the version that answered them had made of them.
+SHADOW_ROLE, COMPARED_ROLE = 3, 6
 
 #: Numbers of datatypes, from 1.
 DATATYPES = (

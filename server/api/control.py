@@ -138,6 +138,8 @@ class ControlService:
         counters = self._engine.counters()
         for item in counters.versions:
             _add_counts(response, item, version=item.version, role=prediction_pb2.Role.Name(item.role))
+        for (model, version), value in counters.shadow_dropped.items():
+            response.counters.add(name="shadow_dropped", model=model, version=version, role="ROLE_SHADOW", value=value)
         for rest in counters.folded:
             _add_counts(response, rest, version="", role="ROLE_UNSPECIFIED")
         return response

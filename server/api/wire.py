@@ -29,7 +29,7 @@ def model_status(record: ModelRecord, snapshot: Snapshot) -> pb.ModelStatus:
                 at_unix_ns=change.at_unix_ns,
                 attempts=change.attempts,
             )
-            for change in record.failed.values()
+            for change in record.faults.values()
         ],
         is_following=held is None,
         previous=record.previous,
@@ -53,7 +53,7 @@ def model_status(record: ModelRecord, snapshot: Snapshot) -> pb.ModelStatus:
         status.versions.add(
             version=number,
             digest=version.digest,
-            role=prediction_pb2.Role.Name(share.role if share else Role.PREVIOUS),
+            role=prediction_pb2.Role.Name(installed.role(number)),
             weight_bp=share.weight_bp if share else 0,
             since_unix_ns=record.since_unix_ns[number],
             resident_bytes=prepared.resident_bytes,
@@ -95,7 +95,6 @@ def read_target(desired: pb.DesiredState) -> Target:
     if not 0.0 <= scale <= 1.0:
         raise _invalid("desired.position_scale", f"{scale} is not from 0 to 1")
     pins = {pin.version: tuple(pin.clients) for pin in desired.allowed_pins}
-    shadow = desired.shadow
     return Target(
         shares=shares,
         pins=frozenset(_version("desired.allowed_pins", version) for version, clients in pins.items() if not clients),
@@ -103,9 +102,10 @@ def read_target(desired: pb.DesiredState) -> Target:
         position_scale=scale,
         rules=tuple(_rule(change) for change in desired.rule_overrides),
         schema_override=desired.schema_override,
-        shadow=ShadowShare(shadow.version, shadow.fraction_bp, shadow.salt) if desired.HasField("shadow") else None,
-        fallback=desired.fallback_version,
+        shadow=_shadow(desired.shadow) if desired.HasField("shadow") else None,
+        fallback=_version("desired.fallback_version", desired.fallback_version) if desired.fallback_version else "",
         client_pins=tuple((version, clients) for version, clients in sorted(pins.items()) if clients),
+        latency_edge_ns=desired.latency_edge_ns,
     )
 
 
@@ -127,7 +127,9 @@ def _desired(desired: ModelDesired) -> pb.DesiredState:
             for share in target.shares
         ],
         salt=target.salt,
-        shadow=pb.Shadow(version=shadow.version, fraction_bp=shadow.fraction_bp, salt=shadow.salt) if shadow else None,
+        shadow=pb.Shadow(version=shadow.version, fraction_bp=shadow.fraction_bp, salt=shadow.salt, of=shadow.of)
+        if shadow
+        else None,
         fallback_version=target.fallback,
         position_scale=target.position_scale,
         halt=halt_info(desired.halt),
@@ -141,6 +143,7 @@ def _desired(desired: ModelDesired) -> pb.DesiredState:
         reason=desired.reason,
         at_unix_ns=desired.at_unix_ns,
         schema_override=target.schema_override,
+        latency_edge_ns=target.latency_edge_ns,
     )
 
 
@@ -161,6 +164,15 @@ def _share(share: pb.Share) -> Share:
     if not 1 <= share.weight_bp <= _WHOLE_BP:
         raise _invalid("desired.split", f"weight {share.weight_bp} is not from 1 to 10000")
     return Share(_version("desired.split", share.version), Role(share.role), share.weight_bp)
+
+
+def _shadow(shadow: pb.Shadow) -> ShadowShare:
+    if not 1 <= shadow.fraction_bp <= _WHOLE_BP:
+        raise _invalid("desired.shadow", f"fraction {shadow.fraction_bp} is not from 1 to 10000")
+    version, of = _version("desired.shadow", shadow.version), shadow.of and _version("desired.shadow", shadow.of)
+    if of == version:
+        raise _invalid("desired.shadow", f"version {version} cannot be the shadow of itself")
+    return ShadowShare(version, shadow.fraction_bp, shadow.salt, of)
 
 
 def _rule(change: pb.RuleOverride) -> RuleChange:

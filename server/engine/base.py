@@ -1,7 +1,7 @@
 """What an engine is: it executes the installed plan, and is changed only by installing another one."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from server.plan import Plan, Role, VersionPlan
@@ -61,7 +61,10 @@ class ModelCounters:
 
 @dataclass(frozen=True, slots=True)
 class RunCounts:
-    """How one version has done, in all roles that are counted apart: enough to tell whether it does well."""
+    """How one version has done for clients, in all roles that are counted apart: enough to tell whether it does well.
+
+    What it did as a shadow is left out.
+    """
 
     answered: int
     rows: int
@@ -75,7 +78,8 @@ class Counters:
 
     `versions` are those of the plan and those that left it some minutes ago at most, the last of each model; `folded`
     are the sums of all others that left it, by model, and none of it is in `versions`. `worker_busy_ns` is how long
-    each thread that serves has run since the start, waiting left out.
+    each thread that serves has run since the start, waiting left out. `shadow_dropped` counts, by model and version of
+    the shadow, the copies that found no room; `shadow_queued` are those that wait now.
     """
 
     versions: Sequence[VersionCounters]
@@ -85,13 +89,15 @@ class Counters:
     loop_lag_seconds: float
     faults: int
     worker_busy_ns: Sequence[int]
+    shadow_dropped: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    shadow_queued: int = 0
 
 
 class Engine(Protocol):
     """One implementation of the data plane. Every method may be called from any thread but the engine's own."""
 
     name: str
-    #: Threads that record requests.
+    #: Threads that record requests: those that answer them, and that of shadows.
     producers: int
 
     def open_tap(self, tap: Tap) -> None:

@@ -1,7 +1,7 @@
 """What is handed over to the native engine, and what comes back: plain values on both ways."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -54,10 +54,13 @@ def _model(model: ModelPlan, described: Installed, tapped: TappedModel) -> dict[
         "described": [
             answer for version in ("", *model.versions) for answer in _descriptions(model.name, version, described)
         ],
+        "shadow": None if model.shadow is None else asdict(model.shadow),
+        "fallback": model.fallback,
         "tap": {
             "split_generation": tapped.split_generation,
             "latency_edge_ns": tapped.latency_edge_ns,
             "versions": [(version, *placed) for version, placed in tapped.versions.items()],
+            "shadow": tapped.shadow,
         },
     }
 

@@ -18,7 +18,7 @@ from server.engine.base import Counters, ModelCounters, Prepared, RunCounts, Sta
 from server.engine.handover import array_of, counts_of, plan_values, sample_values, tensor_values, version_values
 from server.engine.python import metadata
 from server.engine.python.reflection import SERVICES, descriptors
-from server.plan import Plan, Role, VersionPlan
+from server.plan import DEFAULT_SHADOW_BOUNDS, Plan, Role, ShadowBounds, VersionPlan
 from server.tap import Tap
 from tickserve.address import is_unix, split_host
 from tickserve.errors import ConfigurationError, PackageError
@@ -27,7 +27,7 @@ from tickserve.listening.sockets import socket_file
 from tickserve.listening.tls import Certificates, TlsIdentity
 
 #: The format of what is handed over; the module must hold the same.
-PLAN_FORMAT = 3
+PLAN_FORMAT = 4
 _BACKLOG = 1024
 _OFFERED = (
     "inference.GRPCInferenceService",
@@ -58,6 +58,7 @@ class NativeEngine:
         max_in_flight_per_client: int,
         max_message_bytes: int,
         connections: ConnectionBounds = DEFAULT_BOUNDS,
+        shadows: ShadowBounds = DEFAULT_SHADOW_BOUNDS,
         socket_mode: int = 0o660,
         certificates: Certificates | None = None,
         workers: int = 1,
@@ -70,12 +71,14 @@ class NativeEngine:
         #: Prepared, and named by no plan yet.
         self._waiting: dict[tuple[str, str, bytes], Any] = {}
         self._tap: Tap | None = None
-        self.producers = workers
+        self.producers = workers + 1
         bounds = {
             **asdict(connections),
             "max_message_bytes": max_message_bytes,
             "max_in_flight": max_in_flight,
             "max_in_flight_per_client": max_in_flight_per_client,
+            "max_shadow_queue": shadows.requests,
+            "max_shadow_bytes": shadows.size_bytes,
         }
         module = load_module()
         disable_telemetry()
@@ -183,6 +186,8 @@ class NativeEngine:
             loop_lag_seconds=found["queue_wait_s"],
             faults=found["faults"],
             worker_busy_ns=found["worker_busy_ns"],
+            shadow_dropped={(model, version): count for model, version, count in found["shadow_dropped"]},
+            shadow_queued=found["shadow_queued"],
         )
 
     def runs(self, versions: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], RunCounts]:

@@ -6,6 +6,7 @@ from operator import add
 from typing import TypeVar
 
 from server.engine.base import Counters, ModelCounters, StageCounts, VersionCounters
+from server.plan import Role
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Part = VersionCounters | ModelCounters
@@ -31,9 +32,14 @@ def total(model: str, parts: Iterable[_Part]) -> ModelCounters:
 
 
 def model_totals(counters: Counters) -> list[ModelCounters]:
-    """The total of every model since the process started, whether its versions are counted apart or not any more."""
+    """The total of every model since the process started, whether its versions are counted apart or not any more.
+
+    What shadows did is left out: their copies are no requests.
+    """
     parts: dict[str, list[_Part]] = {item.model: [item] for item in counters.folded}
     for item in counters.versions:
+        if item.role is Role.SHADOW:
+            continue
         parts.setdefault(item.model, []).append(item)
     return [total(model, of_model) for model, of_model in parts.items()]
 

@@ -5,12 +5,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from server.models.loading import Loaded
-from server.models.planning import model_plan
+from server.models.planning import misfits, model_plan
 from server.models.records import FailedChange, ModelRecord, known_versions, warm_after
 from server.models.served import LastServed
 from server.models.values import ModelDesired, Target
 from server.plan import Halt
-from tickserve.errors import TickserveError
+from tickserve.errors import PackageError, TickserveError
 
 _FIRST_RETRY_S = 5.0
 _LAST_RETRY_S = 300.0
@@ -79,10 +79,18 @@ def unneeded(record: ModelRecord) -> Mapping[str, Loaded]:
 
 
 def planned(record: ModelRecord, halt: Halt | None) -> ModelRecord:
-    """With its part of the plan."""
+    """With its part of the plan, and what of the target cannot be part of it."""
     if record.target is None:
-        return replace(record, plan=None)
-    return replace(record, plan=model_plan(record.name, record.target, record.previous, record.loaded, halt))
+        return replace(record, plan=None, misfits={})
+    found = {}
+    for version, text in misfits(record.target, record.loaded).items():
+        before = record.misfits.get(version)
+        if before is not None and before.error.message == text:
+            found[version] = before
+        else:
+            found[version] = FailedChange(version, PackageError(text, field="schema"), time.time_ns(), 1, None, 0.0)
+    plan = model_plan(record.name, record.target, record.previous, record.loaded, halt)
+    return replace(record, plan=plan, misfits=found)
 
 
 def dated(record: ModelRecord) -> ModelRecord:

@@ -62,6 +62,8 @@ class Installation:
         if self.is_closed:
             return
         records = {name: changes.planned(record, self._halt(record)) for name, record in records.items()}
+        for record in records.values():
+            self._tell_misfits(record)
         models = {name: record.plan for name, record in records.items() if record.plan is not None}
         not_loaded = {name: record.why for name, record in records.items() if record.plan is None}
         plan = Plan(self.plan.generation + 1, MappingProxyType(models), MappingProxyType(not_loaded))
@@ -136,6 +138,14 @@ class Installation:
             # A model that serves nothing yet keeps what it served last.
             served = {name: last for name, record in self.records.items() if (last := last_served(record))}
         self._served.write(served)
+
+    def _tell_misfits(self, record: ModelRecord) -> None:
+        """Says once of each version that it cannot be what it is meant to be."""
+        before = self.records.get(record.name)
+        for version, change in record.misfits.items():
+            if before is None or before.misfits.get(version) is not change:
+                _log.error("version_does_not_fit", model=record.name, version=version, error=change.error.message)
+                self._events.add("failed", model=record.name, version=version, message=change.error.message)
 
     def _halt(self, record: ModelRecord) -> Halt | None:
         return self._halts.get(record.name) or record.desired.halt

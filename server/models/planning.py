@@ -8,7 +8,7 @@ from mlops.package import Bounds, EventTimeRule, InputRules, OutputRule
 from mlops.routing import upper_bound
 from server.models.loading import Loaded
 from server.models.values import RuleChange, Target
-from server.plan import Halt, ModelPlan, Segment, Split, VersionPlan
+from server.plan import Halt, ModelPlan, Segment, Shadow, Split, VersionPlan
 from tickserve.errors import PackageError
 
 
@@ -22,6 +22,8 @@ def model_plan(name: str, target: Target, previous: str, loaded: Mapping[str, Lo
     """The plan of one model: what of the target is loaded, and the version that is kept warm."""
     wanted = (*target.required, *target.optional, *((previous,) if previous else ()))
     versions = {version: loaded[version].plan for version in dict.fromkeys(wanted) if version in loaded}
+    usable = target.helpers & versions.keys() - misfits(target, loaded).keys()
+    shadow = target.shadow
     return ModelPlan(
         name=name,
         versions=MappingProxyType(versions),
@@ -33,7 +35,28 @@ def model_plan(name: str, target: Target, previous: str, loaded: Mapping[str, Lo
         halt=halt,
         position_scale=target.position_scale,
         previous=previous,
+        latency_edge_ns=target.latency_edge_ns,
+        shadow=Shadow(shadow.version, shadow.fraction_bp, shadow.salt.encode(), shadow.of)
+        if shadow is not None and shadow.version in usable
+        else None,
+        fallback=target.fallback if target.fallback in usable else "",
     )
+
+
+def misfits(target: Target, loaded: Mapping[str, Loaded]) -> Mapping[str, str]:
+    """Why shadow or fallback cannot be that: both get what was sent for the stable version, and answer in its place."""
+    stable = loaded.get(target.stable)
+    if stable is None:
+        return {}
+    found = {}
+    for version in sorted(target.helpers & loaded.keys(), key=int):
+        differences = schema_differences(stable.plan, loaded[version].plan)
+        if differences:
+            found[version] = (
+                f"version {version} has other {differences} than version {target.stable}, which is stable: it can be "
+                "neither its shadow nor its fallback"
+            )
+    return found
 
 
 def _identity(client: str) -> str:

@@ -29,7 +29,8 @@ class ModelRecord:
     """One model: what is meant, what is installed (if anything) since when, what is loaded, and what failed.
 
     `last` is what an earlier process served; it counts until something is installed. `went_back` says that this is
-    what was installed first. `warm` is the version to load again behind it, to go back to.
+    what was installed first. `warm` is the version to load again behind it, to go back to. `misfits` are loaded, and
+    cannot be what they are meant to be.
     """
 
     name: str
@@ -43,6 +44,12 @@ class ModelRecord:
     last: LastServed | None = None
     went_back: bool = False
     warm: VersionRef | None = None
+    misfits: Mapping[str, FailedChange] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> Mapping[str, FailedChange]:
+        """Every version that is not what it should be, with the reason."""
+        return {**self.misfits, **self.failed}
 
     @property
     def wanted(self) -> str:
@@ -91,7 +98,7 @@ def find_ref(record: ModelRecord, version: str) -> VersionRef | None:
     last = record.last.versions.get(version) if record.last is not None else None
     if found is None or last is None or found.digest:
         return found or last
-    is_wanted = any(version in target.pins | {*target.required} for target in record.desired.targets)
+    is_wanted = any(version in (*target.required, *target.optional) for target in record.desired.targets)
     # Where it is only wanted because it was served, it must be that very package.
     return found if is_wanted else replace(found, digest=last.digest)
 
@@ -123,7 +130,14 @@ def choices(record: ModelRecord, overrides: Overrides) -> tuple[Target, ...]:
 
 def _without(target: Target, refused: Collection[str]) -> Target:
     client_pins = tuple((version, clients) for version, clients in target.client_pins if version not in refused)
-    return replace(target, pins=target.pins - frozenset(refused), client_pins=client_pins)
+    shadow = None if target.shadow is not None and target.shadow.version in refused else target.shadow
+    return replace(
+        target,
+        pins=target.pins - frozenset(refused),
+        client_pins=client_pins,
+        shadow=shadow,
+        fallback="" if target.fallback in refused else target.fallback,
+    )
 
 
 def following(options: Sequence[Target], installed: Target | None) -> Sequence[Target]:

@@ -201,13 +201,18 @@ def _target(state: DesiredState) -> Target:
             RuleChange(rule.rule, rule.policy or "", rule.minimum, rule.maximum) for rule in state.rule_overrides
         ),
         schema_override=str(state.schema_override or ""),
-        shadow=ShadowShare(str(state.shadow.version), state.shadow.fraction_bp, state.shadow.salt)
-        if state.shadow
-        else None,
+        shadow=_shadow(state.shadow),
         fallback=str(state.fallback_version or ""),
         client_pins=tuple((str(pin.version), pin.clients) for pin in state.allowed_pins if pin.clients),
         segments=tuple(Segment(str(each.version), each.upto_bp) for each in state.segments),
+        latency_edge_ns=state.latency_edge_ns,
     )
+
+
+def _shadow(shadow: Shadow | None) -> ShadowShare | None:
+    if shadow is None:
+        return None
+    return ShadowShare(str(shadow.version), shadow.fraction_bp, shadow.salt, str(shadow.of or ""))
 
 
 def _state(target: Target, halt: Halt | None) -> DesiredState:
@@ -220,7 +225,12 @@ def _state(target: Target, halt: Halt | None) -> DesiredState:
             for share in target.shares
         ),
         salt=target.salt,
-        shadow=Shadow(version=int(shadow.version), fraction_bp=shadow.fraction_bp, salt=shadow.salt)
+        shadow=Shadow(
+            version=int(shadow.version),
+            fraction_bp=shadow.fraction_bp,
+            salt=shadow.salt,
+            of=int(shadow.of) if shadow.of else None,
+        )
         if shadow
         else None,
         fallback_version=int(target.fallback) if target.fallback else None,
@@ -234,6 +244,7 @@ def _state(target: Target, halt: Halt | None) -> DesiredState:
             for rule in target.rules
         ),
         schema_override=int(target.schema_override or 0),
+        latency_edge_ns=target.latency_edge_ns,
     )
 
 

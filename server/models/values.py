@@ -29,11 +29,12 @@ class RuleChange:
 
 @dataclass(frozen=True, slots=True)
 class ShadowShare:
-    """A version that gets copies of live requests and answers no client."""
+    """A version that gets copies of live requests and answers no client: of those of version `of`, else of all."""
 
     version: str
     fraction_bp: int
     salt: str = ""
+    of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Target:
     `pins` are the versions that any client may ask for by number, `client_pins` those that the named clients may;
     those without a share are loaded when they can be, and hold nothing up. `segments` say which routing hashes each
     version has; empty where they lie as they would without a history. `schema_override` names the version whose other
-    schema is accepted. Shadow and fallback are carried along; engines do not act on them yet.
+    schema is accepted. `latency_edge_ns` is what a rollout holds latencies against; 0 is nothing.
     """
 
     shares: tuple[Share, ...]
@@ -56,6 +57,7 @@ class Target:
     fallback: str = ""
     client_pins: tuple[tuple[str, tuple[str, ...]], ...] = ()
     segments: tuple[Segment, ...] = ()
+    latency_edge_ns: int = 0
 
     @property
     def stable(self) -> str:
@@ -70,8 +72,14 @@ class Target:
     @property
     def optional(self) -> tuple[str, ...]:
         """The versions that are loaded beside them."""
-        pinned = self.pins | {version for version, _ in self.client_pins}
-        return tuple(sorted(pinned - set(self.required), key=int))
+        named = self.pins | {version for version, _ in self.client_pins} | self.helpers
+        return tuple(sorted(named - set(self.required), key=int))
+
+    @property
+    def helpers(self) -> frozenset[str]:
+        """The shadow and the fallback, which clients do not ask for."""
+        shadow = () if self.shadow is None else (self.shadow.version,)
+        return frozenset((*shadow, *((self.fallback,) if self.fallback else ())))
 
     @property
     def weights(self) -> dict[str, int]:

@@ -23,6 +23,7 @@ KINDS = {
     "BigInteger": "integer",
     "Integer": "integer",
     "Double": "double",
+    "LargeBinary": "bytes",
 }
 
 

@@ -13,6 +13,7 @@ from mlops.routing import (
     Segment,
     SplitTable,
     following,
+    is_sampled,
     key_bucket,
     layout,
     moved,
@@ -46,6 +47,17 @@ def test_bucket_is_the_byte_after_the_hash() -> None:
 
 def test_shared_vectors_are_what_this_code_gives() -> None:
     assert json.loads(FILE.read_text()) == json.loads(json.dumps(vectors()))
+
+
+def test_a_sample_is_the_fraction_of_the_hashes_under_its_own_salt() -> None:
+    ids = [f"request-{number}".encode() for number in range(20_000)]
+    for fraction_bp in (0, 100, 2_500, 10_000):
+        chosen = sum(is_sampled(b"shadow", each, fraction_bp) for each in ids)
+        share = fraction_bp / 10_000
+        assert abs(chosen - len(ids) * share) <= SIGMAS * (len(ids) * share * (1 - share)) ** 0.5
+    small, large = ({each for each in ids if is_sampled(b"shadow", each, bp)} for bp in (100, 2_500))
+    assert small < large
+    assert small != {each for each in ids if is_sampled(b"other", each, 100)}
 
 
 def test_bounds_are_exact_to_the_grid() -> None:

@@ -1,6 +1,8 @@
 """`tickserve desired`: what is meant to be served for one model, beside which version is live."""
 
+import secrets
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,9 +23,9 @@ from tickserve.cli.models.options import (
 from tickserve.errors import UnknownError
 
 if TYPE_CHECKING:
-    from mlops.registry import AllowedPin, Author, Desired, DesiredState, HaltEntry, RuleOverride
+    from mlops.registry import AllowedPin, Author, Desired, DesiredState, HaltEntry, RuleOverride, Shadow
 
-app = typer.Typer(help="Desired state: scale, halt, fallback, pins and rule overrides.", no_args_is_help=True)
+app = typer.Typer(help="Desired state: scale, halt, shadow, fallback, pins and rule overrides.", no_args_is_help=True)
 
 
 @app.command()
@@ -45,6 +47,14 @@ def set_(
     ] = None,
     fallback: Annotated[
         int | None, typer.Option(min=0, help="Version that answers for one that breaks a rule; 0 for none.")
+    ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            help="VERSION=PERCENT or VERSION=PERCENT:OF: the version gets copies of so many requests, of version OF or "
+            "of all others; none for none.",
+            show_default=False,
+        ),
     ] = None,
     pin: Annotated[
         list[str] | None,
@@ -86,6 +96,8 @@ def set_(
             entries["position_scale"] = position_scale
         if fallback is not None:
             entries["fallback_version"] = fallback or None
+        if shadow is not None:
+            entries["shadow"] = _shadow(shadow, state.shadow)
         if pin is not None:
             entries["allowed_pins"] = _pins(pin)
         if rule is not None:
@@ -104,6 +116,29 @@ def _halt(before: "DesiredState", who: "Author") -> "HaltEntry":
     from mlops.registry import HaltEntry
 
     return before.halt or HaltEntry(reason=who.reason, actor=who.actor, since=datetime.now(UTC).isoformat())
+
+
+def _shadow(text: str, before: "Shadow | None") -> "Shadow | None":
+    from pydantic import ValidationError
+
+    from mlops.registry import Shadow
+
+    if text == "none":
+        return None
+    version, sign, rest = text.partition("=")
+    percent, colon, of = rest.partition(":")
+    try:
+        fraction_bp = Decimal(percent.removesuffix("%")) * 100
+        if not sign or fraction_bp % 1 or (colon and not of):
+            raise ValueError
+        # The sample of a shadow that grows holds what it held; it has nothing to do with who is routed where.
+        salt = before.salt if before is not None else secrets.token_hex(8)
+        return Shadow(version=int(version), fraction_bp=int(fraction_bp), salt=salt, of=int(of) if of else None)
+    except (ValueError, InvalidOperation, ValidationError):
+        raise typer.BadParameter(
+            f"shadow {text!r}: VERSION=PERCENT or VERSION=PERCENT:OF is expected, from 0.01 to 100 in steps of 0.01, "
+            "and OF another version"
+        ) from None
 
 
 def _pins(texts: list[str]) -> "tuple[AllowedPin, ...]":

@@ -108,6 +108,8 @@ def _notes(model: "ModelStatus", source: str) -> Iterator[tuple[str, str]]:
             # There a version policy decides, but for what an operator chose.
             text += f" (tickserve release {model.name})" if by and source == "directory" else ""
             yield ("dim" if is_there else "yellow"), text
+    for text in _helpers(model):
+        yield "", text
     for override in model.overrides:
         what = "held at what it serves" if override.kind == "held" else f"version {override.version} is out"
         why = f"by {override.actor}: {override.reason or 'no reason given'}"
@@ -116,6 +118,22 @@ def _notes(model: "ModelStatus", source: str) -> Iterator[tuple[str, str]]:
         which = f"version {change.version or '?'} failed"
         when = f"last at {show_time(change.at)} (tried {change.attempts} times)"
         yield "red", f"{which}, {when}: {change.code.name}: {change.message}"
+
+
+def _helpers(model: "ModelStatus") -> Iterator[str]:
+    """What shadow and fallback are to do, and whether they can."""
+    desired = model.desired
+    if desired is None:
+        return
+    working = {version.version for version in model.versions} - {change.version for change in model.failed}
+    shadow, fallback = desired.shadow, desired.fallback_version
+    if shadow is not None:
+        whose = f"of version {shadow.of}" if shadow.of else "of every other version"
+        what = "gets" if shadow.version in working else "is to get"
+        yield f"version {shadow.version} {what} copies of {shadow.fraction_bp / 100:g}% of the requests {whose}"
+    if fallback:
+        what = "answers" if fallback in working else "is to answer"
+        yield f"version {fallback} {what} where another breaks an output rule of policy fallback"
 
 
 def _say(console: Console, text: str, style: str = "") -> None:

@@ -15,6 +15,7 @@ from tickserve.client.status import (
     Override,
     ServerState,
     ServerStatus,
+    Shadow,
     Share,
     VersionStatus,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "RequestOptions",
     "ServerState",
     "ServerStatus",
+    "Shadow",
     "Share",
     "StageHistogram",
     "Stream",

@@ -76,6 +76,15 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """A version that gets copies of a part of the live requests, in 1/10,000: of those of version `of`, else of all."""
+
+    version: str
+    fraction_bp: int
+    of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredState:
     """What is meant to be served for a model; `position_scale` is absent where none is set.
 
@@ -90,6 +99,8 @@ class DesiredState:
     actor: str = ""
     reason: str = ""
     at: datetime | None = None
+    shadow: Shadow | None = None
+    latency_edge_ns: int = 0
 
     @property
     def stable(self) -> str:
@@ -279,6 +290,10 @@ def _desired(desired: pb.DesiredState) -> DesiredState:
         actor=desired.actor,
         reason=desired.reason,
         at=_time(desired.at_unix_ns) if desired.at_unix_ns else None,
+        shadow=Shadow(desired.shadow.version, desired.shadow.fraction_bp, desired.shadow.of)
+        if desired.HasField("shadow")
+        else None,
+        latency_edge_ns=desired.latency_edge_ns,
     )
 
 

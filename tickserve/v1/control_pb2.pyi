@@ -167,14 +167,16 @@ class Share(_message.Message):
     def __init__(self, version: _Optional[str] = ..., role: _Optional[_Union[_prediction_pb2.Role, str]] = ..., weight_bp: _Optional[int] = ...) -> None: ...
 
 class Shadow(_message.Message):
-    __slots__ = ("version", "fraction_bp", "salt")
+    __slots__ = ("version", "fraction_bp", "salt", "of")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FRACTION_BP_FIELD_NUMBER: _ClassVar[int]
     SALT_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
     version: str
     fraction_bp: int
     salt: str
-    def __init__(self, version: _Optional[str] = ..., fraction_bp: _Optional[int] = ..., salt: _Optional[str] = ...) -> None: ...
+    of: str
+    def __init__(self, version: _Optional[str] = ..., fraction_bp: _Optional[int] = ..., salt: _Optional[str] = ..., of: _Optional[str] = ...) -> None: ...
 
 class AllowedPin(_message.Message):
     __slots__ = ("version", "clients")
@@ -197,7 +199,7 @@ class RuleOverride(_message.Message):
     def __init__(self, rule: _Optional[str] = ..., policy: _Optional[str] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ...) -> None: ...
 
 class DesiredState(_message.Message):
-    __slots__ = ("model", "revision", "split", "salt", "shadow", "fallback_version", "position_scale", "halt", "allowed_pins", "rule_overrides", "actor", "reason", "at_unix_ns", "schema_override")
+    __slots__ = ("model", "revision", "split", "salt", "shadow", "fallback_version", "position_scale", "halt", "allowed_pins", "rule_overrides", "actor", "reason", "at_unix_ns", "schema_override", "latency_edge_ns")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -212,6 +214,7 @@ class DesiredState(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_OVERRIDE_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_EDGE_NS_FIELD_NUMBER: _ClassVar[int]
     model: str
     revision: int
     split: _containers.RepeatedCompositeFieldContainer[Share]
@@ -226,7 +229,8 @@ class DesiredState(_message.Message):
     reason: str
     at_unix_ns: int
     schema_override: str
-    def __init__(self, model: _Optional[str] = ..., revision: _Optional[int] = ..., split: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., salt: _Optional[str] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., fallback_version: _Optional[str] = ..., position_scale: _Optional[float] = ..., halt: _Optional[_Union[HaltInfo, _Mapping]] = ..., allowed_pins: _Optional[_Iterable[_Union[AllowedPin, _Mapping]]] = ..., rule_overrides: _Optional[_Iterable[_Union[RuleOverride, _Mapping]]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., at_unix_ns: _Optional[int] = ..., schema_override: _Optional[str] = ...) -> None: ...
+    latency_edge_ns: int
+    def __init__(self, model: _Optional[str] = ..., revision: _Optional[int] = ..., split: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., salt: _Optional[str] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., fallback_version: _Optional[str] = ..., position_scale: _Optional[float] = ..., halt: _Optional[_Union[HaltInfo, _Mapping]] = ..., allowed_pins: _Optional[_Iterable[_Union[AllowedPin, _Mapping]]] = ..., rule_overrides: _Optional[_Iterable[_Union[RuleOverride, _Mapping]]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., at_unix_ns: _Optional[int] = ..., schema_override: _Optional[str] = ..., latency_edge_ns: _Optional[int] = ...) -> None: ...
 
 class SetDesiredRequest(_message.Message):
     __slots__ = ("desired", "expected_revision", "actor", "reason", "schema_override")

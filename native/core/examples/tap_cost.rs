@@ -145,7 +145,8 @@ impl Bench {
             plan.models.get_mut("model").unwrap().tap = TapPlan {
                 split_generation: 1,
                 latency_edge_ns: 0,
-                versions: [("1".to_owned(), (0, Some(1)))].into(),
+                versions: [("1".to_owned(), tapped_version(0, 1))].into(),
+                shadow: None,
             };
         }
         engine.install(plan).unwrap();

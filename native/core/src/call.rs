@@ -66,6 +66,9 @@ pub struct Findings {
     pub left_out: u64,
     /// To be counted whatever becomes of the request.
     pub violations: Vec<Violation>,
+    /// The first place, row and column, where the rule was broken that keeps the answer from leaving; none where such a
+    /// rule is about the whole.
+    pub withheld_at: Option<(u32, u32)>,
 }
 
 impl Findings {
@@ -81,6 +84,15 @@ impl Findings {
         } else {
             self.left_out += 1;
         }
+    }
+
+    /// Takes one place that an answer names before all others.
+    pub fn put_first(&mut self, finding: Finding) {
+        if self.kept.len() == MAX_FINDINGS {
+            self.kept.pop();
+            self.left_out += 1;
+        }
+        self.kept.insert(0, finding);
     }
 
     /// How often rules were broken, all of them.

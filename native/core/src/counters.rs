@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::features;
 use crate::histogram::{Histogram, StageCounts, add};
+use crate::job::Outcome;
 use crate::plan::{Policy, Role};
 use crate::refusal::Reason;
 
@@ -86,6 +87,21 @@ impl Tally {
         self.last_answer_unix_ns.store(now_unix_ns, Ordering::Relaxed);
     }
 
+    /// Counts what became of a routed request; answers are slow over the budget, where it is not 0.
+    pub fn count_outcome(&self, outcome: &Outcome, rows: u64, budget_ns: u64, now_unix_ns: i64) {
+        let call = outcome.seen.call.as_ref();
+        for broken in call.map_or(&[][..], |call| &call.findings.violations) {
+            self.count_violations(&broken.rule, broken.policy, broken.times);
+        }
+        match &outcome.result {
+            Ok((_, durations)) => {
+                let is_slow = budget_ns != 0 && durations.total() > budget_ns;
+                self.count(durations, rows, is_slow, u64::try_from(now_unix_ns).unwrap_or(0));
+            }
+            Err(refusal) => self.count_error(refusal.reason),
+        }
+    }
+
     /// Counts a refusal after routing.
     pub fn count_error(&self, reason: Option<Reason>) {
         add(&self.errors[slot(reason)], 1);
@@ -132,6 +148,8 @@ pub struct Counts {
     pub errors: BTreeMap<Option<Reason>, u64>,
     pub rule_violations: BTreeMap<(String, &'static str), u64>,
     pub last_answer_unix_ns: u64,
+    /// Copies for a shadow that found no room.
+    pub dropped: u64,
 }
 
 impl Counts {
@@ -150,6 +168,7 @@ impl Counts {
             *self.rule_violations.entry(key.clone()).or_default() += count;
         }
         self.last_answer_unix_ns = self.last_answer_unix_ns.max(other.last_answer_unix_ns);
+        self.dropped += other.dropped;
     }
 }
 
@@ -162,31 +181,39 @@ pub struct Identity {
     pub role: Role,
 }
 
-/// The tallies of one identity, one for each worker.
+/// The tallies of one identity, one for each thread that counts it.
 #[derive(Debug)]
 pub struct Tallies {
-    by_worker: Box<[Tally]>,
+    by_thread: Box<[Tally]>,
+    dropped: AtomicU64,
 }
 
 impl Tallies {
     /// Nothing counted yet.
-    pub fn new(workers: usize) -> Self {
+    pub fn new(threads: usize) -> Self {
         Self {
-            by_worker: (0..workers).map(|_| Tally::default()).collect(),
+            by_thread: (0..threads).map(|_| Tally::default()).collect(),
+            dropped: AtomicU64::new(0),
         }
     }
 
-    /// The one that this worker writes to.
-    pub fn of(&self, worker: usize) -> &Tally {
-        &self.by_worker[worker]
+    /// The one that this thread writes to.
+    pub fn of(&self, thread: usize) -> &Tally {
+        &self.by_thread[thread]
     }
 
-    /// The sum over all workers.
+    /// Counts a copy for a shadow that found no room; from any thread.
+    pub fn count_dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The sum over all threads.
     pub fn sum(&self) -> Counts {
         let mut total = Counts::default();
-        for tally in &self.by_worker {
+        for tally in &self.by_thread {
             tally.add_to(&mut total);
         }
+        total.dropped = self.dropped.load(Ordering::Relaxed);
         total
     }
 }

@@ -19,7 +19,7 @@ use crate::faults::Faults;
 use crate::installed::{Installed, NotPrepared};
 use crate::loaded::{Figures, Loaded};
 use crate::pipeline::Pipeline;
-use crate::plan::{Plan, VersionPlan};
+use crate::plan::{Plan, Role, VersionPlan};
 use crate::pool::Pool;
 use crate::prepare::{self, PrepareError, Seats};
 use crate::reaper::Reaper;
@@ -28,6 +28,7 @@ use crate::refusal::Reason;
 use crate::runtime::Runtime;
 use crate::seat::{Room, Seat};
 use crate::session::{Library, LibraryError};
+use crate::shadow::Shadows;
 use crate::shared::{PipelineBounds, Shared};
 use crate::tallies::Ledger;
 use crate::tap::{DamagedTap, Page, RingWriter, Tap};
@@ -111,6 +112,10 @@ pub struct Counters {
     pub queued: usize,
     /// How long such a one should wait.
     pub queue_wait: Duration,
+    /// Copies for shadows that found no room, by model and version of the shadow, as `versions`.
+    pub shadow_dropped: BTreeMap<(String, String), u64>,
+    /// Copies that wait for their shadow.
+    pub shadow_queued: usize,
     /// Unexpected failures.
     pub faults: u64,
 }
@@ -153,6 +158,7 @@ impl Engine {
             refusals: (0..workers).map(|_| Refusals::default()).collect(),
             server_metadata,
             reflection,
+            shadows: Shadows::new(bounds.max_shadow_queue, bounds.max_shadow_bytes),
             draining: AtomicBool::new(false),
         };
         let control = Control {
@@ -162,23 +168,31 @@ impl Engine {
             worker_seats: seats.into_iter().map(Some).collect(),
             worker_taps: Vec::new(),
         };
+        let (shared, reaper) = (Arc::new(shared), Reaper::start()?);
+        Shadows::start(&shared, library, reaper.retiring())?;
         Ok(Self {
             library,
             seats: Seats { room, workers },
-            shared: Arc::new(shared),
+            shared,
             control: Mutex::new(control),
-            reaper: Reaper::start()?,
+            reaper,
         })
     }
 
-    /// Gives the workers that start from now on a ring each, and the counters page.
+    /// Gives the workers that start from now on a ring each, and the counters page; the ring after theirs is the one of
+    /// shadows.
     pub fn open_tap(&self, rings: &[PathBuf], page: &Path) -> Result<(), DamagedTap> {
         let page = Arc::new(Page::open(page)?);
         let tap = |(worker, ring): (usize, &PathBuf)| {
             let ring = RingWriter::open(ring)?;
             Ok(Some(Tap::new(worker, ring, Arc::clone(&page))))
         };
-        self.control().worker_taps = rings.iter().enumerate().map(tap).collect::<Result<_, _>>()?;
+        let mut taps = rings.iter().enumerate().map(tap).collect::<Result<Vec<_>, _>>()?;
+        let of_shadows = taps.get_mut(self.seats.workers).and_then(Option::take);
+        self.control().worker_taps = taps;
+        if let Some(tap) = of_shadows {
+            self.shared.shadows.set_tap(tap);
+        }
         Ok(())
     }
 
@@ -252,6 +266,7 @@ impl Engine {
         };
         let installed = Installed::resolve(plan, find, tallies)?;
         let before = self.shared.installed.swap(Arc::new(installed));
+        self.shared.shadows.note_install();
         control.ledger.keep(&identities, Instant::now());
         let unused = control.installed.difference(&keys).cloned().collect::<Vec<_>>();
         control.installed = keys;
@@ -268,7 +283,15 @@ impl Engine {
         for refusals in &shared.refusals {
             refusals.add_to(&mut refused);
         }
+        let shadows = sums.versions.iter();
+        let shadows = shadows.filter(|(identity, _)| identity.role == Role::Shadow);
+        let shadow_dropped = shadows.map(|(identity, counts)| {
+            let key = (identity.model.clone(), identity.version.clone());
+            (key, counts.dropped)
+        });
         Counters {
+            shadow_dropped: shadow_dropped.collect(),
+            shadow_queued: shared.shadows.queued(),
             versions: sums.versions,
             folded: sums.folded,
             refused,
@@ -299,6 +322,12 @@ impl Engine {
         self.shared.draining.store(is_draining, Ordering::Relaxed);
     }
 
+    /// Ends the thread of shadows after the copy that it is at, and waits for nothing: what waits is not run, and what
+    /// it is at is neither recorded nor counted.
+    pub fn end_shadows(&self) {
+        self.shared.shadows.end();
+    }
+
     fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -307,6 +336,7 @@ impl Engine {
 impl Drop for Engine {
     /// Hands everything to the reaper, which frees what no request holds.
     fn drop(&mut self) {
+        self.end_shadows();
         let before = self.shared.installed.swap(Arc::default());
         self.control().retire_but(&BTreeSet::new(), &self.reaper);
         self.reaper.retire(before);

@@ -15,6 +15,7 @@ use crate::refusal::Refusal;
 use crate::refuse;
 use crate::routing;
 use crate::runtime::Runtime;
+use crate::shadow::Shadowing;
 use crate::texts::Texts;
 
 /// A plan that names what is not prepared.
@@ -53,6 +54,8 @@ pub struct Tapped {
     pub version: u32,
     /// Its block of counters; without one it is not counted there.
     pub block: Option<u32>,
+    /// The block of those of its requests that are copied to the shadow.
+    pub compared: Option<u32>,
     /// Of the split, as the catalog has it.
     pub split_generation: u64,
     /// What latencies are held against beside the budget; 0 is none.
@@ -82,6 +85,9 @@ pub struct ServingModel {
     pub plan: ModelPlan,
     /// All of its versions.
     pub versions: Vec<Serving>,
+    /// What gets copies of its requests.
+    pub shadow: Option<Shadowing>,
+    fallback: Option<Serving>,
     /// The index of the version of each segment.
     segments: Vec<usize>,
     pins: BTreeSet<String>,
@@ -111,76 +117,15 @@ impl Installed {
     /// Resolves a plan against what is prepared and the counts that outlive it.
     pub fn resolve(
         plan: Plan,
-        mut runtime: impl FnMut(&str, &str, &[u8]) -> Option<Arc<Runtime>>,
-        mut tallies: impl FnMut(&Identity) -> Arc<Tallies>,
+        runtime: impl FnMut(&str, &str, &[u8]) -> Option<Arc<Runtime>>,
+        tallies: impl FnMut(&Identity) -> Arc<Tallies>,
     ) -> Result<Self, NotPrepared> {
+        let mut parts = Parts { runtime, tallies };
         let mut models = Vec::with_capacity(plan.models.len());
         let mut by_name = BTreeMap::new();
         for (name, model) in &plan.models {
-            let mut numbers: Vec<&String> = model.versions.keys().collect();
-            numbers.sort_by_key(|number| (number.len(), number.as_str()));
-            let mut versions = Vec::with_capacity(numbers.len());
-            for number in &numbers {
-                let (digest, role) = &model.versions[*number];
-                let not_prepared = || NotPrepared {
-                    model: name.clone(),
-                    version: (*number).clone(),
-                };
-                let identity = Identity {
-                    model: name.clone(),
-                    version: (*number).clone(),
-                    role: *role,
-                };
-                let runtime = runtime(name, number, digest).ok_or_else(not_prepared)?;
-                let of = Arc::clone(&runtime.version);
-                versions.push(Serving {
-                    runtime,
-                    role: *role,
-                    generation: plan.generation,
-                    tallies: tallies(&identity),
-                    encoder: Encoder::new(of, *role, plan.generation, model.position_scale),
-                    tapped: model.tap.versions.get(*number).map(|&(version, block)| Tapped {
-                        version,
-                        block,
-                        split_generation: model.tap.split_generation,
-                        latency_edge_ns: model.tap.latency_edge_ns,
-                    }),
-                    place: Place {
-                        model: models.len(),
-                        version: versions.len(),
-                    },
-                });
-            }
-            let index_of = |version: &String| {
-                let not_prepared = || NotPrepared {
-                    model: name.clone(),
-                    version: version.clone(),
-                };
-                numbers
-                    .iter()
-                    .position(|number| *number == version)
-                    .ok_or_else(not_prepared)
-            };
-            let segments = model.segments.iter().map(|segment| index_of(&segment.version));
-            let segments = segments.collect::<Result<Vec<_>, _>>()?;
-            let described = versions
-                .iter()
-                .position(|serving| serving.role == Role::Stable)
-                .unwrap_or(0);
             by_name.insert(name.clone(), models.len());
-            let pins = model.pins.iter().cloned().collect();
-            let client_pins = model.client_pins.iter();
-            let client_pins =
-                client_pins.map(|(version, clients)| (version.clone(), clients.iter().cloned().collect()));
-            let client_pins = client_pins.collect();
-            models.push(ServingModel {
-                plan: model.clone(),
-                versions,
-                segments,
-                pins,
-                client_pins,
-                described,
-            });
+            models.push(parts.model(models.len(), model, plan.generation)?);
         }
         Ok(Self {
             plan,
@@ -192,6 +137,18 @@ impl Installed {
     /// The version at a place of this same plan.
     pub fn at(&self, place: Place) -> &Serving {
         &self.models[place.model].versions[place.version]
+    }
+
+    /// The shadow of the model that this place is of.
+    pub fn shadow_at(&self, place: Place) -> Option<&Shadowing> {
+        self.models[place.model].shadow.as_ref()
+    }
+
+    /// The version that answers where this one breaks an output rule of that policy.
+    pub fn fallback_of(&self, serving: &Serving) -> Option<&Serving> {
+        let fallback = self.models[serving.place.model].fallback.as_ref()?;
+        let is_other = fallback.place != serving.place;
+        (is_other && serving.runtime.output_checks.may_fall_back()).then_some(fallback)
     }
 
     /// The model of this name.
@@ -311,6 +268,137 @@ impl ServingModel {
                 .map(|serving| &serving.runtime.version.version),
         );
         refuse::unknown_version(texts, &self.plan.name, number, &known)
+    }
+}
+
+/// What a plan is resolved against.
+struct Parts<R, T> {
+    runtime: R,
+    tallies: T,
+}
+
+impl<R, T> Parts<R, T>
+where
+    R: FnMut(&str, &str, &[u8]) -> Option<Arc<Runtime>>,
+    T: FnMut(&Identity) -> Arc<Tallies>,
+{
+    fn model(
+        &mut self,
+        index: usize,
+        model: &ModelPlan,
+        generation: u64,
+    ) -> Result<ServingModel, NotPrepared> {
+        let mut numbers: Vec<&String> = model.versions.keys().collect();
+        numbers.sort_by_key(|number| (number.len(), number.as_str()));
+        let place_of = |number: &String| {
+            let not_prepared = || not_prepared(model, number);
+            let version = numbers.iter().position(|known| *known == number);
+            Ok(Place {
+                model: index,
+                version: version.ok_or_else(not_prepared)?,
+            })
+        };
+        let mut versions = Vec::with_capacity(numbers.len());
+        for number in &numbers {
+            let role = model.versions[*number].1;
+            let tapped = Tapped::of(model, number, role);
+            versions.push(self.serving(model, role, place_of(number)?, tapped, generation, number)?);
+        }
+        let shadow = model.shadow.as_ref().map(|shadow| {
+            let (place, number) = (place_of(&shadow.version)?, &shadow.version);
+            let of = Some(&shadow.of).filter(|of| !of.is_empty());
+            let of = of.map(place_of).transpose()?;
+            let tapped = Tapped::of(model, number, Role::Shadow);
+            let serving = self.serving(model, Role::Shadow, place, tapped, generation, number)?;
+            Ok(Shadowing::new(serving, shadow, of))
+        });
+        let fallback = Some(&model.fallback).filter(|number| !number.is_empty());
+        let fallback = fallback.map(|number| {
+            let tapped = Tapped::of(model, number, Role::Fallback);
+            self.serving(
+                model,
+                Role::Fallback,
+                place_of(number)?,
+                tapped,
+                generation,
+                number,
+            )
+        });
+        let (shadow, fallback) = (shadow.transpose()?, fallback.transpose()?);
+        let segments = model.segments.iter();
+        let segments = segments.map(|segment| Ok(place_of(&segment.version)?.version));
+        let segments = segments.collect::<Result<_, _>>()?;
+        let is_stable = |serving: &Serving| serving.role == Role::Stable;
+        let described = versions.iter().position(is_stable).unwrap_or(0);
+        let client_pins = model.client_pins.iter();
+        let client_pins =
+            client_pins.map(|(version, clients)| (version.clone(), clients.iter().cloned().collect()));
+        Ok(ServingModel {
+            versions,
+            shadow,
+            fallback,
+            segments,
+            pins: model.pins.iter().cloned().collect(),
+            client_pins: client_pins.collect(),
+            described,
+            plan: model.clone(),
+        })
+    }
+
+    fn serving(
+        &mut self,
+        model: &ModelPlan,
+        role: Role,
+        place: Place,
+        tapped: Option<Tapped>,
+        generation: u64,
+        number: &String,
+    ) -> Result<Serving, NotPrepared> {
+        let digest = &model.versions[number].0;
+        let identity = Identity {
+            model: model.name.clone(),
+            version: number.clone(),
+            role,
+        };
+        let runtime = (self.runtime)(&model.name, number, digest);
+        let runtime = runtime.ok_or_else(|| not_prepared(model, number))?;
+        let of = Arc::clone(&runtime.version);
+        Ok(Serving {
+            runtime,
+            role,
+            generation,
+            tallies: (self.tallies)(&identity),
+            encoder: Encoder::new(of, role, generation, model.position_scale),
+            place,
+            tapped,
+        })
+    }
+}
+
+impl Tapped {
+    /// Of a version in a role; a fallback is not counted in blocks.
+    fn of(model: &ModelPlan, number: &str, role: Role) -> Option<Self> {
+        let tap = &model.tap;
+        let found = tap.versions.get(number)?;
+        let (block, compared) = match role {
+            Role::Shadow => (tap.shadow, None),
+            Role::Fallback => (None, None),
+            Role::Stable | Role::Canary | Role::Previous => (found.block, found.compared),
+        };
+        Some(Self {
+            version: found.number,
+            block,
+            compared,
+            split_generation: tap.split_generation,
+            latency_edge_ns: tap.latency_edge_ns,
+        })
+    }
+}
+
+fn not_prepared(model: &ModelPlan, number: &str) -> NotPrepared {
+    NotPrepared {
+        model: model.name.clone(),
+        version: number.to_owned(),
     }
 }
 

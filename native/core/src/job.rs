@@ -1,18 +1,18 @@
 //! One routed request from its message to its answer: read, check, run, check, encode, on whichever thread.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::call::{Call, Tensor};
+use crate::call::{Call, Finding, Tensor};
+use crate::clock::{thread_cpu_ns, unix_ns};
 use crate::counters::Durations;
 use crate::decode::{Parsed, Shape};
 use crate::encode::Framing;
 use crate::installed::Serving;
 use crate::refusal::Refusal;
 use crate::refuse;
-use crate::runtime::Runtime;
-use crate::seat::Seat;
+use crate::session::Session;
 use crate::texts::Texts;
 
 /// When a request came, and until when it is wanted.
@@ -33,8 +33,6 @@ pub struct Outcome {
     pub result: Result<(Bytes, Durations), Refusal>,
     /// What it had come to by then.
     pub seen: Seen,
-    /// The request, where it ran on another thread.
-    pub request: Option<Box<Parsed>>,
 }
 
 /// What is known of a request when it is answered or refused.
@@ -46,6 +44,41 @@ pub struct Seen {
     pub outputs: Option<Vec<Tensor>>,
     /// Whether it broke a rule of an output.
     pub broke_output: bool,
+    /// Its run, where it came to one.
+    pub run: Option<Run>,
+}
+
+/// What is known of the run of a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// What event times were held against.
+    pub checked_unix_ns: i64,
+    /// The earliest of all deadlines that the request had.
+    pub deadline: Option<Instant>,
+    /// What it took of the processor, where that was asked for.
+    pub cpu_ns: Option<u64>,
+    /// How often rules of inputs were broken before.
+    broken_inputs: u64,
+}
+
+/// What a run is for.
+#[derive(Clone, Debug)]
+pub enum Purpose {
+    /// To answer.
+    Answer {
+        /// Whether to take the processor time of the run.
+        measures_cpu: bool,
+    },
+    /// To answer in place of a version that broke a rule, which the finding names. The deadline is the request's as
+    /// that version had it.
+    Fallback(Finding),
+    /// To be compared with an answer that has left. It has no deadline, and no age that the answered one had not.
+    Shadow {
+        /// What event times of that one were held against.
+        checked_unix_ns: i64,
+        /// Whether to take the processor time of the run.
+        measures_cpu: bool,
+    },
 }
 
 impl Outcome {
@@ -54,7 +87,6 @@ impl Outcome {
         Self {
             result: Err(refusal),
             seen: Seen::default(),
-            request: None,
         }
     }
 }
@@ -88,33 +120,40 @@ pub struct Job<'a> {
     pub framing: Framing,
     /// Its times.
     pub timing: Timing,
+    /// What it is run for.
+    pub purpose: Purpose,
 }
 
 impl Job<'_> {
-    /// Runs it on the worker that it came to. `fault` takes what the log should know.
-    pub fn run(self, seat: &mut Seat, fault: impl FnOnce(String)) -> Outcome {
-        self.answer(seat, Duration::ZERO, false, fault)
+    /// Runs it on this thread, whose session of the version it is given. `fault` takes what the log should know.
+    pub fn run(self, session: Option<&mut Session>, fault: impl FnOnce(String)) -> Outcome {
+        self.answer(session, Duration::ZERO, false, fault)
     }
 
     /// Runs it on a thread of the pool, where it was queued since `submitted`. A deadline that passes in the run counts.
-    pub fn run_in_pool(self, seat: &mut Seat, submitted: Instant, fault: impl FnOnce(String)) -> Outcome {
+    pub fn run_in_pool(
+        self,
+        session: Option<&mut Session>,
+        submitted: Instant,
+        fault: impl FnOnce(String),
+    ) -> Outcome {
         let now = Instant::now();
         if self.timing.is_late(now) {
             return Outcome::refused(refuse::deadline(self.texts));
         }
-        self.answer(seat, now.saturating_duration_since(submitted), true, fault)
+        self.answer(session, now.saturating_duration_since(submitted), true, fault)
     }
 
     fn answer(
         self,
-        seat: &mut Seat,
+        session: Option<&mut Session>,
         queued: Duration,
         is_pooled: bool,
         fault: impl FnOnce(String),
     ) -> Outcome {
         let (texts, mut seen) = (self.texts, Seen::default());
         let result = self
-            .read_and_run(seat, queued, is_pooled, &mut seen)
+            .read_and_run(session, queued, is_pooled, &mut seen)
             .map_err(|stop| match stop {
                 Stop::Refused(refusal) => refusal,
                 Stop::Failed(text) => {
@@ -122,42 +161,42 @@ impl Job<'_> {
                     refuse::internal(texts)
                 }
             });
-        Outcome {
-            result,
-            seen,
-            request: None,
-        }
+        Outcome { result, seen }
     }
 
     fn read_and_run(
         mut self,
-        seat: &mut Seat,
+        session: Option<&mut Session>,
         queued: Duration,
         is_pooled: bool,
         seen: &mut Seen,
     ) -> Result<(Bytes, Durations), Stop> {
         let runtime = &self.serving.runtime;
-        let call = self
+        let mut call = self
             .request
             .read(&runtime.schema, self.shape, self.drawn, self.texts)?;
         let decoded = Instant::now();
-        let default_us = runtime.version.limits.default_deadline_us;
-        self.timing.limit(if call.timeout_us != 0 {
-            call.timeout_us
-        } else {
-            default_us
-        });
+        match &mut self.purpose {
+            Purpose::Answer { .. } => self.timing.limit(if call.timeout_us != 0 {
+                call.timeout_us
+            } else {
+                runtime.version.limits.default_deadline_us
+            }),
+            Purpose::Fallback(finding) => call.findings.put_first(finding.clone()),
+            Purpose::Shadow { .. } => {}
+        }
         let call = seen.call.insert(call);
-        let mut broken_inputs = None;
         let answer = self.run_call(
-            seat,
+            session,
             call,
             &mut seen.outputs,
-            &mut broken_inputs,
+            &mut seen.run,
             decoded,
             is_pooled,
         );
-        seen.broke_output = broken_inputs.is_some_and(|broken| call.findings.times_broken() > broken);
+        seen.broke_output = seen
+            .run
+            .is_some_and(|run| call.findings.times_broken() > run.broken_inputs);
         let (answer, mut durations) = answer?;
         let queued = u64::try_from(queued.as_nanos()).unwrap_or(u64::MAX);
         // Time in the queue of the pool counts as running, which it waits for.
@@ -166,24 +205,33 @@ impl Job<'_> {
         Ok((answer, durations))
     }
 
-    /// `outputs` takes what the model gave, `broken_inputs` how often rules of inputs were broken, both also where the
-    /// request is then refused.
+    /// `outputs` takes what the model gave, `run` what is known of that, both also where the request is then refused.
     fn run_call(
         &self,
-        seat: &mut Seat,
+        session: Option<&mut Session>,
         call: &mut Call,
         outputs: &mut Option<Vec<Tensor>>,
-        broken_inputs: &mut Option<u64>,
+        run: &mut Option<Run>,
         decoded: Instant,
         is_pooled: bool,
     ) -> Result<(Bytes, Durations), Stop> {
         let (texts, timing, runtime) = (self.texts, &self.timing, &self.serving.runtime);
-        runtime.input_checks.check(call, unix_ns(), texts)?;
+        let checked_unix_ns = match self.purpose {
+            Purpose::Shadow { checked_unix_ns, .. } => checked_unix_ns,
+            Purpose::Answer { .. } | Purpose::Fallback(_) => unix_ns(),
+        };
+        runtime.input_checks.check(call, checked_unix_ns, texts)?;
         let checked = Instant::now();
         if timing.is_late(checked) {
             return Err(refuse::deadline(texts).into());
         }
-        let given = run(runtime, seat, call).map_err(|said| {
+        let run = run.insert(Run {
+            checked_unix_ns,
+            deadline: timing.deadline,
+            cpu_ns: None,
+            broken_inputs: call.findings.times_broken(),
+        });
+        let given = self.run_model(session, call, run).map_err(|said| {
             Stop::Failed(format!(
                 "{} version {}: {said}",
                 runtime.version.model, runtime.version.version
@@ -194,7 +242,6 @@ impl Job<'_> {
         if is_pooled && timing.is_late(ran) {
             return Err(refuse::deadline_ran(texts).into());
         }
-        *broken_inputs = Some(call.findings.times_broken());
         runtime
             .output_checks
             .check(outputs, call.rows, &mut call.findings, texts)?;
@@ -215,11 +262,23 @@ impl Job<'_> {
         };
         Ok((answer, durations))
     }
-}
 
-fn run(runtime: &Runtime, seat: &mut Seat, call: &Call) -> Result<Vec<Tensor>, String> {
-    let session = runtime.loaded.session(seat).ok_or("this thread has no session")?;
-    session.run(&call.inputs).map_err(|failure| failure.to_string())
+    fn run_model(
+        &self,
+        session: Option<&mut Session>,
+        call: &Call,
+        run: &mut Run,
+    ) -> Result<Vec<Tensor>, String> {
+        let session = session.ok_or("this thread has no session")?;
+        let measures_cpu = match self.purpose {
+            Purpose::Answer { measures_cpu } | Purpose::Shadow { measures_cpu, .. } => measures_cpu,
+            Purpose::Fallback(_) => false,
+        };
+        let cpu_before = measures_cpu.then(thread_cpu_ns);
+        let given = session.run(&call.inputs);
+        run.cpu_ns = cpu_before.map(|before| thread_cpu_ns().saturating_sub(before));
+        given.map_err(|failure| failure.to_string())
+    }
 }
 
 impl Timing {
@@ -244,10 +303,4 @@ impl Timing {
 /// Between two moments; 0 where they are the other way round.
 pub fn nanoseconds(from: Instant, to: Instant) -> u64 {
     u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Of the wall clock.
-pub fn unix_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

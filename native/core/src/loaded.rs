@@ -87,6 +87,12 @@ impl Loaded {
         self.figures
     }
 
+    /// About what one of the sessions takes.
+    pub fn bytes_of_one(&self) -> u64 {
+        let sessions = self.sessions.len().max(1) as u64;
+        self.figures.resident_bytes / sessions
+    }
+
     /// The session of this seat; a worker has none of a model that is too slow for any request to run inline.
     pub fn session<'a>(&'a self, seat: &'a mut Seat) -> Option<&'a mut Session> {
         self.sessions.at(seat).as_mut()

@@ -4,26 +4,29 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, TryLockError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::decode::{self, Parsed, Shape};
+use crate::clock::unix_ns;
+use crate::decide::{Decided, decide};
+use crate::decode::{self, Parsed};
 use crate::describe;
-use crate::drawn::Draw;
+use crate::drawn::{Draw, Drawn};
 use crate::encode::{Framing, refused};
+use crate::fallback::{Outcomes, Ran};
 use crate::faults::panic_text;
 use crate::in_flight::InFlight;
 use crate::installed::{Installed, Serving};
-use crate::job::{Job, Outcome, Timing, unix_ns};
-use crate::prepare::{INLINE_BYTES, INLINE_NS};
-use crate::refusal::Refusal;
+use crate::job::{Job, Outcome, Purpose, Timing};
+use crate::refusal::{Reason, Refusal};
 use crate::refuse;
 use crate::seat::Seat;
 use crate::service::{Answering, Arrival, Describe, Protocol, Refused, Service};
+use crate::shadow::Copied;
 use crate::shared::Shared;
-use crate::tap::{Asked, Tap, Way, Why};
+use crate::tap::{Asked, Columns, Tap, Way, Why};
 use crate::texts::{MAX_ID_BYTES, bounded};
 
 /// Answers the requests of one worker thread, on it.
@@ -41,18 +44,35 @@ struct Worker {
     draw: RefCell<Draw>,
     // Borrowed while a record is written.
     tap: Option<RefCell<Tap>>,
+    /// Of the request whose answer was given last, until that is in line.
+    copied: RefCell<Option<Copied>>,
 }
 
 /// A request until a thread of the pool takes it, or its worker gives it up: what a client took back is not kept until
 /// its turn comes, since nothing bounds how much of that there is.
 struct Queued(Arc<Mutex<Option<Parsed>>>);
 
-/// Where and how a routed request runs.
-struct Decided {
-    shape: Shape,
-    timing: Timing,
-    cost_ns: f64,
-    runs_inline: bool,
+/// A routed request on its way, but for its message.
+#[derive(Clone, Copy)]
+struct Routed<'a> {
+    installed: &'a Arc<Installed>,
+    serving: &'a Serving,
+    drawn: Drawn,
+    way: Option<Way>,
+    /// Where it is copied to a shadow.
+    sample: Option<Sample>,
+    started: Instant,
+    /// 0 where its shape was refused.
+    rows: u64,
+}
+
+/// What is decided of a copy before the run.
+#[derive(Clone, Copy)]
+struct Sample {
+    /// Whether the processor time of runs is compared.
+    has_edge: bool,
+    /// Whether to take it: not where the copy would be dropped.
+    measures_cpu: bool,
 }
 
 impl Pipeline {
@@ -66,6 +86,7 @@ impl Pipeline {
                 seat,
                 draw,
                 tap,
+                copied: RefCell::new(None),
             }),
         }
     }
@@ -99,6 +120,10 @@ impl Service for Pipeline {
         )
     }
 
+    fn answered(&self) {
+        self.worker.hand_over();
+    }
+
     fn describe(&self, call: Describe, message: &[u8]) -> Result<Bytes, Refusal> {
         let shared = &self.worker.shared;
         let described = catch_unwind(AssertUnwindSafe(|| describe::describe(shared, call, message)));
@@ -130,8 +155,8 @@ impl Worker {
         let started = Instant::now();
         let shared = &self.shared;
         let framing = self.framing(&request);
-        let drawn = self.draw.borrow_mut().draw();
-        let drawn = drawn.as_str();
+        let drawn_id = self.draw.borrow_mut().draw();
+        let drawn = drawn_id.as_str();
         let in_flight = InFlight::enter(shared, arrival.client);
         let installed = shared.installed.load();
         let routed = in_flight.admit().and_then(|()| {
@@ -147,9 +172,9 @@ impl Worker {
                 why,
                 key_bucket: installed.key_bucket(routed, target.key),
             });
-            Ok((routed.serving, way))
+            Ok((routed.serving, why, way))
         });
-        let (serving, way) = match routed {
+        let (serving, why, way) = match routed {
             Ok(routed) => routed,
             Err(refusal) => {
                 self.count_unrouted(&installed, request.model(), &refusal);
@@ -157,20 +182,32 @@ impl Worker {
                 return Answering::Now(within(framing, Err(refusal)));
             }
         };
+        let mut routed = Routed {
+            installed: &installed,
+            serving,
+            drawn: drawn_id,
+            way,
+            sample: self.sample(&installed, serving, why, &request, drawn),
+            started,
+            rows: 0,
+        };
         let timing = Timing {
             arrived: arrival.arrived,
             started,
             deadline: arrival.deadline,
         };
-        let decided = match self.decide(serving, &request, timing) {
+        let fallback = installed.fallback_of(serving);
+        let decided = match decide(shared, serving, fallback, &request, timing) {
             Ok(decided) => decided,
             Err(refusal) => {
-                let outcome = Outcome::refused(refusal);
                 let asked = way.map(|way| Asked::new(&request, drawn, way));
-                let answer = self.finish(serving, 0, request.request_id(drawn), asked, outcome);
+                let outcome = Outcome::refused(refusal).into();
+                let answer = self.finish(routed, Some(&request), request.request_id(drawn), asked, outcome);
                 return Answering::Now(within(framing, answer));
             }
         };
+        routed.rows = decided.shape.rows;
+        let purpose = routed.purpose();
         if decided.runs_inline {
             let Decided { shape, timing, .. } = &decided;
             let (texts, timing) = (&shared.texts, *timing);
@@ -182,37 +219,85 @@ impl Worker {
                 drawn,
                 framing,
                 timing,
+                purpose,
             };
-            let outcome = job.run(&mut self.seat.borrow_mut(), |text| shared.faults.keep(text));
+            let fault = |text| shared.faults.keep(text);
+            let seat = &mut self.seat.borrow_mut();
+            let outcome = job.run(serving.runtime.loaded.session(seat), fault);
+            let fallback = fallback.and_then(|fallback| {
+                let ran = Ran {
+                    request: &request,
+                    drawn,
+                    framing,
+                    timing,
+                    outcome: &outcome,
+                };
+                let session = fallback.runtime.loaded.session(seat);
+                ran.fall_back(fallback, session, false, texts, fault)
+            });
+            let outcomes = Outcomes {
+                routed: outcome,
+                fallback,
+                request: None,
+            };
             let asked = way.map(|way| Asked::new(&request, drawn, way));
-            let answer = self.finish(serving, shape.rows, request.request_id(drawn), asked, outcome);
+            let answer = self.finish(routed, Some(&request), request.request_id(drawn), asked, outcomes);
             return Answering::Now(within(framing, answer));
         }
-        let (id, rows, place) = (
-            request.request_id(drawn).to_owned(),
-            decided.shape.rows,
-            serving.place,
-        );
+        let id = request.request_id(drawn).to_owned();
         let kept = way.map(|way| Asked::new(&request, drawn, way).keep());
         request.shed(&serving.runtime.schema);
         let queued = Queued(Arc::new(Mutex::new(Some(request))));
         let given_up = Queued(Arc::clone(&queued.0));
-        let queued = self.submit(queued, framing, &installed, serving, decided, id.clone());
+        let (place, sample, rows) = (serving.place, routed.sample, routed.rows);
+        let queued = self.submit(queued, framing, routed, decided, purpose);
         let (worker, installed) = (Rc::clone(self), Arc::clone(&installed));
         Answering::Later(Box::pin(async move {
-            let mut outcome = match queued {
+            let mut outcomes = match queued {
                 // A sender that is gone without a word panicked, and the pool has kept why.
-                Ok(outcome) => outcome
+                Ok(outcomes) => outcomes
                     .await
-                    .unwrap_or_else(|_| Outcome::refused(refuse::internal(&worker.shared.texts))),
-                Err(refusal) => Outcome::refused(refusal),
+                    .unwrap_or_else(|_| Outcome::refused(refuse::internal(&worker.shared.texts)).into()),
+                Err(refusal) => Outcome::refused(refusal).into(),
             };
-            let request = outcome.request.take();
-            let asked = kept.as_ref().map(|kept| kept.asked(request.as_deref()));
-            let answer = worker.finish(installed.at(place), rows, &id, asked, outcome);
+            let request = outcomes.request.take();
+            let request = request.as_deref();
+            let asked = kept.as_ref().map(|kept| kept.asked(request));
+            let routed = Routed {
+                installed: &installed,
+                serving: installed.at(place),
+                drawn: drawn_id,
+                way,
+                sample,
+                started,
+                rows,
+            };
+            let answer = worker.finish(routed, request, &id, asked, outcomes);
             drop((given_up, in_flight));
             within(framing, answer)
         }))
+    }
+
+    /// Whether a request is copied to a shadow, should its model run.
+    fn sample(
+        &self,
+        installed: &Installed,
+        serving: &Serving,
+        why: Why,
+        request: &Parsed,
+        drawn: &str,
+    ) -> Option<Sample> {
+        let shadow = installed.shadow_at(serving.place)?;
+        let own = request.request_id("");
+        let id = if own.is_empty() { drawn } else { own };
+        if why != Why::Split || !shadow.samples(serving, id) {
+            return None;
+        }
+        let has_edge = shadow.edge_ns().is_some();
+        Some(Sample {
+            has_edge,
+            measures_cpu: has_edge && self.shared.shadows.has_room(),
+        })
     }
 
     fn framing(&self, request: &Parsed) -> Framing {
@@ -224,85 +309,22 @@ impl Worker {
         }
     }
 
-    /// Holds what a request asks for against its bounds, and chooses the thread.
-    fn decide(&self, serving: &Serving, request: &Parsed, timing: Timing) -> Result<Decided, Refusal> {
-        let (shared, runtime) = (&self.shared, &serving.runtime);
-        let (version, loaded) = (&runtime.version, &runtime.loaded);
-        let max_wait_us = version.limits.max_wait_us;
-        let waited = timing.started.saturating_duration_since(timing.arrived);
-        if max_wait_us != 0 && waited > Duration::from_micros(max_wait_us) {
-            return Err(refuse::overloaded_wait(
-                &shared.texts,
-                &version.model,
-                waited,
-                max_wait_us,
-            ));
-        }
-        let shape = request.shape(&runtime.schema, &shared.texts)?;
-        let cost_ns = shape.values as f64 * loaded.ns_per_value();
-        let runs_inline = cost_ns <= INLINE_NS && request.size() <= INLINE_BYTES && loaded.runs_inline();
-        if !runs_inline {
-            self.hold_queue(serving, timing, waited, loaded.paced(cost_ns))?;
-        }
-        Ok(Decided {
-            shape,
-            timing,
-            cost_ns,
-            runs_inline,
-        })
-    }
-
-    /// Refuses what would only wait in the queue until nobody wants it any more.
-    fn hold_queue(
-        &self,
-        serving: &Serving,
-        mut timing: Timing,
-        waited: Duration,
-        own_cost: Duration,
-    ) -> Result<(), Refusal> {
-        let ahead = self.shared.pool.wait();
-        if ahead.is_zero() {
-            return Ok(());
-        }
-        let version = &serving.runtime.version;
-        let (wait, max_wait_us) = (waited + ahead, version.limits.max_wait_us);
-        if max_wait_us != 0 && wait > Duration::from_micros(max_wait_us) {
-            return Err(refuse::overloaded_wait(
-                &self.shared.texts,
-                &version.model,
-                wait,
-                max_wait_us,
-            ));
-        }
-        timing.limit(version.limits.default_deadline_us);
-        let Some(deadline) = timing.deadline else {
-            return Ok(());
-        };
-        let left = deadline.saturating_duration_since(timing.started);
-        if ahead + own_cost <= left {
-            return Ok(());
-        }
-        let left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
-        Err(refuse::overloaded_wait(
-            &self.shared.texts,
-            &version.model,
-            ahead + own_cost,
-            left_us,
-        ))
-    }
-
     /// Queues a request for the pool.
     fn submit(
         &self,
         queued: Queued,
         framing: Framing,
-        installed: &Arc<Installed>,
-        serving: &Serving,
+        routed: Routed<'_>,
         decided: Decided,
-        drawn: String,
-    ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
+        purpose: Purpose,
+    ) -> Result<oneshot::Receiver<Outcomes>, Refusal> {
         let (sender, receiver) = oneshot::channel();
-        let (shared, installed, place) = (Arc::clone(&self.shared), Arc::clone(installed), serving.place);
+        let (serving, drawn) = (routed.serving, routed.drawn);
+        let (shared, installed, place) = (
+            Arc::clone(&self.shared),
+            Arc::clone(routed.installed),
+            serving.place,
+        );
         let Decided {
             shape,
             timing,
@@ -315,23 +337,39 @@ impl Worker {
             // Where it is gone nobody waits for it any more.
             let Some(mut request) = queued.take() else { return };
             let serving = installed.at(place);
-            let (texts, shape) = (&shared.texts, &shape);
+            let (texts, drawn) = (&shared.texts, drawn.as_str());
+            let fault = |text| shared.faults.keep(text);
             let job = Job {
                 texts,
                 serving,
                 request: &mut request,
-                shape,
-                drawn: &drawn,
+                shape: &shape,
+                drawn,
                 framing,
                 timing,
+                purpose,
             };
             let taken = Instant::now();
-            let mut outcome = job.run_in_pool(seat, submitted, |text| shared.faults.keep(text));
+            let outcome = job.run_in_pool(serving.runtime.loaded.session(seat), submitted, fault);
             if outcome.result.is_ok() {
                 serving.runtime.loaded.observe(cost_ns, taken.elapsed());
             }
-            outcome.request = Some(Box::new(request));
-            let _given_up = sender.send(outcome);
+            let fallback = installed.fallback_of(serving).and_then(|fallback| {
+                let ran = Ran {
+                    request: &request,
+                    drawn,
+                    framing,
+                    timing,
+                    outcome: &outcome,
+                };
+                let session = fallback.runtime.loaded.session(seat);
+                ran.fall_back(fallback, session, true, texts, fault)
+            });
+            let _given_up = sender.send(Outcomes {
+                routed: outcome,
+                fallback,
+                request: Some(Box::new(request)),
+            });
         };
         let cost_ns = u64::try_from(paced.as_nanos()).unwrap_or(u64::MAX);
         match self.shared.pool.submit(cost_ns, Box::new(job)) {
@@ -349,36 +387,93 @@ impl Worker {
         }
     }
 
-    /// Counts and records what became of a routed request, and names a refusal.
+    /// Counts and records what became of a routed request, keeps what its shadow gets, and names a refusal.
     fn finish(
         &self,
-        serving: &Serving,
-        rows: u64,
+        routed: Routed<'_>,
+        request: Option<&Parsed>,
         id: &str,
         asked: Option<Asked<'_>>,
-        outcome: Outcome,
+        outcomes: Outcomes,
     ) -> Result<Bytes, Refusal> {
-        let tally = serving.tallies.of(self.index);
-        let call = outcome.seen.call.as_ref();
-        for broken in call.map_or(&[][..], |call| &call.findings.violations) {
-            tally.count_violations(&broken.rule, broken.policy, broken.times);
+        let Outcomes {
+            routed: outcome,
+            fallback,
+            ..
+        } = outcomes;
+        let rows = routed.rows;
+        self.note(routed.serving, rows, asked, &outcome);
+        if let (Some(sample), Some(request)) = (routed.sample, request) {
+            self.keep_copy(routed, sample, request, &outcome);
         }
+        let serving = routed.installed.fallback_of(routed.serving);
+        if let (Some(serving), Some(fallback)) = (serving, fallback) {
+            let asked = asked.map(Asked::for_fallback);
+            self.note(serving, rows, asked, &fallback);
+            if let Ok((answer, _)) = fallback.result {
+                return Ok(answer);
+            }
+        }
+        match outcome.result {
+            Ok((answer, _)) => Ok(answer),
+            Err(refusal) => Err(named(refusal, id)),
+        }
+    }
+
+    /// Counts and records what became of a request at one version.
+    fn note(&self, serving: &Serving, rows: u64, asked: Option<Asked<'_>>, outcome: &Outcome) {
         let now_unix_ns = unix_ns();
         if let (Some(tap), Some(asked)) = (&self.tap, asked) {
             tap.borrow_mut()
-                .record(serving, &asked, rows, &outcome, now_unix_ns);
+                .record(serving, &asked, rows, outcome, now_unix_ns);
         }
-        match outcome.result {
-            Ok((answer, durations)) => {
-                let budget_us = serving.runtime.version.limits.latency_budget_us;
-                let is_slow = budget_us != 0 && durations.total() > budget_us.saturating_mul(1000);
-                tally.count(&durations, rows, is_slow, u64::try_from(now_unix_ns).unwrap_or(0));
-                Ok(answer)
-            }
-            Err(refusal) => {
-                tally.count_error(refusal.reason);
-                Err(named(refusal, id))
-            }
+        let budget_ns = serving
+            .runtime
+            .version
+            .limits
+            .latency_budget_us
+            .saturating_mul(1000);
+        let tally = serving.tallies.of(self.index);
+        tally.count_outcome(outcome, rows, budget_ns, now_unix_ns);
+    }
+
+    /// Keeps a copy for the shadow until the answer is in line. One of a request whose model did not run says nothing,
+    /// and neither does one that was late, since a shadow never is.
+    fn keep_copy(&self, routed: Routed<'_>, sample: Sample, request: &Parsed, outcome: &Outcome) {
+        let is_late = |refusal: &Refusal| refusal.reason == Some(Reason::Deadline);
+        let Some(run) = outcome.seen.run else { return };
+        if outcome.result.as_ref().is_err_and(is_late) {
+            return;
+        }
+        let tapped = routed.serving.tapped;
+        let compared = tapped.and_then(|tapped| Some((tapped.compared?, Columns::compared(tapped, outcome))));
+        let copied = Copied {
+            installed: Arc::clone(routed.installed),
+            place: routed.serving.place,
+            protocol: request.protocol(),
+            message: request.message().clone(),
+            drawn: routed.drawn,
+            started: routed.started,
+            checked_unix_ns: run.checked_unix_ns,
+            key_bucket: routed.way.map_or(0, |way| way.key_bucket),
+            compared,
+        };
+        if sample.has_edge && run.cpu_ns.is_none() {
+            // There was no room before the run.
+            return copied.count_dropped();
+        }
+        // One whose answer nobody took in line goes before.
+        self.hand_over();
+        *self.copied.borrow_mut() = Some(copied);
+    }
+
+    /// Hands over what was kept, now that the answer is in line.
+    fn hand_over(&self) {
+        if self.copied.borrow().is_none() {
+            return;
+        }
+        if let Some(copied) = self.copied.take() {
+            self.shared.shadows.offer(copied);
         }
     }
 
@@ -386,6 +481,14 @@ impl Worker {
     fn count_unrouted(&self, installed: &Installed, model: &str, refusal: &Refusal) {
         let label = if installed.knows(model) { model } else { "" };
         self.shared.refusals[self.index].count(label, refusal.reason);
+    }
+}
+
+impl Routed<'_> {
+    fn purpose(&self) -> Purpose {
+        Purpose::Answer {
+            measures_cpu: self.sample.is_some_and(|sample| sample.measures_cpu),
+        }
     }
 }
 

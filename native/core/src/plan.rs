@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 /// The format of these values. The adapter in Python holds the same number, and refuses a wheel that differs.
-pub const PLAN_FORMAT: u32 = 3;
+pub const PLAN_FORMAT: u32 = 4;
 
 /// Datatypes of the Open Inference Protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -157,6 +157,19 @@ pub struct Segment {
     pub role: Role,
 }
 
+/// A version that gets copies of live requests, once they are answered, and answers nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadow {
+    /// Its number.
+    pub version: String,
+    /// How many of the request ids are copied, in 1/10,000.
+    pub fraction_bp: u32,
+    /// Of the hash that chooses them.
+    pub salt: Bytes,
+    /// Copied are requests that the split gave to this version; empty: to any but the shadow itself.
+    pub of: String,
+}
+
 /// A model stopped on purpose.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -172,8 +185,21 @@ pub struct TapPlan {
     pub split_generation: u64,
     /// The frozen edge of a rollout, that latencies are held against; 0 is none.
     pub latency_edge_ns: u64,
-    /// By version: its number in the catalog, and its block of counters where it found one.
-    pub versions: BTreeMap<String, (u32, Option<u32>)>,
+    /// By version.
+    pub versions: BTreeMap<String, TappedVersion>,
+    /// The block of what the shadow makes of its copies.
+    pub shadow: Option<u32>,
+}
+
+/// What the tap calls one version. Blocks of counters are absent where none was free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TappedVersion {
+    /// Its number in the catalog.
+    pub number: u32,
+    /// The block of its requests.
+    pub block: Option<u32>,
+    /// The block of those of them that are copied to the shadow.
+    pub compared: Option<u32>,
 }
 
 /// One model. `described` holds the encoded answers that are the same for the life of a plan, by call and version
@@ -193,6 +219,9 @@ pub struct ModelPlan {
     pub halt: Option<Halt>,
     pub position_scale: f64,
     pub described: BTreeMap<(Describing, String), Bytes>,
+    pub shadow: Option<Shadow>,
+    /// The version that answers where another one breaks an output rule of policy `Fallback`; empty: none.
+    pub fallback: String,
     pub tap: TapPlan,
 }
 

@@ -62,9 +62,7 @@ pub fn prepare(
 ) -> Result<Loaded, PrepareError> {
     let started = Instant::now();
     let resident_before = resident_bytes();
-    let make = |model: &[u8]| {
-        Session::new(library, model, &version.inputs, &version.outputs).map_err(|e| unloadable(library, e))
-    };
+    let make = |model: &[u8]| session(library, version, model);
     let (model, mut first) = aside(|| {
         let model = read(&version.model_file, &version.model_sha256)?;
         let first = make(&model)?;
@@ -72,7 +70,7 @@ pub fn prepare(
     })?;
     let sample = match sample {
         Some(sample) => sample,
-        None => version.inputs.iter().map(zeros).collect::<Result<_, _>>()?,
+        None => row_of_zeros(version)?,
     };
     let (run_time_ns, ns_per_value) = measure(&mut first, version, &sample)?;
     let smallest: f64 = version
@@ -107,6 +105,24 @@ pub fn prepare(
 fn aside<T: Send>(work: impl FnOnce() -> Result<T, PrepareError> + Send) -> Result<T, PrepareError> {
     let no_thread = |error| PrepareError::Package(format!("there is no thread to load it on: {error}"));
     in_background(work).map_err(no_thread)?
+}
+
+/// One more session of a version that is prepared, for a thread without a seat; warmed with zeros, where they run.
+pub fn one_session(library: &'static Library, version: &VersionPlan) -> Result<Session, PrepareError> {
+    let model = read(&version.model_file, &version.model_sha256)?;
+    let mut made = session(library, version, &model)?;
+    let row = row_of_zeros(version)?;
+    // A model may fail on zeros; that it runs was seen when it was prepared.
+    let _ran = median_run_time_ns(&mut made, &row, SEAT_WARM_UP_RUNS);
+    Ok(made)
+}
+
+fn session(library: &'static Library, version: &VersionPlan, model: &[u8]) -> Result<Session, PrepareError> {
+    Session::new(library, model, &version.inputs, &version.outputs).map_err(|e| unloadable(library, e))
+}
+
+fn row_of_zeros(version: &VersionPlan) -> Result<Vec<Tensor>, PrepareError> {
+    version.inputs.iter().map(zeros).collect()
 }
 
 /// The bytes of the model, which are those that the plan names.

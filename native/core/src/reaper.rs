@@ -3,7 +3,7 @@
 //! Whoever retires something hands over a reference after it was unlinked, so that no new ones can be made but from
 //! those that requests still hold. The reaper keeps its own until it is the only one: no request ever drops the last.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,9 +23,13 @@ pub trait Retired: Send + Sync {
 /// The thread, until this is dropped.
 #[derive(Debug)]
 pub struct Reaper {
-    sender: Option<Sender<Arc<dyn Retired>>>,
+    sender: Option<Arc<Sender<Arc<dyn Retired>>>>,
     thread: Option<JoinHandle<()>>,
 }
+
+/// The way to a reaper, for another thread; keeps it from nothing.
+#[derive(Clone, Debug)]
+pub struct Retiring(Weak<Sender<Arc<dyn Retired>>>);
 
 impl Reaper {
     /// Starts the thread.
@@ -35,7 +39,7 @@ impl Reaper {
             .name("reaper".to_owned())
             .spawn(move || reap(&receiver))?;
         Ok(Self {
-            sender: Some(sender),
+            sender: Some(Arc::new(sender)),
             thread: Some(thread),
         })
     }
@@ -44,6 +48,22 @@ impl Reaper {
     pub fn retire(&self, retired: Arc<dyn Retired>) {
         if let Some(sender) = &self.sender {
             // The thread ends after this sender does.
+            let _sent = sender.send(retired);
+        }
+    }
+}
+
+impl Reaper {
+    /// For a thread that retires what is its own.
+    pub fn retiring(&self) -> Retiring {
+        Retiring(self.sender.as_ref().map(Arc::downgrade).unwrap_or_default())
+    }
+}
+
+impl Retiring {
+    /// Takes what is not linked anywhere any more. Never waits. Where the reaper has ended it goes here.
+    pub fn retire(&self, retired: Arc<dyn Retired>) {
+        if let Some(sender) = self.0.upgrade() {
             let _sent = sender.send(retired);
         }
     }

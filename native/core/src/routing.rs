@@ -61,6 +61,16 @@ const INITIAL: [u32; 8] = [
     0x5be0_cd19,
 ];
 
+/// All of the keys, in the units that shares are given in.
+const WHOLE_BP: u32 = 10_000;
+
+/// Whether a request is among the `fraction_bp` / 10,000 of all that a shadow gets, by its id and the shadow's salt.
+pub fn is_sampled(salt: &[u8], request_id: &[u8], fraction_bp: u32) -> bool {
+    // All need no hash. A share of n / 10,000 ends below n x 2^64 / 10,000, as a segment does.
+    fraction_bp >= WHOLE_BP
+        || u128::from(place(salt, request_id).hash) < (u128::from(fraction_bp) << 64) / u128::from(WHOLE_BP)
+}
+
 /// The index of the segment that holds a hash: the first whose upper bound is not below it.
 pub fn segment(segments: &[Segment], hash: u64) -> Option<usize> {
     segments.iter().position(|segment| hash <= segment.upper_bound)
@@ -152,6 +162,21 @@ mod tests {
                     each["version"].as_str().unwrap(),
                     "{each}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn samples_are_those_of_the_shared_vectors() {
+        let vectors = vectors();
+        let samples = vectors["samples"].as_array().unwrap();
+        assert!(!samples.is_empty());
+        for sample in samples {
+            let (salt, fraction) = (hex(&sample["salt"]), sample["fraction_bp"].as_u64().unwrap());
+            for each in sample["ids"].as_array().unwrap() {
+                let id = each["id"].as_str().unwrap().as_bytes();
+                let found = is_sampled(&salt, id, fraction as u32);
+                assert_eq!(found, each["sampled"].as_bool().unwrap(), "{fraction} {each}");
             }
         }
     }

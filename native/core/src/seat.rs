@@ -82,6 +82,16 @@ impl<T> PerSeat<T> {
         }
     }
 
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether the room has no seats.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
     /// The value of the seat's holder.
     ///
     /// # Panics

@@ -71,6 +71,9 @@ pub trait Service: 'static {
     /// Answers one request.
     fn answer(&self, protocol: Protocol, message: Bytes, arrival: Arrival) -> Answering;
 
+    /// The answer that was given last is in line to be sent, or nobody wants it: what is to come after it may.
+    fn answered(&self) {}
+
     /// Answers a describing call.
     fn describe(&self, call: Describe, message: &[u8]) -> Result<Bytes, Refusal>;
 

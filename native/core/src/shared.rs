@@ -11,6 +11,7 @@ use crate::faults::Faults;
 use crate::installed::Installed;
 use crate::pool::Pool;
 use crate::reflection::Reflection;
+use crate::shadow::Shadows;
 use crate::texts::Texts;
 
 /// What a stream may put around an answer.
@@ -25,6 +26,10 @@ pub struct PipelineBounds {
     pub max_in_flight_per_client: usize,
     /// Of an encoded answer: what clients accept of a message, less what a stream puts around it.
     pub max_answer_bytes: usize,
+    /// Copies of requests that wait for their shadow, and bytes of their messages.
+    pub max_shadow_queue: usize,
+    /// See `max_shadow_queue`.
+    pub max_shadow_bytes: usize,
 }
 
 /// Shared by workers, threads of the pool and the control plane. Nothing in it waits.
@@ -48,6 +53,8 @@ pub struct Shared {
     pub server_metadata: Bytes,
     /// What the server tells of its own interface.
     pub reflection: Reflection,
+    /// What runs copies of requests.
+    pub shadows: Shadows,
     pub(crate) draining: AtomicBool,
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::counters::{Counts, Identity, Tallies};
+use crate::plan::Role;
 
 /// Longer than scrapes are apart and than any request runs: a scraper has seen the last value of each series before
 /// it goes.
@@ -44,13 +45,17 @@ impl Ledger {
         }
     }
 
-    /// The tallies to write to, the same ones until they are folded.
+    /// The tallies to write to, the same ones until they are folded. A shadow has one thread.
     pub fn of(&mut self, identity: &Identity) -> Arc<Tallies> {
-        let workers = self.workers;
+        let threads = if identity.role == Role::Shadow {
+            1
+        } else {
+            self.workers
+        };
         Arc::clone(
             self.tallies
                 .entry(identity.clone())
-                .or_insert_with(|| Arc::new(Tallies::new(workers))),
+                .or_insert_with(|| Arc::new(Tallies::new(threads))),
         )
     }
 
@@ -66,12 +71,12 @@ impl Ledger {
         self.fold(now);
     }
 
-    /// What one version has done, in every role that is counted apart; None where there is none.
+    /// What one version has done for clients, in every such role that is counted apart; None where there is none.
     pub fn of_version(&self, model: &str, version: &str) -> Option<Counts> {
-        let roles = self
-            .tallies
-            .iter()
-            .filter(|(identity, _)| identity.model == model && identity.version == version);
+        let is_asked = |identity: &Identity| {
+            identity.model == model && identity.version == version && identity.role != Role::Shadow
+        };
+        let roles = self.tallies.iter().filter(|(identity, _)| is_asked(identity));
         roles.map(|(_, tallies)| tallies.sum()).reduce(|mut sum, counts| {
             sum.merge(&counts);
             sum
@@ -107,7 +112,9 @@ impl Ledger {
         });
         for identity in due.map(|(identity, _)| identity.clone()).collect::<Vec<_>>() {
             self.left.remove(&identity);
-            if let Some(gone) = self.tallies.remove(&identity) {
+            let gone = self.tallies.remove(&identity);
+            // What a shadow did is no part of what the model did.
+            if let Some(gone) = gone.filter(|_| identity.role != Role::Shadow) {
                 self.folded.entry(identity.model).or_default().merge(&gone.sum());
             }
         }
@@ -118,7 +125,6 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::counters::Durations;
-    use crate::plan::Role;
 
     fn identity(version: &str) -> Identity {
         Identity {
@@ -213,13 +219,17 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_summed_over_its_roles() {
+    fn a_version_is_summed_over_its_roles_but_as_a_shadow() {
         let mut ledger = Ledger::new(1);
         let previous = Identity {
             role: Role::Previous,
             ..identity("1")
         };
-        for each in [identity("1"), previous, identity("2")] {
+        let shadow = Identity {
+            role: Role::Shadow,
+            ..identity("1")
+        };
+        for each in [identity("1"), previous, identity("2"), shadow] {
             ledger.of(&each).of(0).count(&Durations::default(), 3, false, 0);
         }
         let found = ledger.of_version("demo", "1").unwrap();

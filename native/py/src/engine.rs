@@ -24,7 +24,7 @@ use tickserve_core::transport::{self, Bounds, Listener, Transport};
 use crate::plan::{Plan, VersionPlan};
 use crate::tensor;
 
-/// Bounds as `ConnectionBounds` of tickserve/listening/connections.py has them, and those of requests.
+/// Bounds as `ConnectionBounds` of tickserve/listening/connections.py has them, those of requests and those of shadows.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct GivenBounds {
@@ -41,6 +41,8 @@ struct GivenBounds {
     max_held_bytes: usize,
     max_in_flight: usize,
     max_in_flight_per_client: usize,
+    max_shadow_queue: usize,
+    max_shadow_bytes: usize,
 }
 
 /// One text of the table: name, status, reason, template, executed.
@@ -149,6 +151,8 @@ impl NativeEngine {
                 max_in_flight: bounds.max_in_flight,
                 max_in_flight_per_client: bounds.max_in_flight_per_client,
                 max_answer_bytes: bounds.max_message_bytes.saturating_sub(FRAME_BYTES),
+                max_shadow_queue: bounds.max_shadow_queue,
+                max_shadow_bytes: bounds.max_shadow_bytes,
             },
             texts: Arc::clone(&texts),
             server_metadata: server_metadata.into(),
@@ -168,7 +172,7 @@ impl NativeEngine {
         })
     }
 
-    /// Gives each worker a ring, and all of them the counters page. Before `start`.
+    /// Gives each worker a ring, and the thread of shadows the one after; all of them the counters page. Before `start`.
     fn open_tap(&self, rings: Vec<PathBuf>, page: PathBuf) -> PyResult<()> {
         self.engine.open_tap(&rings, &page).map_err(runtime_error)
     }
@@ -280,7 +284,13 @@ impl NativeEngine {
         let busy: Vec<u64> = transport.map_or_else(Vec::new, |each| {
             each.loads().iter().map(|load| load.busy_ns).collect()
         });
+        let shadow_dropped = counters.shadow_dropped.iter();
+        let shadow_dropped: Vec<_> = shadow_dropped
+            .map(|((model, version), count)| (model, version, *count))
+            .collect();
         let dict = PyDict::new(py);
+        dict.set_item("shadow_dropped", shadow_dropped)?;
+        dict.set_item("shadow_queued", counters.shadow_queued)?;
         dict.set_item("versions", versions)?;
         dict.set_item("folded", folded)?;
         dict.set_item("refused", refused)?;
@@ -347,6 +357,7 @@ impl NativeEngine {
         if let Some(transport) = self.running() {
             py.detach(|| transport.stop(grace));
         }
+        self.engine.end_shadows();
         Ok(())
     }
 }

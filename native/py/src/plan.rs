@@ -100,6 +100,15 @@ struct Halt {
 
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
+struct Shadow {
+    version: String,
+    fraction_bp: u32,
+    salt: Vec<u8>,
+    of: String,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
 struct ModelPlan {
     /// (version, digest, role)
     versions: Vec<(String, Vec<u8>, u8)>,
@@ -113,6 +122,8 @@ struct ModelPlan {
     position_scale: f64,
     /// (call, version or "", encoded answer)
     described: Vec<(String, String, Vec<u8>)>,
+    shadow: Option<Shadow>,
+    fallback: String,
     tap: TapPlan,
 }
 
@@ -121,8 +132,9 @@ struct ModelPlan {
 struct TapPlan {
     split_generation: u64,
     latency_edge_ns: u64,
-    /// (version, number in the catalog, block of counters)
-    versions: Vec<(String, u32, Option<u32>)>,
+    /// (version, number in the catalog, block of counters, block of what is compared)
+    versions: Vec<(String, u32, Option<u32>, Option<u32>)>,
+    shadow: Option<u32>,
 }
 
 /// Everything to serve.
@@ -219,6 +231,13 @@ fn model_plan(name: String, model: ModelPlan) -> PyResult<plan::ModelPlan> {
             .into_iter()
             .map(|(call, version, answer)| Ok(((describing(&call)?, version), answer.into())))
             .collect::<PyResult<_>>()?,
+        shadow: model.shadow.map(|shadow| plan::Shadow {
+            version: shadow.version,
+            fraction_bp: shadow.fraction_bp,
+            salt: shadow.salt.into(),
+            of: shadow.of,
+        }),
+        fallback: model.fallback,
         tap: model.tap.into(),
     })
 }
@@ -226,12 +245,19 @@ fn model_plan(name: String, model: ModelPlan) -> PyResult<plan::ModelPlan> {
 impl From<TapPlan> for plan::TapPlan {
     fn from(tap: TapPlan) -> Self {
         let versions = tap.versions.into_iter();
+        let versions = versions.map(|(version, number, block, compared)| {
+            let tapped = plan::TappedVersion {
+                number,
+                block,
+                compared,
+            };
+            (version, tapped)
+        });
         Self {
             split_generation: tap.split_generation,
             latency_edge_ns: tap.latency_edge_ns,
-            versions: versions
-                .map(|(version, number, block)| (version, (number, block)))
-                .collect(),
+            versions: versions.collect(),
+            shadow: tap.shadow,
         }
     }
 }

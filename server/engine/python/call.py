@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from server.engine.python.rules import Array, Findings
+from server.engine.python.rules import Array, Finding, Findings
 
 
 class Shape(NamedTuple):
@@ -32,6 +32,8 @@ class Call:
     findings: Findings = field(default_factory=Findings)
     #: The first input as it came, where a rule replaced it.
     received: Array | None = None
+    #: The output rule of policy fallback that was broken, with the first place.
+    fallback: Finding | None = None
 
 
 class Asked(NamedTuple):

@@ -8,14 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from server.engine.base import Counters, Prepared, RunCounts
-from server.engine.python.pipeline import Pipeline
+from server.engine.python.pipeline import FRAME_BYTES, Pipeline
 from server.engine.python.reaper import Reaper
 from server.engine.python.recorder import Recorder
 from server.engine.python.runtime import Runtime, prepare
 from server.engine.python.serving import Installed, build
+from server.engine.python.shadows import Shadows
 from server.engine.python.tallies import Identity, Tallies
 from server.engine.python.transport import Transport
-from server.plan import Plan, VersionPlan
+from server.plan import DEFAULT_SHADOW_BOUNDS, Plan, Role, ShadowBounds, VersionPlan
 from server.tap import Tap
 from tickserve.listening.connections import DEFAULT_BOUNDS, ConnectionBounds
 from tickserve.listening.listeners import Listeners, Tls
@@ -43,12 +44,15 @@ class PythonEngine:
         max_in_flight_per_client: int,
         max_message_bytes: int,
         connections: ConnectionBounds = DEFAULT_BOUNDS,
+        shadows: ShadowBounds = DEFAULT_SHADOW_BOUNDS,
         socket_mode: int = 0o660,
         certificates: Certificates | None = None,
     ) -> None:
         self._pool = ThreadPoolExecutor(pool_threads, thread_name_prefix="run")
+        self._shadows = Shadows(shadows, max_message_bytes - FRAME_BYTES)
         self._pipeline = Pipeline(
             self._pool,
+            shadows=self._shadows,
             max_in_flight=max_in_flight,
             max_in_flight_per_client=max_in_flight_per_client,
             max_message_bytes=max_message_bytes,
@@ -68,14 +72,17 @@ class PythonEngine:
         self._clock = -1
         self._prepared: dict[_Key, Runtime] = {}
         self._installed: dict[_Key, Runtime] = {}
+        #: Of shadows: what was installed, and what their thread runs.
+        self._apart: dict[_Key, tuple[Runtime, Runtime]] = {}
         self._tallies = Tallies()
         self._tap: Tap | None = None
-        self.producers = 1
+        self.producers = 2
 
     def open_tap(self, tap: Tap) -> None:
         """Records requests there."""
         self._tap = tap
-        self._pipeline.recorder = Recorder(tap)
+        self._pipeline.recorder = Recorder(tap, 0)
+        self._shadows.recorder = Recorder(tap, 1)
 
     def start(self) -> Sequence[str]:
         """Opens the listeners and returns their addresses. Raises ConfigurationError where one cannot be bound."""
@@ -83,6 +90,7 @@ class PythonEngine:
         self._is_serving = True
         self._clock = self._on_loop(lambda: time.pthread_getcpuclockid(threading.get_ident()))
         self._reaper.start()
+        self._shadows.start()
         return asyncio.run_coroutine_threadsafe(self._transport.start(), self._loop).result()
 
     def prepare(self, version: VersionPlan) -> Prepared:
@@ -98,13 +106,20 @@ class PythonEngine:
             keys = {_key(version) for model in plan.models.values() for version in model.versions.values()}
             runtimes = {key: self._prepared.get(key) or self._installed[key] for key in keys}
             placed = {} if self._tap is None else self._tap.place(plan)
-            installed = build(plan, lambda version: runtimes[_key(version)], self._tallies.of, placed)
+            apart = self._shadowed(plan, runtimes)
+            installed = build(
+                plan,
+                lambda version: runtimes[_key(version)],
+                self._tallies.of,
+                placed,
+                lambda version: apart[_key(version)][1],
+            )
             self._on_loop(lambda: self._swap(installed))
             self._tallies.keep(
                 {
-                    Identity(name, version, serving.role): serving
+                    Identity(name, serving.version.version, serving.role): serving
                     for name, model in installed.models.items()
-                    for version, serving in model.versions.items()
+                    for serving in (*model.versions.values(), *model.helpers)
                 }
             )
             if self._tap is not None:
@@ -112,6 +127,8 @@ class PythonEngine:
             retired = [runtime for key, runtime in self._installed.items() if runtimes.get(key) is not runtime]
             self._prepared = {key: runtime for key, runtime in self._prepared.items() if key not in keys}
             self._installed = runtimes
+            retired += [mine for key, (_, mine) in self._apart.items() if key not in apart or apart[key][1] is not mine]
+            self._apart = apart
         self._reaper.retire(retired)
 
     def discard(self, version: VersionPlan) -> None:
@@ -125,6 +142,7 @@ class PythonEngine:
         pipeline = self._pipeline
         with self._lock:
             tallies, folded = self._tallies.read()
+        shadows = {each: tally for each, tally in tallies if each.role is Role.SHADOW}
         return Counters(
             versions=[tally.copy(*identity) for identity, tally in tallies],
             folded=folded,
@@ -133,6 +151,10 @@ class PythonEngine:
             loop_lag_seconds=pipeline.lag_ns / 1e9,
             faults=pipeline.fault_count,
             worker_busy_ns=[self._busy_ns()],
+            shadow_dropped={
+                (each.model, each.version): tally.dropped + tally.expired for each, tally in shadows.items()
+            },
+            shadow_queued=self._shadows.queued,
         )
 
     def runs(self, versions: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], RunCounts]:
@@ -142,8 +164,8 @@ class PythonEngine:
 
     def take_faults(self) -> Sequence[str]:
         """Tracebacks since the last call."""
-        faults = self._pipeline.faults
-        return [faults.popleft() for _ in range(len(faults))]
+        kept = (self._pipeline.faults, self._shadows.faults)
+        return [faults.popleft() for faults in kept for _ in range(len(faults))]
 
     def is_alive(self, within_s: float) -> bool:
         """Whether the event loop makes a pass within `within_s` seconds."""
@@ -167,8 +189,20 @@ class PythonEngine:
         asyncio.run_coroutine_threadsafe(self._transport.stop(grace_s), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._shadows.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._reaper.stop()
+
+    def _shadowed(self, plan: Plan, runtimes: Mapping[_Key, Runtime]) -> dict[_Key, tuple[Runtime, Runtime]]:
+        """The runtimes of the plan's shadows, each with the one that it was made of."""
+        apart = {}
+        for model in plan.models.values():
+            if model.shadow is not None and model.shadow.version in model.versions:
+                key = _key(model.versions[model.shadow.version])
+                before = self._apart.get(key)
+                loaded = runtimes[key]
+                apart[key] = before if before is not None and before[0] is loaded else (loaded, loaded.apart())
+        return apart
 
     def _busy_ns(self) -> int:
         """CPU time of the event loop's thread; 0 where it has ended."""

@@ -7,13 +7,15 @@ import time
 import traceback
 from collections import deque
 from concurrent.futures import Executor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from server.engine import texts
-from server.engine.python.job import Codec, Job
+from server.engine.python.call import Asked
+from server.engine.python.job import Codec, Job, Retry
 from server.engine.python.recorder import Recorder
 from server.engine.python.serving import NOTHING_INSTALLED, Installed, Serving
-from tickserve.errors import PredictionError, TickserveError
+from server.engine.python.shadows import Copy, Shadows, live_columns, shadow_of
+from tickserve.errors import PredictionError, Reason, TickserveError
 
 #: A request that should take longer than this, or is larger, leaves the event loop for a thread of the pool.
 _INLINE_NS = 200_000
@@ -34,7 +36,13 @@ class Pipeline:
     """
 
     def __init__(
-        self, pool: Executor, *, max_in_flight: int, max_in_flight_per_client: int, max_message_bytes: int
+        self,
+        pool: Executor,
+        *,
+        max_in_flight: int,
+        max_in_flight_per_client: int,
+        max_message_bytes: int,
+        shadows: Shadows,
     ) -> None:
         self._pool = pool
         self._max_in_flight = max_in_flight
@@ -46,6 +54,7 @@ class Pipeline:
         self._clients: dict[str, int] = {}
         self.installed: Installed = NOTHING_INSTALLED
         self.recorder: Recorder | None = None
+        self.shadows = shadows
         self.is_draining = False
         self._idle = asyncio.Event()
         self.in_flight = 0
@@ -88,6 +97,8 @@ class Pipeline:
         pending: _Pending | None = None
         wait = 0
         job: Job[_Request, _Pending] | None = None
+        shadow: Serving | None = None
+        answer: bytes | None = None
         drawn_id = f"{self._boot}-{next(self._drawn):x}"
         refusal: TickserveError
         self.in_flight += 1
@@ -101,24 +112,35 @@ class Pipeline:
                 )
             shape = codec.shape(serving, pending)
             job = Job(codec, serving, pending, shape, arrived, deadline)
+            if serving.shadow is not None:
+                shadow = _sampled(serving, codec.ask(request, pending), drawn_id, job)
             if shape.values * serving.runtime.ns_per_value > _INLINE_NS or size_bytes > _INLINE_BYTES:
                 answer = await self._in_pool(job)
             else:
                 answer = job.run()
             if len(answer) > self.max_answer_bytes:
                 # The client would get grpc's own refusal, which does not say that the model ran.
-                raise texts.ANSWER_TOO_LONG.error(size=len(answer), bound=self.max_answer_bytes)
+                too_long = texts.ANSWER_TOO_LONG.error(size=len(answer), bound=self.max_answer_bytes)
+                answer = None
+                raise job.unsent(too_long)
+            if job.refusal is not None:
+                # Of the version that was asked first; the fallback answered.
+                raise job.refusal
             job.count(wait)
             self._record(codec, serving, request, pending, drawn_id, job, wait)
+            if shadow is not None:
+                self._copy(codec, serving, shadow, request, pending, drawn_id, size_bytes, job)
         except asyncio.CancelledError:
             # The thread may be at it still.
             job = None
+            if shadow is not None:
+                shadow.runtime.give_back()
             raise
         except PredictionError as error:
             refusal = error
         except Exception:  # noqa: BLE001 - whatever it is, the client gets a status and the log the traceback
             self.keep_fault()
-            refusal = texts.INTERNAL.error()
+            answer, refusal = None, texts.INTERNAL.error()
         else:
             return answer
         finally:
@@ -133,8 +155,14 @@ class Pipeline:
         if serving is not None:
             serving.tally.count_error(refusal.reason or "")
             self._record(codec, serving, request, pending, drawn_id, job, wait, refusal)
+            if job is not None and job.retry is not None:
+                self._count_retry(codec, job.retry, request, pending, drawn_id, wait)
+            if shadow is not None and job is not None and pending is not None:
+                self._copy(codec, serving, shadow, request, pending, drawn_id, size_bytes, job, refusal)
         else:
             self.count_refusal(refusal, codec.model(request))
+        if answer is not None:
+            return answer
         raise refusal
 
     async def drained(self) -> None:
@@ -150,8 +178,11 @@ class Pipeline:
 
     def keep_fault(self) -> None:
         """Keeps the traceback of the exception that is being handled, for the log."""
+        self._keep(traceback.format_exc())
+
+    def _keep(self, fault: str) -> None:
         self.fault_count += 1
-        self.faults.append(traceback.format_exc())
+        self.faults.append(fault)
 
     def _record(
         self,
@@ -171,6 +202,60 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - a record that cannot be written costs no answer, and is in the log
             self.keep_fault()
 
+    def _count_retry(
+        self,
+        codec: Codec[_Request, _Pending],
+        retry: Retry,
+        request: _Request,
+        pending: _Pending | None,
+        drawn_id: str,
+        wait: int,
+    ) -> None:
+        """Counts and records what a fallback made of a request."""
+        job, tally = retry.job, retry.serving.tally
+        if job is not None and job.call is not None:
+            tally.count_violations(job.call.findings.violations)
+        if retry.fault:
+            self._keep(retry.fault)
+        if retry.refusal is not None:
+            tally.count_error(retry.refusal.reason or "")
+        elif job is not None:
+            job.count(wait)
+        self._record(codec, retry.serving, request, pending, drawn_id, job, wait, retry.refusal)
+
+    def _copy(
+        self,
+        codec: Codec[_Request, _Pending],
+        serving: Serving,
+        shadow: Serving,
+        request: _Request,
+        pending: _Pending,
+        drawn_id: str,
+        size_bytes: int,
+        job: Job[_Request, _Pending],
+        refusal: TickserveError | None = None,
+    ) -> None:
+        """Hands a request to its shadow in the loop's next turn: once the answer has left.
+
+        Not where the model was not asked, nor where it was too late: a shadow has no deadline to be late for.
+        """
+        if not job.has_run or (refusal is not None and refusal.reason is Reason.DEADLINE):
+            shadow.runtime.give_back()
+            return
+        copy = Copy(
+            shadow=shadow,
+            codec=codec,
+            pending=pending,
+            asked=codec.ask(request, pending),
+            drawn_id=drawn_id,
+            size_bytes=size_bytes,
+            by=serving,
+            live=live_columns(serving, job, refusal),
+            checked_at_unix_ns=job.checked_at_unix_ns,
+            at=time.perf_counter_ns(),
+        )
+        asyncio.get_running_loop().call_soon(self.shadows.offer, copy)
+
     def _admit(self, client: str) -> None:
         if client and self._bounds_clients:
             self._clients[client] = count = self._clients.get(client, 0) + 1
@@ -189,10 +274,21 @@ class Pipeline:
             del self._clients[client]
 
     async def _in_pool(self, job: Job[_Request, _Pending]) -> bytes:
-        runtime = job.serving.runtime
+        fallback = job.serving.fallback
+        runtimes = [job.serving.runtime] if fallback is None else [job.serving.runtime, fallback.runtime]
         loop = asyncio.get_running_loop()
         running = self._pool.submit(job.run_in_pool, time.perf_counter_ns())
         # Until the thread is through with it, also where the request is cancelled meanwhile.
-        runtime.in_flight += 1
-        running.add_done_callback(lambda _: loop.call_soon_threadsafe(runtime.release))
+        for runtime in runtimes:
+            runtime.take()
+            running.add_done_callback(lambda _, runtime=runtime: loop.call_soon_threadsafe(runtime.release))  # type: ignore[misc]
         return await asyncio.wrap_future(running)
+
+
+def _sampled(serving: Serving, asked: Asked, drawn_id: str, job: Job[Any, Any]) -> Serving | None:
+    """The shadow that is to get a copy of this request, if any; makes ready what is compared then."""
+    shadow = shadow_of(serving, asked, drawn_id)
+    if shadow is not None:
+        shadow.runtime.take()
+        job.is_timed = serving.model.latency_edge_ns > 0
+    return shadow

@@ -1,8 +1,8 @@
-"""The tap of the python engine: what it records and counts of each request that it has seen to its end."""
+"""The tap of the python engine: what its threads record and count of each request that they have seen to its end."""
 
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mlops.routing import key_bucket
@@ -22,7 +22,8 @@ from mlops.tap.record import encode_entities
 from server.engine.python.call import Asked, Call
 from server.engine.python.job import Job
 from server.engine.python.rules import Array, Findings
-from server.engine.python.serving import Serving
+from server.engine.python.serving import Serving, Tapped
+from server.plan import Role
 from server.tap import Tap
 from tickserve.errors import Code, Reason, TickserveError
 
@@ -35,15 +36,23 @@ _EXECUTED, _READ, _RAN, _DRAWN = Flag.EXECUTED.value, Flag.READ.value, Flag.RAN.
 _ANSWERED = _EXECUTED | _READ | _RAN
 _BYTES = DATATYPE_NUMBER["BYTES"]
 _SPLIT, _PIN = Why.SPLIT.value, Why.PIN.value
+#: In these roles a version is not what the request was routed to.
+_WHY = {Role.FALLBACK: Why.FALLBACK.value, Role.SHADOW: Why.SHADOW.value}
 _MIN_I64, _MAX_I64 = -(1 << 63), (1 << 63) - 1
 
 
 class Recorder:
-    """Writes to the one ring of this engine, and to its rows of the counters page. On the engine's thread only."""
+    """Writes to one ring, and to its rows of the counters page. On one thread only.
 
-    def __init__(self, tap: Tap) -> None:
-        self._ring = RingWriter(tap.rings[0])
-        self._counts = Tallier(Page(tap.counters), 0)
+    Parameters
+    ----------
+    producer : int
+        Which of the tap's: 0 is the engine's own thread, 1 that of shadows.
+    """
+
+    def __init__(self, tap: Tap, producer: int) -> None:
+        self._ring = RingWriter(tap.rings[producer])
+        self._counts = Tallier(Page(tap.counters), producer)
 
     def record(
         self,
@@ -58,18 +67,54 @@ class Recorder:
         tapped = serving.tapped
         if tapped is None:
             return
+        bucket = _bucket(serving, asked, drawn_id)
+        if tapped.block is not None and not asked.is_pinned:
+            times = () if refusal is not None else _latency(serving, tapped.latency_edge_ns, job)
+            self._counts.count(tapped.block, bucket, (*outcome(job, refusal), *times))
+        self._write(tapped, bucket, serving, asked, drawn_id, job, wait_ns, refusal)
+
+    def record_copy(
+        self,
+        live: Serving,
+        live_columns: Sequence[int],
+        shadow: Serving,
+        columns: Sequence[int],
+        asked: Asked,
+        drawn_id: str,
+        job: Job[Any, Any] | None,
+        wait_ns: int,
+        refusal: TickserveError | None,
+    ) -> None:
+        """Records what a shadow made of a copy, and counts that beside what the version made of it that answered."""
+        if live.tapped is None or shadow.tapped is None:
+            return
+        bucket = _bucket(live, asked, drawn_id)
+        compared, block = live.tapped.compared, shadow.tapped.block
+        if compared is not None and block is not None:
+            # Both or none, so that they are counts of the same requests.
+            self._counts.count(compared, bucket, live_columns)
+            self._counts.count(block, bucket, columns)
+        self._write(shadow.tapped, bucket, shadow, asked, drawn_id, job, wait_ns, refusal)
+
+    def _write(
+        self,
+        tapped: Tapped,
+        bucket: int,
+        serving: Serving,
+        asked: Asked,
+        drawn_id: str,
+        job: Job[Any, Any] | None,
+        wait_ns: int,
+        refusal: TickserveError | None,
+    ) -> None:
         own_id, routing_key, is_pinned, entities = asked
         flags = 0 if own_id else _DRAWN
         request_id = (own_id or drawn_id).encode()
-        key = routing_key.encode() if routing_key else request_id
-        bucket = key_bucket(serving.model.split.salt, key)
         call = outputs = None
         rows, durations = 0, _NO_DURATIONS
         if job is not None:
             call, outputs, rows = job.call, job.outputs, job.shape.rows
-        if tapped.block is not None and not is_pinned:
-            self._counts.count(tapped.block, bucket, _columns(serving, tapped.latency_edge_ns, job, refusal))
-        why = _PIN if is_pinned else _SPLIT
+        why = _WHY.get(serving.role) or (_PIN if is_pinned else _SPLIT)
         if (
             refusal is None
             and job is not None
@@ -115,7 +160,7 @@ class Recorder:
                 bucket,
                 flags,
                 request_id,
-                key if routing_key else b"",
+                routing_key.encode(),
                 given,
                 gave,
                 [entity.encode() for entity in entities] if call is not None and entities else (),
@@ -169,28 +214,29 @@ class Recorder:
 _NOTHING_FOUND = Findings()
 
 
-def _columns(
-    serving: Serving, edge_ns: int, job: Job[Any, Any] | None, refusal: TickserveError | None
-) -> Sequence[int]:
-    """What to count of a request beside that it was one."""
-    columns = []
+def outcome(job: Job[Any, Any] | None, refusal: TickserveError | None) -> tuple[int, ...]:
+    """What a request counts in beside that it was one, its time left out."""
+    columns: tuple[int, ...] = ()
     if refusal is not None:
-        columns.append(ERRORS)
-        if refusal.code not in _NOT_FAILURES:
-            columns.append(FAILURES)
-    if job is None:
-        return columns
-    if job.call is not None and job.call.findings.violations:
-        columns.append(VIOLATIONS)
-        if job.has_broken_output:
-            columns.append(OUTPUT_VIOLATIONS)
-    if refusal is None:
-        budget_us = serving.version.limits.latency_budget_us
-        if budget_us and job.total_ns > budget_us * 1000:
-            columns.append(OVER_BUDGET)
-        if edge_ns and job.total_ns > edge_ns:
-            columns.append(OVER_EDGE)
+        columns = (ERRORS,) if refusal.code in _NOT_FAILURES else (ERRORS, FAILURES)
+    if job is not None and job.call is not None and job.call.findings.violations:
+        columns += (VIOLATIONS, OUTPUT_VIOLATIONS) if job.has_broken_output else (VIOLATIONS,)
     return columns
+
+
+def _latency(serving: Serving, edge_ns: int, job: Job[Any, Any] | None) -> Iterator[int]:
+    if job is None:
+        return
+    budget_us = serving.version.limits.latency_budget_us
+    if budget_us and job.total_ns > budget_us * 1000:
+        yield OVER_BUDGET
+    if edge_ns and job.total_ns > edge_ns:
+        yield OVER_EDGE
+
+
+def _bucket(serving: Serving, asked: Asked, drawn_id: str) -> int:
+    key = asked.routing_key or asked.request_id or drawn_id
+    return key_bucket(serving.model.split.salt, key.encode())
 
 
 def _received(call: Call) -> Sequence[Array]:

@@ -16,8 +16,8 @@ from mlops.tap.layout import DATATYPE_NUMBER
 from server.engine import texts
 from server.engine.base import STAGES, Prepared, StageCounts, VersionCounters
 from server.engine.python.call import Call
-from server.engine.python.rules import Array, BoundsCheck, FiniteCheck, OutputCheck
-from server.engine.python.session import Session
+from server.engine.python.rules import Array, BoundsCheck, Finding, FiniteCheck, OutputCheck
+from server.engine.python.session import Session, load
 from server.engine.python.tensors import InputReader
 from server.engine.yielding import run_yielding
 from server.plan import Role, VersionPlan
@@ -32,9 +32,21 @@ _TEXT_NS = 250
 
 
 class Tally:
-    """What one version has done in one role. Written by the engine's thread alone."""
+    """What one version has done in one role. Written by the engine's thread alone; in the role of a shadow, by that of
+    shadows, but for `dropped`.
+    """
 
-    __slots__ = ("answered", "errors", "last_answer_unix_ns", "rows", "rule_violations", "slow", "stages")
+    __slots__ = (
+        "answered",
+        "dropped",
+        "errors",
+        "expired",
+        "last_answer_unix_ns",
+        "rows",
+        "rule_violations",
+        "slow",
+        "stages",
+    )
 
     def __init__(self) -> None:
         self.stages = {stage: Histogram() for stage in STAGES}
@@ -44,6 +56,9 @@ class Tally:
         self.errors: dict[str, int] = {}
         self.rule_violations: dict[tuple[str, str], int] = {}
         self.last_answer_unix_ns = 0
+        #: Copies that found no room for a shadow, and those that waited too long in it.
+        self.dropped = 0
+        self.expired = 0
 
     def count_error(self, reason: str) -> None:
         """Counts one refusal after routing."""
@@ -75,9 +90,9 @@ class Tally:
 class Runtime:
     """A version that is loaded and may answer."""
 
-    def __init__(self, version: VersionPlan, model: bytes) -> None:
+    def __init__(self, version: VersionPlan, session: Session) -> None:
         self.version = version
-        self.session = Session(model, version.inputs, version.outputs)
+        self.session = session
         #: As the tap numbers datatypes.
         self.input_datatypes = [DATATYPE_NUMBER[spec.datatype] for spec in version.inputs]
         self.output_datatypes = [DATATYPE_NUMBER[spec.datatype] for spec in version.outputs]
@@ -85,7 +100,10 @@ class Runtime:
         self.readers = [InputReader(spec) for spec in version.inputs]
         #: Estimated cost of a request, by each value that goes in; infinite until measured.
         self.ns_per_value = math.inf
-        self.in_flight = 0
+        #: Median for one row, once measured.
+        self.run_time_ns = 0
+        self._taken = 0
+        self._released = 0
         rules = version.input_rules
         self._finite = [
             FiniteCheck(spec.name, version.feature_names) if rules.finite and spec.datatype.startswith("FP") else None
@@ -98,9 +116,26 @@ class Runtime:
             if (checks := [rule for rule in version.output_rules if rule.output == spec.name])
         ]
 
+    @property
+    def in_flight(self) -> int:
+        """Uses by other threads, and for shadows, that have not ended."""
+        return self._taken - self._released
+
+    def take(self) -> None:
+        """Begins one use. On the engine's thread."""
+        self._taken += 1
+
+    def give_back(self) -> None:
+        """Undoes `take`, where nothing came of the use. On the engine's thread."""
+        self._taken -= 1
+
     def release(self) -> None:
-        """Ends one use by a thread of the pool. On the engine's thread."""
-        self.in_flight -= 1
+        """Ends one use. On one thread: that of shadows for what `apart` gave, else the engine's."""
+        self._released += 1
+
+    def apart(self) -> "Runtime":
+        """The same loaded version for the thread of shadows, with buffers of its own."""
+        return Runtime(self.version, self.session.apart())
 
     def check_inputs(self, call: Call, now_unix_ns: int) -> None:
         """Applies the input rules; may replace the call's arrays by clipped ones."""
@@ -127,6 +162,8 @@ class Runtime:
                 raise self.withheld(call, f"shape:{spec.name}", "reject", at=spec.name)
         for index, check in self._outputs:
             for rule, rows, columns in check.broken(outputs[index]):
+                if rule.policy == "fallback":
+                    call.fallback = Finding("FALLBACK", int(rows[0]), int(columns[0]), rule.name)
                 if rule.policy != "flag":
                     raise self.withheld(call, rule.name, rule.policy, at=rule.output)
                 call.findings.count(rule.name, rule.policy, len(rows))
@@ -183,13 +220,14 @@ def prepare(version: VersionPlan) -> tuple[Runtime, Prepared]:
     if hashlib.sha256(model).hexdigest() != version.model_sha256:
         raise DamagedPackageError(f"{MODEL_FILE} changed after it was verified: its SHA-256 differs", field=MODEL_FILE)
     # Not the measurement: it is to take as long as a request's run does.
-    runtime = run_yielding(lambda: Runtime(version, model))
+    runtime = Runtime(version, run_yielding(lambda: load(model, version.inputs, version.outputs)))
     one_row = _one_row(version)
     try:
         outputs = runtime.session.run(one_row)
         _require_declared(version, one_row, outputs)
         _median_run_time_ns(runtime, one_row, _WARM_UP_RUNS)
         run_time_ns = _median_run_time_ns(runtime, one_row, _TIMED_RUNS)
+        runtime.run_time_ns = run_time_ns
         runtime.ns_per_value = _ns_per_value(run_time_ns, one_row, outputs)
         golden_max_error = _check_golden(runtime)
     except PackageError:

@@ -17,10 +17,14 @@ from server.tap import UNTAPPED, TappedModel
 
 
 class Tapped(NamedTuple):
-    """What the tap writes of a version under one plan."""
+    """What the tap writes of a version in one role under one plan.
+
+    `block` is where its requests are counted, `compared` where those are that its shadow gets too.
+    """
 
     version: int
     block: int | None
+    compared: int | None
     split_generation: int
     latency_edge_ns: int
     #: Of the usual record; None where the shapes of one row are not fixed.
@@ -28,16 +32,22 @@ class Tapped(NamedTuple):
 
 
 class Serving:
-    """One version in one role under one plan."""
+    """One version in one role under one plan.
+
+    `fallback` answers where this one breaks an output rule of that policy; `shadow` gets copies of what the split gives
+    to this one.
+    """
 
     __slots__ = (
         "__weakref__",
+        "fallback",
         "generation",
         "heads",
         "model",
         "position_scale",
         "role",
         "runtime",
+        "shadow",
         "tally",
         "tapped",
         "version",
@@ -57,15 +67,18 @@ class Serving:
         self.tapped = tapped
         #: Encoded beginnings of OIP responses, by rows and outputs asked for; filled and bounded by the codec.
         self.heads: dict[tuple[int, tuple[int, ...] | None], bytes] = {}
+        self.fallback: Serving | None = None
+        self.shadow: Serving | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ServingModel:
-    """One model; `segments` are (upper bound of the routing hash, version)."""
+    """One model; `segments` are (upper bound of the routing hash, version), `helpers` its fallback and its shadow."""
 
     plan: ModelPlan
     versions: Mapping[str, Serving]
     segments: tuple[tuple[int, Serving], ...]
+    helpers: tuple[Serving, ...] = ()
 
     def answers(self, number: str) -> bool:
         """Whether requests may go to this version: the split names it, or somebody may pin it.
@@ -135,32 +148,46 @@ class Installed:
 
 
 NOTHING_INSTALLED = Installed(EMPTY_PLAN, {})
+Runtimes = Callable[[VersionPlan], Runtime]
 
 
 def build(
     plan: Plan,
-    runtimes: Callable[[VersionPlan], Runtime],
+    runtimes: Runtimes,
     tally: Callable[[str, str, Role], Tally],
     placed: Mapping[str, TappedModel] = MappingProxyType({}),
+    apart: Runtimes | None = None,
 ) -> Installed:
-    """Resolves a plan against the loaded runtimes and the counts that outlive it."""
+    """Resolves a plan against the loaded runtimes and the counts that outlive it; shadows have runtimes of `apart`."""
+
+    def serving(model: ModelPlan, number: str, role: Role, runtimes: Runtimes = runtimes) -> Serving:
+        version, tapped = model.versions[number], placed.get(model.name, UNTAPPED)
+        return Serving(
+            runtimes(version),
+            role,
+            tally(model.name, number, role),
+            plan.generation,
+            model,
+            _tapped(tapped, number, version, role, plan.generation),
+        )
+
     models = {}
     for name, model in plan.models.items():
         roles = {segment.version: segment.role for segment in model.split.segments}
-        tapped = placed.get(name, UNTAPPED)
-        versions = {
-            number: Serving(
-                runtimes(version),
-                role := roles.get(number, Role.PREVIOUS),
-                tally(name, number, role),
-                plan.generation,
-                model,
-                _tapped(tapped, number, version, role, plan.generation),
-            )
-            for number, version in model.versions.items()
-        }
+        versions = {number: serving(model, number, roles.get(number, Role.PREVIOUS)) for number in model.versions}
+        helpers = []
+        if model.fallback in versions:
+            fallback = serving(model, model.fallback, Role.FALLBACK)
+            helpers.append(fallback)
+            for number in versions.keys() - {model.fallback}:
+                versions[number].fallback = fallback
+        if model.shadow is not None and model.shadow.version in versions:
+            shadow = serving(model, model.shadow.version, Role.SHADOW, apart or runtimes)
+            helpers.append(shadow)
+            for number in filter(model.shadow.copies, roles):
+                versions[number].shadow = shadow
         segments = tuple((segment.upper_bound, versions[segment.version]) for segment in model.split.segments)
-        models[name] = ServingModel(model, versions, segments)
+        models[name] = ServingModel(model, versions, segments, tuple(helpers))
     return Installed(plan, models, any(model.client_pins for model in plan.models.values()))
 
 
@@ -179,7 +206,10 @@ def _tapped(model: TappedModel, number: str, version: VersionPlan, role: Role, g
             inputs=inputs,
             outputs=outputs,
         )
-    return Tapped(*placed, model.split_generation, model.latency_edge_ns, form)
+    # A fallback's answers are counted in no block: the request is one of the version that broke the rule.
+    blocks = {Role.SHADOW: model.shadow, Role.FALLBACK: None}
+    block = blocks.get(role, placed.block)
+    return Tapped(placed.version, block, placed.compared, model.split_generation, model.latency_edge_ns, form)
 
 
 def _one_row(specs: Sequence[TensorSpec]) -> list[Tensor] | None:

@@ -17,14 +17,13 @@ Array = NDArray[Any]
 class Session:
     """Runs one model.
 
-    `run` may be called from any thread. `run_one` reuses its buffers: it and what it returns belong to the engine's
-    own thread, until its next call.
+    `run` may be called from any thread. `run_one` reuses its buffers: it and what it returns belong to one thread, the
+    engine's own or that of shadows, until its next call.
     """
 
-    def __init__(self, model: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-        self._session = open_session(model)
-        _require_names("input", [tensor.name for tensor in self._session.get_inputs()], inputs)
-        _require_names("output", [tensor.name for tensor in self._session.get_outputs()], outputs)
+    def __init__(self, session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        self._session = session
+        self._specs = inputs, outputs
         self._input_names = [tensor.name for tensor in inputs]
         self._output_names = [tensor.name for tensor in outputs]
         self._one_row: tuple[Any, list[Array]] | None = None
@@ -37,6 +36,10 @@ class Session:
                 for spec, array in zip(specs, arrays, strict=True):
                     bind(spec.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
             self._one_row, self.bound_outputs = (binding, buffers), results
+
+    def apart(self) -> "Session":
+        """The same model for another thread, with buffers of its own."""
+        return Session(self._session, *self._specs)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Runs any number of rows; `arrays` in the order of the inputs, the result in that of the outputs."""
@@ -57,6 +60,14 @@ class Session:
             # Outputs of another shape than declared do not fit the buffers; the checks on outputs speak of them.
             return self.run(arrays)
         return outputs
+
+
+def load(model: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Session:
+    """Loads a model. Raises PackageError where the runtime cannot, or its tensors are not those of the manifest."""
+    session = open_session(model)
+    _require_names("input", [tensor.name for tensor in session.get_inputs()], inputs)
+    _require_names("output", [tensor.name for tensor in session.get_outputs()], outputs)
+    return Session(session, inputs, outputs)
 
 
 def one_row_arrays(specs: Sequence[TensorSpec]) -> list[Array] | None:

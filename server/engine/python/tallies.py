@@ -69,10 +69,10 @@ class Tallies:
         return list(self._tallies.items()), list(self._folded.values())
 
     def runs(self, versions: Collection[tuple[str, str]]) -> dict[tuple[str, str], RunCounts]:
-        """How these versions, by model and version, have done in every role that is counted apart."""
+        """How these versions, by model and version, have done in every role that answers and is counted apart."""
         found: dict[tuple[str, str], list[Tally]] = {}
         for identity, tally in self._tallies.items():
-            if (identity.model, identity.version) in versions:
+            if (identity.model, identity.version) in versions and identity.role is not Role.SHADOW:
                 found.setdefault((identity.model, identity.version), []).append(tally)
         return {key: _runs(tallies) for key, tallies in found.items()}
 
@@ -88,6 +88,9 @@ class Tallies:
             del self._left[identity]
             self._holders.pop(identity, None)
             gone = self._tallies.pop(identity).copy(*identity)
+            if identity.role is Role.SHADOW:
+                # Copies are no requests of the model: they are in no sum.
+                continue
             before = self._folded.get(identity.model)
             self._folded[identity.model] = total(identity.model, [gone] if before is None else [before, gone])
 

@@ -45,7 +45,7 @@ def test_idle_runtime_is_freed_by_the_reaper(tmp_path: Path) -> None:
 
 def test_runtime_in_use_is_kept_until_its_last_request(runtime: Runtime) -> None:
     seen = weakref.ref(runtime)
-    runtime.in_flight = 1
+    runtime.take()
     reaper = Reaper()
     reaper.start()
     reaper.retire([runtime])
@@ -56,7 +56,7 @@ def test_runtime_in_use_is_kept_until_its_last_request(runtime: Runtime) -> None
     wait_until(lambda: idle_seen() is None)
     assert seen() is not None
     assert runtime in [kept for kept, _ in reaper._retired]
-    runtime.in_flight = 0
+    runtime.release()
     wait_until(lambda: reaper._retired == [])
     reaper.stop()
 

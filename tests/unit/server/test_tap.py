@@ -8,9 +8,9 @@ from types import MappingProxyType
 import pytest
 
 from mlops.routing import MAX_HASH
-from mlops.tap import announce_reader, boots, default_folder, read_catalog
+from mlops.tap import PageReader, State, announce_reader, boots, default_folder, read_catalog
 from server.config import load_settings
-from server.plan import ModelPlan, Plan, Role, Segment, Split
+from server.plan import ModelPlan, Plan, Role, Segment, Shadow, Split
 from server.tap import Tap, file_system, require_memory, widest_record
 from tests.support.models import echo_model, unwritten_plan
 from tests.support.shared_memory import memory_folder
@@ -29,10 +29,10 @@ def open_tap(folder: Path, *, ring_bytes: int = 64 << 10, producers: int = 2) ->
     return Tap(folder, ring_bytes=ring_bytes, slot_bytes=384, producers=producers)
 
 
-def plan(generation: int = 1, *versions: str) -> Plan:
+def plan(generation: int = 1, *versions: str, shadow: Shadow | None = None) -> Plan:
     planned = {number: unwritten_plan(echo_model(), version=number) for number in versions}
     split = Split(b"", (Segment(MAX_HASH, versions[0], Role.STABLE),))
-    return Plan(generation, MappingProxyType({"echo": ModelPlan("echo", planned, split)}))
+    return Plan(generation, MappingProxyType({"echo": ModelPlan("echo", planned, split, shadow=shadow)}))
 
 
 def test_files_are_for_the_server_alone(folder: Path) -> None:
@@ -135,6 +135,36 @@ def test_a_plan_gets_numbers_that_stay_and_blocks_that_are_given_back(folder: Pa
     blocks = [*first.versions.values(), *second.versions.values()]
     assert len({placed.block for placed in blocks}) == 4
     assert list(read_catalog(tap.boot / "catalog.jsonl").versions) == [0, 1, 2]
+    tap.close()
+
+
+def test_a_shadow_and_what_it_is_compared_with_have_blocks_of_their_own(folder: Path) -> None:
+    tap = open_tap(folder)
+    planned = plan(1, "1", "2", "3", shadow=Shadow("2", 10_000, b"s"))
+    placed = tap.place(planned)["echo"]
+    tap.keep(planned, {"echo": placed})
+    with_block = {
+        each.block: (each.identity.version, each.identity.role) for each in PageReader(tap.counters).snapshot()
+    }
+    first, second, third = (placed.versions[number] for number in "123")
+    assert with_block[placed.shadow] == (second.version, 3)
+    assert with_block[first.compared] == (first.version, 6)
+    assert (second.compared, third.compared) == (None, None)
+    # The shadow leaves: its blocks and those of the comparison leave the plan, the others stay.
+    tap.keep(plan(2, "1", "2", "3"), {"echo": tap.place(plan(2, "1", "2", "3"))["echo"]})
+    states = {each.block: each.state for each in PageReader(tap.counters).snapshot()}
+    assert {states[placed.shadow], states[first.compared]} == {State.LEFT}
+    assert {states[each.block] for each in (first, second, third)} == {State.PLANNED}
+    tap.close()
+
+
+def test_a_shadow_of_one_version_is_compared_with_that_alone(folder: Path) -> None:
+    tap = open_tap(folder)
+    planned = plan(1, "1", "2", "3", shadow=Shadow("2", 10_000, b"s", of="3"))
+    placed = tap.place(planned)["echo"]
+    # Version 3 has no part in the split, and so no requests to compare.
+    assert placed.shadow is not None
+    assert all(found.compared is None for found in placed.versions.values())
     tap.close()
 
 

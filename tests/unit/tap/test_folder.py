@@ -141,6 +141,15 @@ def test_catalog_names_a_split_by_the_plan_that_brought_it(tmp_path: Path) -> No
     assert read_catalog(tmp_path / "catalog.jsonl").splits == {("demo", 3): SPLIT, ("demo", 5): changed}
 
 
+def test_catalog_says_whose_life_it_is(tmp_path: Path) -> None:
+    catalog = CatalogWriter(open_catalog(tmp_path))
+    assert read_catalog(tmp_path / "catalog.jsonl").server == ""
+    catalog.server("desk-1")
+    assert catalog.version(VERSION) == 0
+    found = read_catalog(tmp_path / "catalog.jsonl")
+    assert (found.server, found.versions) == ("desk-1", {0: VERSION})
+
+
 def test_a_line_that_is_not_whole_does_not_exist(tmp_path: Path) -> None:
     path = tmp_path / "catalog.jsonl"
     CatalogWriter(open_catalog(tmp_path)).version(VERSION)

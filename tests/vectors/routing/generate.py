@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from mlops.routing import Segment, key_bucket, moved, routing_hash, split_table, whole
+from mlops.routing import Segment, is_sampled, key_bucket, moved, routing_hash, split_table, whole
 from mlops.routing.segments import weights
 
 FILE = Path(__file__).parent / "routing.json"
@@ -16,13 +16,16 @@ SEED = 20261126
 
 
 def vectors() -> dict[str, Any]:
-    """Places of keys, versions of keys under splits, and how splits move."""
+    """Places of keys, versions of keys under splits, how splits move, and which requests a shadow gets."""
     draw = random.Random(SEED)
     moves = list(_moves(draw))
     return {
         "places": [_place(draw.randbytes(salt), draw.randbytes(key)) for salt in (0, 4, 54, 70) for key in (0, 3, 64)],
         "splits": [_split(draw, [Segment(*each) for each in move["after"]]) for move in moves[::7]],
         "moves": moves,
+        "samples": [
+            _sample(draw, size, fraction) for size in (0, 9, 60) for fraction in (0, 1, 250, 5_000, 9_999, 10_000)
+        ],
     }
 
 
@@ -33,6 +36,16 @@ def _place(salt: bytes, key: bytes) -> dict[str, Any]:
         "key": key.hex(),
         "hash": str(routing_hash(salt, key)),
         "bucket": key_bucket(salt, key),
+    }
+
+
+def _sample(draw: random.Random, size: int, fraction_bp: int) -> dict[str, Any]:
+    salt = draw.randbytes(size)
+    ids = [draw.randbytes(size or 20).hex().encode()[:64] for _ in range(40)]
+    return {
+        "salt": salt.hex(),
+        "fraction_bp": fraction_bp,
+        "ids": [{"id": each.decode(), "sampled": is_sampled(salt, each, fraction_bp)} for each in ids],
     }
 
 

@@ -102,6 +102,11 @@ impl Parsed {
         self.sequence
     }
 
+    /// As it came.
+    pub fn message(&self) -> &Bytes {
+        &self.message
+    }
+
     /// The size of the message in bytes.
     pub fn size(&self) -> usize {
         self.message.len()

@@ -16,6 +16,7 @@ pub struct OutputChecks {
     version: Arc<VersionPlan>,
     /// The rules of each output that has some.
     outputs: Vec<(usize, Screen, Vec<OutputRule>)>,
+    may_fall_back: bool,
 }
 
 /// What every value and row sum must be for an output to break no rule.
@@ -47,7 +48,20 @@ impl OutputChecks {
         let outputs = outputs
             .map(|(index, rules)| (index, Screen::new(&rules), rules))
             .collect();
-        Self { version, outputs }
+        let may_fall_back = version
+            .output_rules
+            .iter()
+            .any(|rule| rule.policy == Policy::Fallback);
+        Self {
+            version,
+            outputs,
+            may_fall_back,
+        }
+    }
+
+    /// Whether another version may have to answer.
+    pub fn may_fall_back(&self) -> bool {
+        self.may_fall_back
     }
 
     /// Holds the outputs against the schema and the rules. What was broken is in the findings, also where the answer
@@ -107,6 +121,7 @@ impl OutputChecks {
             return Ok(());
         }
         if rule.policy != Policy::Flag {
+            findings.withheld_at = broken.first().map(|&(row, column)| (row as u32, column as u32));
             return Err(withheld(
                 &self.version,
                 findings,

@@ -17,6 +17,7 @@ pub struct Columns {
     pub output_violation: bool,
     pub over_budget: bool,
     pub over_edge: bool,
+    pub run_over_edge: bool,
 }
 
 /// A page that the control plane made. Each row has one writer; nobody waits.
@@ -82,6 +83,7 @@ impl Page {
             columns.output_violation,
             columns.over_budget,
             columns.over_edge,
+            columns.run_over_edge,
         ];
         for (number, _) in also.into_iter().enumerate().filter(|(_, is_counted)| *is_counted) {
             add(column(1 + number), 1);

@@ -1,4 +1,4 @@
-//! The tap of one worker: what it records and counts of each request that it has seen to its end.
+//! The tap of one thread: what it records and counts of each request that it has seen to its end.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::refusal::Refusal;
 const INVALID_ARGUMENT: i32 = 3;
 const FAILED_PRECONDITION: i32 = 9;
 
-/// The ring of a worker and its rows of the counters page.
+/// The ring of a thread and its rows of the counters page.
 #[derive(Debug)]
 pub struct Tap {
-    worker: usize,
+    writer: usize,
     ring: RingWriter,
     page: Arc<Page>,
 }
@@ -65,6 +65,12 @@ impl<'a> Asked<'a> {
         }
     }
 
+    /// Of the same request at the version that answers in place of the one that it was routed to.
+    pub fn for_fallback(mut self) -> Self {
+        self.way.why = Why::Fallback;
+        self
+    }
+
     /// A copy of all but the entities.
     pub fn keep(&self) -> Kept {
         Kept {
@@ -90,9 +96,9 @@ impl Kept {
 }
 
 impl Tap {
-    /// Takes what the worker writes to.
-    pub fn new(worker: usize, ring: RingWriter, page: Arc<Page>) -> Self {
-        Self { worker, ring, page }
+    /// Takes what the thread writes to; `writer` is its number in the page.
+    pub fn new(writer: usize, ring: RingWriter, page: Arc<Page>) -> Self {
+        Self { writer, ring, page }
     }
 
     /// Records and counts a request; `rows` are 0 where its shape was refused.
@@ -153,10 +159,25 @@ impl Tap {
         });
     }
 
+    /// Counts a request once more, in another block.
+    pub fn count_also(&self, block: u32, key_bucket: u8, columns: Columns) {
+        self.page.count(self.writer, block, key_bucket, columns);
+    }
+
     fn count(&self, serving: &Serving, tapped: Tapped, way: Way, outcome: &Outcome) {
-        let (Some(block), Why::Split | Why::Shadow) = (tapped.block, way.why) else {
-            return;
+        let Some(block) = tapped.block else { return };
+        let columns = match way.why {
+            Why::Split => Columns::of(serving, tapped, outcome),
+            Why::Shadow => Columns::compared(tapped, outcome),
+            Why::Pin | Why::Fallback | Why::Smoke => return,
         };
+        self.page.count(self.writer, block, way.key_bucket, columns);
+    }
+}
+
+impl Columns {
+    /// What a request is counted as.
+    fn of(serving: &Serving, tapped: Tapped, outcome: &Outcome) -> Self {
         let total_ns = outcome
             .result
             .as_ref()
@@ -168,17 +189,34 @@ impl Tap {
             .latency_budget_us
             .saturating_mul(1000);
         let is_over = |bound_ns: u64| bound_ns != 0 && total_ns > bound_ns;
+        Self {
+            over_budget: is_over(budget_ns),
+            over_edge: is_over(tapped.latency_edge_ns),
+            ..Self::of_outcome(outcome)
+        }
+    }
+
+    /// What one is counted as that a shadow ran too, and what the shadow's run of it is. The two waited for different
+    /// things, so only what the processor did is held against the edge.
+    pub fn compared(tapped: Tapped, outcome: &Outcome) -> Self {
+        let (edge_ns, run) = (tapped.latency_edge_ns, outcome.seen.run);
+        let cpu_ns = run.and_then(|run| run.cpu_ns).unwrap_or(0);
+        Self {
+            run_over_edge: edge_ns != 0 && cpu_ns > edge_ns,
+            ..Self::of_outcome(outcome)
+        }
+    }
+
+    fn of_outcome(outcome: &Outcome) -> Self {
         let refusal = outcome.result.as_ref().err();
         let broken = outcome.seen.call.as_ref().map(|call| &call.findings.violations);
-        let columns = Columns {
+        Self {
             error: refusal.is_some(),
             failure: refusal.is_some_and(is_failure),
             violation: broken.is_some_and(|broken| !broken.is_empty()),
             output_violation: outcome.seen.broke_output,
-            over_budget: is_over(budget_ns),
-            over_edge: is_over(tapped.latency_edge_ns),
-        };
-        self.page.count(self.worker, block, way.key_bucket, columns);
+            ..Self::default()
+        }
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) fn begin(
 fn single(peer: &Rc<Peer>, head: Head, mut messages: Messages, reply: Reply, arrived: Instant) {
     match messages.poll_next(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(message) => match answer(peer, head, message, arrived) {
-            Answered::Now(answer) => conclude(reply, answer),
+            Answered::Now(answer) => conclude(peer, reply, answer),
             Answered::Later(later) => {
                 let task = finish_later(Rc::clone(peer), later, messages, reply);
                 peer.spawn(task);
@@ -78,7 +78,7 @@ fn single(peer: &Rc<Peer>, head: Head, mut messages: Messages, reply: Reply, arr
             peer.spawn(async move {
                 let message = messages.next().await;
                 match answer(&own, head, message, arrived) {
-                    Answered::Now(answer) => conclude(reply, answer),
+                    Answered::Now(answer) => conclude(&own, reply, answer),
                     Answered::Later(later) => finish_later(own, later, messages, reply).await,
                 }
             });
@@ -148,13 +148,14 @@ pub(super) async fn wait(peer: &Peer, mut later: Later, reply: &mut Reply) -> Re
 /// `messages` stays until then: without it the client would be told that nobody reads.
 async fn finish_later(peer: Rc<Peer>, later: Later, messages: Messages, mut reply: Reply) {
     let answer = wait(&peer, later, &mut reply).await;
-    conclude(reply, answer);
+    conclude(&peer, reply, answer);
     drop(messages);
 }
 
-fn conclude(mut reply: Reply, answer: Result<Bytes, Ending>) {
+fn conclude(peer: &Peer, mut reply: Reply, answer: Result<Bytes, Ending>) {
     match answer.and_then(|message| reply.send(message)) {
         Ok(()) => reply.finish(),
         Err(ending) => reply.end(ending),
     }
+    peer.note_answered();
 }

@@ -78,6 +78,12 @@ impl Peer {
         self.worker.shared.faults.catch(call).map_err(|_| self.internal())
     }
 
+    /// Tells the service that the answer which it gave is in line.
+    pub(super) fn note_answered(&self) {
+        // A panic is kept; the answer is on its way.
+        let _kept = self.ask(|| self.worker.service.answered());
+    }
+
     pub(super) fn internal(&self) -> Ending {
         Ending::Refused(self.worker.shared.internal.clone())
     }

@@ -45,7 +45,9 @@ async fn run(peer: &Peer, head: Head, messages: &mut Messages, reply: &mut Reply
             tokio::task::yield_now().await;
         }
         let answer = answer(peer, head, message, arrived, reply).await?;
-        reply.send(answer)?;
+        let sent = reply.send(answer);
+        peer.note_answered();
+        sent?;
         taken(peer, reply, &mut listening).await?;
     }
 }

@@ -14,8 +14,8 @@ use tickserve_core::call::{Elements, Tensor};
 use tickserve_core::engine::{Engine, Settings};
 use tickserve_core::pipeline::Pipeline;
 use tickserve_core::plan::{
-    Datatype, EventTimeRule, InputRules, Limits, ModelPlan, Plan, Policy, Role, Segment, TapPlan, TensorSpec,
-    VersionPlan,
+    Datatype, EventTimeRule, InputRules, Limits, ModelPlan, Plan, Policy, Role, Segment, TapPlan,
+    TappedVersion, TensorSpec, VersionPlan,
 };
 use tickserve_core::reflection::Reflection;
 use tickserve_core::refusal::Refusal;
@@ -113,12 +113,23 @@ pub fn plan_of(generation: u64, version: &VersionPlan) -> Plan {
         halt: None,
         position_scale: 1.0,
         described: BTreeMap::new(),
+        shadow: None,
+        fallback: String::new(),
         tap: TapPlan::default(),
     };
     Plan {
         generation,
         models: BTreeMap::from([(version.model.clone(), model)]),
         ..Plan::default()
+    }
+}
+
+/// What the tap calls a version that nothing is compared with.
+pub fn tapped_version(number: u32, block: u32) -> TappedVersion {
+    TappedVersion {
+        number,
+        block: Some(block),
+        compared: None,
     }
 }
 
@@ -183,6 +194,8 @@ pub const BOUNDS: PipelineBounds = PipelineBounds {
     max_in_flight: 64,
     max_in_flight_per_client: 4,
     max_answer_bytes: 1 << 20,
+    max_shadow_queue: 64,
+    max_shadow_bytes: 1 << 20,
 };
 
 /// An engine of one worker and one thread in the pool.

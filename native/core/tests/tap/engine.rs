@@ -27,7 +27,8 @@ fn tapped(version: &VersionPlan) -> Tapped {
     plan.models.get_mut(&version.model).unwrap().tap = TapPlan {
         split_generation: 3,
         latency_edge_ns: 1,
-        versions: [(version.version.clone(), (9, Some(1)))].into(),
+        versions: [(version.version.clone(), tapped_version(9, 1))].into(),
+        shadow: None,
     };
     engine.install(plan).unwrap();
     Tapped { engine, ring, page }

@@ -230,6 +230,7 @@ fn the_page_has_the_counts_of_the_vector() {
             output_violation: has(4),
             over_budget: has(5),
             over_edge: has(6),
+            run_over_edge: has(7),
         };
         page.count(of(0) as usize, of(1) as u32, of(2) as u8, columns);
     }

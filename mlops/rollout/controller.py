@@ -1,0 +1,210 @@
+"""Runs open rollouts: looks at what was counted, decides, and writes that, fenced by the lease.
+
+It can be killed between any two statements: what a step decides, the desired state, the audit log and the progress are
+one transaction. One that was stopped for longer than its lease writes nothing when it wakes. While none lives nothing
+advances; the next one goes on from what is stored.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from mlops import histogram
+from mlops.registry import Author, Registry
+from mlops.registry.desired import read_desired
+from mlops.registry.fleet import read_reports
+from mlops.registry.journal import Write
+from mlops.registry.leases import Lease, Leases
+from mlops.registry.rollouts import RolloutRow
+from mlops.rollout.analysis import Evidence
+from mlops.rollout.applying import apply
+from mlops.rollout.coverage import coverage
+from mlops.rollout.machine import CONTROLLER, Audit, Decision, DesiredChange, Phase, RolloutState, pause
+from mlops.rollout.outputs_of_step import read_step_outputs
+from mlops.rollout.spec import RolloutSpec
+from mlops.rollout.stepping import Look, Moved, StepOutputs, go_on, prepare
+from mlops.rollout.store import (
+    DamagedProgressError,
+    Progress,
+    all_open,
+    read_progress,
+    read_rollout,
+    replace_progress,
+    spec_of,
+)
+from mlops.rollout.sums import CountedWindow, read_outputs, read_reporters, read_windows, sum_outputs
+from mlops.rollout.taking import STABLE_ROLE, window_ns_of
+from tickserve.errors import ConflictError, RegistryError, TickserveError
+
+Counts = NDArray[np.int64]
+#: The name of the lease: one controller acts for all rollouts of a registry.
+LEASE = "rollouts"
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """What people are to be told at once."""
+
+    rollout: int
+    model: str
+    canary: int
+    event: str
+    reason: str
+    sequence: int
+
+
+@dataclass
+class Controller:
+    """Steps of every open rollout of one registry.
+
+    Parameters
+    ----------
+    leases : Leases
+        By whose clock everything goes: the database's.
+    baseline : callable
+        Counts of a version's baseline of its first output by block, shape (blocks, bins); None where there are none.
+    tell : callable
+        Takes each alarm, after what it is about was written.
+    """
+
+    registry: Registry
+    leases: Leases
+    baseline: Callable[[str, int], Counts | None]
+    tell: Callable[[Alarm], None] = lambda alarm: None
+    _seen: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def step_all(self, lease: Lease) -> None:
+        """One step of each open rollout. Raises LeaseLostError, UnreachableError; others stop one rollout alone."""
+        with self.registry.journal.database.read() as connection:
+            found = all_open(connection)
+        faults: list[TickserveError] = []
+        for rollout in found:
+            try:
+                self.step(rollout, lease)
+            except (RegistryError, ConflictError) as error:
+                faults.append(error)
+        if faults:
+            raise faults[0]
+
+    def step(self, found: RolloutRow, lease: Lease) -> Progress | None:
+        """Looks at one rollout, and writes what follows; None where nothing is to be written.
+
+        Raises
+        ------
+        LeaseLostError
+            Where the lease is another one's by now.
+        ConflictError
+            Where somebody decided meanwhile: the next step looks again.
+        """
+        spec = spec_of(found)
+        try:
+            moved, expected = self._look(found, spec)
+        except DamagedProgressError as error:
+            return self._take_back(found, spec, error, lease)
+        if moved is None:
+            return None
+        try:
+            return self._write(found, spec, moved, expected, lease)
+        except ConflictError:
+            raise
+        except RegistryError as error:
+            if moved.decision.change is None or moved.decision.state.phase is Phase.ABORTED:
+                raise
+            # What the step needs cannot be, for instance because its version was retired: nothing moves, people look.
+            return self._write(found, spec, self._stopped(found, error), expected, lease)
+
+    def _look(self, found: RolloutRow, spec: RolloutSpec) -> tuple[Moved | None, int]:
+        with self.registry.journal.database.read() as connection:
+            progress = read_progress(connection, found.rollout)
+            desired = read_desired(connection, found.model)
+            if desired is None:
+                raise RegistryError(f"model {found.model!r} has no desired state any more", field="model")
+            now_ns = self.leases.now_ms(connection) * 1_000_000
+            now = datetime.fromtimestamp(now_ns / 1e9, UTC)
+            covered = coverage(found, read_reports(connection), read_reporters(connection, found.model), now)
+            rows: tuple[CountedWindow, ...] = ()
+            if progress.has_begun:
+                first_ns = min(progress.next_window_ns, max(progress.counted_to_ns, 0) or progress.next_window_ns)
+                rows = read_windows(connection, found.model, window_ns_of(spec), first_ns)
+            look = Look(now_ns, covered, rows, desired)
+            if not progress.has_begun:
+                moved = prepare(found, spec, progress, look, _latencies(connection, found, spec, now_ns))
+            else:
+
+                def outputs(start_ns: int, end_ns: int) -> StepOutputs:
+                    return read_step_outputs(connection, found, spec, start_ns, end_ns, self.baseline)
+
+                moved = go_on(found, spec, progress, look, outputs)
+        return (moved if self._is_worth_writing(spec, progress, moved) else None), desired.revision
+
+    def _is_worth_writing(self, spec: RolloutSpec, before: Progress, moved: Moved) -> bool:
+        """Whether something was decided or counted, or so much time passed that it has to be kept."""
+        if moved.decision.audit or moved.progress.next_window_ns != before.next_window_ns:
+            return True
+        passed_ns = moved.progress.state.looked_unix_ns - before.state.looked_unix_ns
+        return moved.progress.state.phase is Phase.RUNNING and (passed_ns < 0 or passed_ns >= window_ns_of(spec))
+
+    def _write(
+        self,
+        found: RolloutRow,
+        spec: RolloutSpec,
+        moved: Moved,
+        expected: int,
+        lease: Lease,
+        replaces: Progress | None = None,
+    ) -> Progress:
+        audit = moved.decision.audit
+
+        def change(write: Write) -> tuple[Progress, int]:
+            self.leases.check(write.connection, lease)
+            now = read_rollout(write.connection, found.rollout)
+            if now is None or now.ended_at is not None:
+                raise ConflictError(f"rollout {found.rollout} has ended", field="rollout")
+            if replaces is not None:
+                replace_progress(write.connection, found.rollout, replaces)
+            return apply(write, found, spec, moved, expected), write.sequence
+
+        author = Author(audit[0].actor, audit[0].reason) if audit else Author(CONTROLLER)
+        action = f"rollout-{audit[0].event}" if audit else "rollout"
+        progress, sequence = self.registry.journal.write(
+            action, author, change, model=found.model, version=found.canary
+        )
+        for each in audit:
+            if each.is_alarm:
+                self.tell(Alarm(found.rollout, found.model, found.canary, each.event, each.reason, sequence))
+        return progress
+
+    def _stopped(self, found: RolloutRow, error: RegistryError) -> Moved:
+        with self.registry.journal.database.read() as connection:
+            progress = read_progress(connection, found.rollout)
+            now_ns = self.leases.now_ms(connection) * 1_000_000
+        reason = f"the next step cannot be written: {error.message}"
+        decision = pause(progress.state, Evidence(0, ()), reason, now_ns)
+        return Moved(replace(progress, state=decision.state), decision)
+
+    def _take_back(self, found: RolloutRow, spec: RolloutSpec, error: DamagedProgressError, lease: Lease) -> Progress:
+        """What a rollout knew is lost, its bad answers too: the version goes, for nobody can bound them any more."""
+        with self.registry.journal.database.read() as connection:
+            desired = read_desired(connection, found.model)
+            now_ns = self.leases.now_ms(connection) * 1_000_000
+        reason = f"{error.message}, so nothing bounds what its version does"
+        state = RolloutState(phase=Phase.ABORTED, looked_unix_ns=now_ns, reason=reason)
+        audit = Audit("aborted", CONTROLLER, reason, {"share_bp": 0}, is_alarm=True)
+        decision = Decision(state, DesiredChange(0, reason), (audit,))
+        fresh = Progress(error.revision, state)
+        revision = desired.revision if desired is not None else 0
+        return self._write(found, spec, Moved(fresh, decision), revision, lease, replaces=fresh)
+
+
+def _latencies(connection: Connection, found: RolloutRow, spec: RolloutSpec, now_ns: int) -> Counts:
+    """Stable's latencies since the rollout was started: whole ones, or of blue-green those of the model's run."""
+    started_ns = int(found.started_at.timestamp() * 1e6) * 1_000
+    outputs = read_outputs(connection, found.model, started_ns, now_ns) if spec.analysis.latency else ()
+    total = sum_outputs([each for each in outputs if (each.version, each.role) == (found.stable, STABLE_ROLE)])
+    if total is None:
+        return np.zeros(histogram.BUCKETS, np.int64)
+    return total.run_ns if spec.strategy == "blue_green" else total.total_ns

@@ -1,0 +1,49 @@
+"""The outputs of one step, of all servers: what `psi` and `sign_flips` are judged by."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from mlops.registry.rollouts import RolloutRow
+from mlops.rollout.spec import RolloutSpec
+from mlops.rollout.stepping import StepOutputs
+from mlops.rollout.sums import CountedOutputs, drop_share, read_outputs, sum_outputs
+from mlops.rollout.taking import CANARY_ROLE, STABLE_ROLE
+from mlops.tap.layout import COMPARED_ROLE
+
+Counts = NDArray[np.int64]
+#: Where the log lost more of the records of a step, its outputs say nothing: what was lost need not be like the rest.
+MAX_LOST = 0.001
+
+
+def read_step_outputs(
+    connection: Connection,
+    found: RolloutRow,
+    spec: RolloutSpec,
+    start_ns: int,
+    end_ns: int,
+    baseline: Callable[[str, int], Counts | None],
+) -> StepOutputs:
+    """Bins of the version's answers to clients, and pairs with stable's shadow, in the windows in [start, end)."""
+    windows = read_outputs(connection, found.model, start_ns, end_ns)
+    if drop_share(windows) > MAX_LOST:
+        return StepOutputs()
+    role = STABLE_ROLE if spec.strategy == "blue_green" else CANARY_ROLE
+    bins = baseline_bins = pairs = flips = None
+    if spec.analysis.psi is not None:
+        answered = _of(windows, found.canary, role)
+        if answered is not None and answered.bins is not None and answered.unbinned <= MAX_LOST * answered.answers:
+            bins, baseline_bins = answered.bins, baseline(found.model, found.canary)
+    if bins is not None and baseline_bins is not None and bins.shape[1] != baseline_bins.shape[1]:
+        bins = None
+    if spec.analysis.sign_flips is not None:
+        compared = _of(windows, found.canary, COMPARED_ROLE)
+        if compared is not None:
+            pairs, flips = compared.pairs, compared.flips
+    return StepOutputs(bins, baseline_bins, pairs, flips)
+
+
+def _of(windows: tuple[CountedOutputs, ...], version: int, role: int) -> CountedOutputs | None:
+    return sum_outputs([each for each in windows if (each.version, each.role) == (version, role)])

@@ -1,0 +1,120 @@
+"""Windows of several servers added up: pure, and the same for one server and for a fleet."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from mlops.rollout.counts import SideCounts, WindowCounts
+from mlops.rollout.sums.values import MIXED_SHARE, CountedOutputs, CountedWindow
+from mlops.routing import WHOLE_BP
+
+
+class Side(NamedTuple):
+    """A version in a role: what is compared with another one."""
+
+    version: int
+    role: int
+
+
+def sum_window(
+    rows: Iterable[CountedWindow], *, canary: Side, stable: Side, edge_ns: int, share_bp: int | None = None
+) -> WindowCounts | None:
+    """One window of a rollout over all reporters.
+
+    Parameters
+    ----------
+    rows : iterable of CountedWindow
+        Of one window: all have one start and one length.
+    edge_ns : int
+        The rollout's frozen edge. Requests under another one are from before it, or after, and make the window useless.
+    share_bp : int, optional
+        What to give as the canary's share where rows do not say one: of two versions that saw the same requests.
+
+    Returns
+    -------
+    WindowCounts or None
+        None where a share changed within it, or is not the same everywhere, or nothing of either side is there.
+
+    Raises
+    ------
+    ValueError
+        Where the rows are of several windows.
+    """
+    found = list(rows)
+    if len({(row.start_ns, row.window_ns) for row in found if row.share_bp != MIXED_SHARE}) > 1:
+        raise ValueError("these rows are of several windows")
+    chosen = [row for row in found if Side(row.version, row.role) in (canary, stable)]
+    if not chosen or any(row.share_bp == MIXED_SHARE for row in found) or any(row.edge_ns != edge_ns for row in chosen):
+        return None
+    if share_bp is None:
+        shares = {_canary_share(row, canary) for row in chosen}
+        if len(shares) > 1:
+            return None
+        share_bp = shares.pop()
+    sides = []
+    for side in (canary, stable):
+        counts = SideCounts.empty()
+        for row in chosen:
+            if Side(row.version, row.role) == side:
+                counts = counts + row.counts
+        sides.append(counts)
+    return WindowCounts(share_bp, *sides)
+
+
+def sum_outputs(windows: Sequence[CountedOutputs]) -> CountedOutputs | None:
+    """Windows of one version in one role added up over time and reporters; None of none.
+
+    The key is that of the first window; `window_ns` reaches to the last end. `bins` is None, and every answer unbinned,
+    where windows hold bins of different columns.
+    """
+    if not windows:
+        return None
+    total = windows[0]
+    for each in windows[1:]:
+        bins, unbinned = total.bins, total.unbinned + each.unbinned
+        if bins is None or each.bins is None:
+            bins = each.bins if bins is None else bins
+        elif bins.shape == each.bins.shape:
+            bins = bins + each.bins
+        else:
+            bins, unbinned = None, total.answers + each.answers
+        total = replace(
+            total,
+            window_ns=max(total.end_ns, each.end_ns) - total.start_ns,
+            answers=total.answers + each.answers,
+            bins=bins,
+            unbinned=unbinned,
+            total_ns=total.total_ns + each.total_ns,
+            run_ns=total.run_ns + each.run_ns,
+            pairs=total.pairs + each.pairs,
+            flips=total.flips + each.flips,
+            positions=_span(total.positions, each.positions),
+            missed=_span(total.missed, each.missed),
+        )
+    return total
+
+
+def drop_share(windows: Iterable[CountedOutputs]) -> float:
+    """The part of the tap's records that the logs behind these windows lost meanwhile, of all versions together.
+
+    Outputs of a time with more than 0.1% are insufficient.
+    """
+    spans: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
+    for each in windows:
+        before = spans.get(each.reporter)
+        spans[each.reporter] = (
+            (each.positions, each.missed)
+            if before is None
+            else (_span(before[0], each.positions), _span(before[1], each.missed))
+        )
+    seen = sum(last - first + 1 for (first, last), _ in spans.values())
+    lost = sum(last - first for _, (first, last) in spans.values())
+    return lost / (lost + seen) if lost else 0.0
+
+
+def _canary_share(row: CountedWindow, canary: Side) -> int:
+    return row.share_bp if Side(row.version, row.role) == canary else WHOLE_BP - row.share_bp
+
+
+def _span(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return min(one[0], other[0]), max(one[1], other[1])

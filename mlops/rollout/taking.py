@@ -1,0 +1,130 @@
+"""Which windows a rollout takes next, and what each of them is: evidence, or bad answers alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mlops.registry.rollouts import RolloutRow
+from mlops.rollout.counts import SideCounts, WindowCounts
+from mlops.rollout.spec import RolloutSpec
+from mlops.rollout.sums import CountedWindow, Side, sum_window
+from mlops.routing import WHOLE_BP
+from mlops.tap.layout import COMPARED_ROLE, SHADOW_ROLE
+
+_NS = 1_000_000_000
+STABLE_ROLE, CANARY_ROLE = 1, 2
+#: What a window is waited for at least, where a server's counts are missing.
+_LEAST_WAIT_NS = 10 * _NS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """One window: `counts` where it is evidence under the present share, `exposed` what clients got, stable's beside.
+
+    `is_watched` is False where a server's counts are missing.
+    """
+
+    start_ns: int
+    counts: WindowCounts | None
+    exposed: SideCounts
+    stable: SideCounts
+    is_watched: bool
+
+
+def window_ns_of(spec: RolloutSpec) -> int:
+    """The length of a window."""
+    return round(spec.window_s * _NS)
+
+
+def aligned(at_ns: int, window_ns: int) -> int:
+    """The start of the first window that begins at a time or later: windows are aligned to unix time."""
+    return -(-at_ns // window_ns) * window_ns
+
+
+def horizon(now_ns: int, complete_to_ns: int, window_ns: int) -> int:
+    """Windows that end by then are taken: they are complete, or were waited for long enough.
+
+    A sidecar whose clock is ahead does not count: what lies in the future is not over.
+    """
+    waited = now_ns - max(3 * window_ns, _LEAST_WAIT_NS)
+    return max(min(complete_to_ns, now_ns), waited) // window_ns * window_ns
+
+
+def resumed(next_ns: int, counted_to_ns: int, now_ns: int, window_ns: int) -> int:
+    """Where to go on: a clock that was far ahead, and was set right, must not make a rollout wait until then."""
+    if next_ns <= now_ns + 2 * window_ns:
+        return next_ns
+    return max(counted_to_ns, aligned(now_ns, window_ns))
+
+
+def take(
+    found: RolloutRow,
+    spec: RolloutSpec,
+    rows: Sequence[CountedWindow],
+    *,
+    share_bp: int,
+    edge_ns: int,
+    start_ns: int,
+    end_ns: int,
+    complete_to_ns: int,
+) -> Iterator[Taken]:
+    """The windows in [start, end) of which anything is there, in order.
+
+    Parameters
+    ----------
+    rows : sequence of CountedWindow
+        Of every reporter, from `start_ns` on.
+    share_bp : int
+        The version's share of the keys at this step. Windows under another one are no evidence about it.
+    complete_to_ns : int
+        Windows that end later lack the counts of a server.
+    """
+    window_ns = window_ns_of(spec)
+    by_start: dict[int, list[CountedWindow]] = {}
+    for row in rows:
+        at = row.start_ns // window_ns * window_ns
+        if start_ns <= at < end_ns:
+            by_start.setdefault(at, []).append(row)
+    gaps = [(row.start_ns, row.end_ns) for row in rows if row.share_bp < 0]
+    for at in sorted(by_start):
+        found_rows = by_start[at]
+        is_watched = at + window_ns <= complete_to_ns
+        is_mixed = any(first < at + window_ns and at < last for first, last in gaps)
+        counts = None
+        if is_watched and not is_mixed:
+            counts = _evidence(found, spec, found_rows, share_bp, edge_ns)
+        exposed = _sum(found_rows, _clients(found, spec))
+        yield Taken(at, counts, exposed, _sum(found_rows, _compared(found, spec)[1]), is_watched)
+
+
+def _evidence(
+    found: RolloutRow, spec: RolloutSpec, rows: Sequence[CountedWindow], share_bp: int, edge_ns: int
+) -> WindowCounts | None:
+    canary, stable = _compared(found, spec)
+    if spec.strategy == "blue_green":
+        live = [row for row in rows if Side(row.version, row.role) == _clients(found, spec)]
+        if not live or any(row.share_bp != WHOLE_BP for row in live):
+            return None
+        counts = sum_window(rows, canary=canary, stable=stable, edge_ns=edge_ns, share_bp=WHOLE_BP)
+    else:
+        counts = sum_window(rows, canary=canary, stable=stable, edge_ns=edge_ns)
+    return counts if counts is not None and counts.share_bp == share_bp else None
+
+
+def _clients(found: RolloutRow, spec: RolloutSpec) -> Side:
+    """The side whose answers clients get of the rollout's version."""
+    return Side(found.canary, STABLE_ROLE if spec.strategy == "blue_green" else CANARY_ROLE)
+
+
+def _compared(found: RolloutRow, spec: RolloutSpec) -> tuple[Side, Side]:
+    """The two sides that are compared: by keys, or of blue-green on the same requests."""
+    if spec.strategy == "blue_green":
+        return Side(found.canary, COMPARED_ROLE), Side(found.stable, SHADOW_ROLE)
+    return Side(found.canary, CANARY_ROLE), Side(found.stable, STABLE_ROLE)
+
+
+def _sum(rows: Sequence[CountedWindow], side: Side) -> SideCounts:
+    total = SideCounts.empty()
+    for row in rows:
+        if Side(row.version, row.role) == side:
+            total = total + row.counts
+    return total
