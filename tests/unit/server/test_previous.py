@@ -11,7 +11,9 @@ from server.engine.python import PythonEngine
 from server.models import (
     DesiredRows,
     DirectorySource,
+    Loader,
     LocalState,
+    Mark,
     Memory,
     ModelRecord,
     Operations,
@@ -19,6 +21,7 @@ from server.models import (
     ServedFile,
     Settling,
 )
+from server.models.loading import InlineLoader
 from server.models.values import only
 from server.plan import VersionPlan
 from tests.support.packages import add_constant
@@ -39,7 +42,9 @@ def start(models: Path) -> Iterator[Start]:
     """Starts one process after the other over the same folder of state, each with an engine of its own."""
     engines: list[PythonEngine] = []
 
-    def started(memory: Memory | None = None, loads: list[tuple[str, str]] | None = None) -> Reconciler:
+    def started(
+        memory: Memory | None = None, loads: list[tuple[str, str]] | None = None, loader: Loader | None = None
+    ) -> Reconciler:
         engine = PythonEngine(
             ["127.0.0.1:0"], pool_threads=1, max_in_flight=8, max_in_flight_per_client=8, max_message_bytes=1 << 20
         )
@@ -50,7 +55,7 @@ def start(models: Path) -> Iterator[Start]:
         rows = DesiredRows(models.parent / "desired.json")
         source = DirectorySource(models, settling=Settling(0.0), rows=rows)
         served = ServedFile(models.parent / "served.json")
-        return Reconciler(source, engine, LocalState(models.parent), served=served, memory=memory)
+        return Reconciler(source, engine, LocalState(models.parent), served=served, memory=memory, loader=loader)
 
     yield started
     for engine in engines:
@@ -174,6 +179,30 @@ def test_version_that_was_taken_out_is_not_brought_back(start: Start, models: Pa
     restarted = start()
     restarted.reconcile()
     assert stable_and_previous(restarted) == ("1", "")
+
+
+class PendingLoader(InlineLoader):
+    """Has loaded, and says so only when it is asked for what there is to take."""
+
+    @property
+    def loading(self) -> frozenset[tuple[str, str]]:  # type: ignore[override]
+        return frozenset(result.key for result in self._results)
+
+
+def test_version_that_is_taken_out_while_it_loads_is_not_brought_back(start: Start, models: Path) -> None:
+    serve_two(start, models)
+    reconciler = start(loader=PendingLoader())
+    reconciler.refresh()
+    reconciler._adopt()
+    reconciler._step("demo")
+    for result in reconciler._loader.take():
+        reconciler._finish(result)
+    reconciler._step("demo")
+    assert reconciler._loader.loading == {("demo", "1")}
+    reconciler.change_overrides(lambda found: found.refusing("demo", "1", Mark("ann", "bad fills", 1)))
+    reconciler.reconcile()
+    assert stable_and_previous(reconciler) == ("2", "")
+    assert set(demo(reconciler).loaded) == {"2"}
 
 
 def test_memory_that_is_short_is_left_to_what_answers(start: Start, models: Path) -> None:
