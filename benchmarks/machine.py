@@ -45,6 +45,11 @@ def describe() -> Machine:
     )
 
 
+def other_cpus(cpu: int) -> frozenset[int]:
+    """Those that this process may use but one; that one where there is no other."""
+    return frozenset(os.sched_getaffinity(0)) - {cpu} or frozenset({cpu})
+
+
 class StealClock:
     """Share of all CPU time, since it was made, that the host gave to others."""
 

@@ -60,9 +60,12 @@ MODELS: dict[str, Train] = {
 _LIMITS = {"slow": Limits(max_wait_us=MAX_WAIT_US)}
 
 
-def package(name: str, out: Path) -> Path:
-    """Trains and packages a model: `features` (rows, 10) in, `probabilities` (rows, 2) out, default rules."""
-    draw = np.random.default_rng(SEED)
+def package(name: str, out: Path, seed: int = SEED) -> Path:
+    """Trains and packages a model: `features` (rows, 10) in, `probabilities` (rows, 2) out, default rules.
+
+    Another seed draws other data, and so makes another version of the model.
+    """
+    draw = np.random.default_rng(seed)
     x = draw.standard_normal((ROWS, FEATURES)).astype(np.float32)
     signal = x @ draw.standard_normal(FEATURES) * 0.3
     y = (signal + draw.standard_normal(ROWS) > 0).astype(np.int64)

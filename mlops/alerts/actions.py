@@ -67,6 +67,17 @@ class Actions(Protocol):
         """Stops the model's answers; False where it was stopped already."""
         ...
 
+    def reduce_share(self, model: str, why: Why) -> bool:
+        """Takes every canary's share to 0, by the rollout's own decision where one is open; False without canaries."""
+        ...
+
+    def roll_back(self, model: str, version: str, why: Why) -> bool:
+        """Makes the version before this one live again; False where it is not the live one (any more), or the first.
+
+        An empty version is whichever is live.
+        """
+        ...
+
     def was_written(self, model: str, identity: str) -> bool:
         """Whether an action of this identity changed desired state, whatever became of that since."""
         ...

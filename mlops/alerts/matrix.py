@@ -187,8 +187,6 @@ class Row(Frozen):
         traffic = sorted(TRAFFIC & set(level.actions))
         if traffic and self.source == "drift_input":
             raise ValueError(f"{name}: {traffic[0]} on input drift is refused: every version sees the same inputs")
-        if traffic:
-            raise ValueError(f"{name}: {traffic[0]} is not offered: nothing here moves traffic between versions yet")
         if self.basis == "state":
             if level.enter is not None or level.leave is not None:
                 raise ValueError(
@@ -248,6 +246,11 @@ class Matrix(Frozen):
     def rows(self, model: str) -> tuple[Row, ...]:
         """The rows that hold for a model."""
         return tuple(row for row in self.row if not row.models or model in row.models)
+
+    @property
+    def moves_traffic(self) -> bool:
+        """Whether any row acts on who gets which requests, which needs a registry."""
+        return any(TRAFFIC & set(level.actions) for row in self.row for _, level in row.levels())
 
     def lengths(self) -> tuple[int, ...]:
         """The lengths, in periods, that outcome figures have to be taken over for these rows."""

@@ -12,7 +12,19 @@ from mlops.alerts.reading import Reading
 from mlops.alerts.state import Change, Deed, Intent, ModelState, claim_of
 
 #: What acts comes before what tells: nobody has to be reachable for a position to be reduced.
-_ORDER: tuple[Deed, ...] = ("halt", "set_position_scale", "request_retraining", "request_review", "notify")
+_ORDER: tuple[Deed, ...] = (
+    "halt",
+    "roll_back",
+    "reduce_share",
+    "set_position_scale",
+    "request_retraining",
+    "request_review",
+    "notify",
+)
+
+
+#: Not made any more once the level that asked for it has cleared.
+_WITHDRAWN: frozenset[Deed] = frozenset({"halt", "roll_back", "reduce_share"})
 
 
 def key_of(row: Row, reading: Reading) -> str:
@@ -99,8 +111,8 @@ def _withdraw(state: ModelState, key: str, level: LevelName, at: str) -> ModelSt
 
 
 def _let_go(state: ModelState, key: str, level: LevelName) -> tuple[ModelState, list[Deed]]:
-    """A level that holds no more: a halt that could not be made meanwhile is not made; a claim ends, and is seen to."""
-    kept = tuple(each for each in state.outbox if (each.do, each.key, each.level) != ("halt", key, level))
+    """A level that holds no more: what could not be done to traffic meanwhile is not done; a claim is seen to."""
+    kept = tuple(each for each in state.outbox if each.do not in _WITHDRAWN or (each.key, each.level) != (key, level))
     state, claim = replace(state, outbox=kept), claim_of(key, level)
     return _without_claims(state, {claim}), ["set_position_scale"] if claim in state.claims else []
 

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from mlops.alerts.actions import ACTOR, FoundScale, Notice, Why
 from mlops.registry import Author, Desired, DesiredState, HaltEntry, Registry
 from mlops.registry.desired import make_state
+from mlops.registry.journal import Write
+from mlops.rollout.traffic import Traffic
 from tickserve.errors import ConflictError, UnknownError
 
 _TRIES = 5
@@ -55,6 +57,14 @@ class RegistryActions:
         entry = HaltEntry(reason=why.reason, actor=ACTOR, since=datetime.now(UTC).isoformat())
         return self._change(model, lambda found: None if found.state.halt else _with(found.state, halt=entry), why)
 
+    def reduce_share(self, model: str, why: Why) -> bool:
+        """Aborts an open rollout, or takes back a split that was made by hand."""
+        return self._write(model, "reduce-share", why, lambda write: self._traffic().reduce_share(write, model))
+
+    def roll_back(self, model: str, version: str, why: Why) -> bool:
+        """Ends an open rollout too; where that was what made the version live, it is all that is done."""
+        return self._write(model, "rollback", why, lambda write: self._traffic().roll_back(write, model, version))
+
     def was_written(self, model: str, identity: str) -> bool:
         """Looks for it among the latest changes of the audit log."""
         changes = self._registry().history(model, limit=_HISTORY)
@@ -63,6 +73,12 @@ class RegistryActions:
     def notify(self, notice: Notice) -> None:
         """Passes it on."""
         self._tell(notice)
+
+    def _traffic(self) -> Traffic:
+        return Traffic(self._registry())
+
+    def _write(self, model: str, action: str, why: Why, change: Callable[[Write], bool]) -> bool:
+        return self._registry().journal.write(action, Author(ACTOR, why.reason), change, model=model)
 
     def _change(self, model: str, change: Callable[[Desired], DesiredState | None], why: Why) -> bool:
         for left in reversed(range(_TRIES)):

@@ -193,15 +193,23 @@ class AlertPolicy:
     def _do(self, intent: Intent) -> tuple[str, str]:
         if intent.do == "set_position_scale":
             return self._do_scale(intent)
-        if intent.do == "halt":
+        if intent.do in ("halt", "roll_back", "reduce_share"):
             # One that was made is not made again: somebody may have ended it since.
             if intent.is_tried and self._actions.was_written(self.model, intent.id):
                 return "done", ""
-            return ("done" if self._actions.halt(self.model, self._why(intent)) else "unchanged"), ""
+            return ("done" if self._do_traffic(intent) else "unchanged"), ""
         if intent.do in _TELLING:
             self._actions.notify(self._notice(intent))
         # A line of the history with this action is the request: who retrains reads it there.
         return "done", ""
+
+    def _do_traffic(self, intent: Intent) -> bool:
+        why = self._why(intent)
+        if intent.do == "halt":
+            return self._actions.halt(self.model, why)
+        if intent.do == "reduce_share":
+            return self._actions.reduce_share(self.model, why)
+        return self._actions.roll_back(self.model, intent.version, why)
 
     def _do_scale(self, intent: Intent) -> tuple[str, str]:
         for left in reversed(range(_CONFLICT_TRIES)):

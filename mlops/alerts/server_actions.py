@@ -84,6 +84,14 @@ class ServerActions:
         self._control.halt(model, reason=why.reason, actor=ACTOR)
         return True
 
+    def reduce_share(self, model: str, why: Why) -> bool:
+        """Raises ControlError: shares are kept in a registry."""
+        raise _needs_registry("reduce_share")
+
+    def roll_back(self, model: str, version: str, why: Why) -> bool:
+        """Raises ControlError: what was live before is kept in a registry."""
+        raise _needs_registry("roll_back")
+
     def was_written(self, model: str, identity: str) -> bool:
         """Whether the latest write or halt is of this identity: a server keeps no more."""
         status = self._model(model)
@@ -103,6 +111,10 @@ class ServerActions:
         if found is None:
             raise ControlError(f"the server has no model {model!r}", code=Code.NOT_FOUND, field="model")
         return found
+
+
+def _needs_registry(action: str) -> ControlError:
+    return ControlError(f"{action} needs a registry", code=Code.FAILED_PRECONDITION, field="alert_matrix")
 
 
 def _is_in_place_of_policy(actor: str, reason: str) -> bool:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from mlops.package import Manifest, Package
 from mlops.package.rules import feature_bounds
 from mlops.package.runtime import Run, open_model
 from mlops.prediction_log.batch import Batch
+from mlops.prediction_log.routed import Routed
+from mlops.prediction_log.splits import Splits
 from mlops.tap import Flag
 from mlops.tap.layout import POLICY_NUMBER
 from tickserve.errors import PackageError
@@ -19,6 +22,7 @@ from tickserve.errors import PackageError
 #: Finds the package of a model, a version and a digest.
 Find = Callable[[str, str, str], Package | None]
 _BOUNDS = "bounds:"
+_NO_SPLITS: Splits = MappingProxyType({})
 #: Differences that are told one by one.
 _TOLD = 100
 
@@ -52,6 +56,7 @@ class Replayed:
     different: int = 0
     not_replayed: Counter[str] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
+    routing: Routed = field(default_factory=Routed)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -63,11 +68,18 @@ class Replayed:
             "differences": [
                 {name: getattr(each, name) for name in Difference.__dataclass_fields__} for each in self.differences
             ],
+            "routing": self.routing.as_dict(),
         }
 
 
-def replay(batches: Iterable[Batch], find: Find) -> Replayed:
-    """Runs every record once more, by itself, on one thread, as a server does."""
+def replay(batches: Iterable[Batch], find: Find, splits: Splits = _NO_SPLITS) -> Replayed:
+    """Runs every record once more, by itself, on one thread, as a server does; and routes it once more.
+
+    Parameters
+    ----------
+    splits : mapping
+        The history of splits, as `read_splits` gives it; without it no routing is proven.
+    """
     found = Replayed()
     runners: dict[str, _Runner | str] = {}
     for batch in batches:
@@ -76,6 +88,7 @@ def replay(batches: Iterable[Batch], find: Find) -> Replayed:
             runners[key] = _open(batch, find)
         runner = runners[key]
         found.records += len(batch)
+        found.routing.add(batch, splits)
         for index in range(len(batch)):
             if isinstance(runner, str):
                 found.not_replayed[runner if batch.flags[index] & Flag.RAN else "not run"] += 1

@@ -73,6 +73,12 @@ def latest_rollout(connection: Connection, model: str) -> RolloutRow | None:
     return None if row is None else as_rollout(row)
 
 
+def read_rollouts(connection: Connection, model: str) -> tuple[RolloutRow, ...]:
+    """Every rollout of a model, the oldest first."""
+    rows = connection.execute(select(rollouts).where(rollouts.c.model == model).order_by(rollouts.c.rollout))
+    return tuple(as_rollout(row) for row in rows)
+
+
 def as_rollout(row: Row[Any]) -> RolloutRow:
     """A row of `rollouts` as a value."""
     return RolloutRow(**row._mapping)

@@ -7,7 +7,6 @@ advances; the next one goes on from what is stored.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,12 @@ from sqlalchemy import Connection
 from mlops import histogram
 from mlops.registry import Author, Registry
 from mlops.registry.desired import read_desired
-from mlops.registry.fleet import read_reports
 from mlops.registry.journal import Write
-from mlops.registry.leases import Lease, Leases
+from mlops.registry.leases import Lease, LeaseLostError, Leases
 from mlops.registry.rollouts import RolloutRow
 from mlops.rollout.analysis import Evidence
 from mlops.rollout.applying import apply
-from mlops.rollout.coverage import coverage
+from mlops.rollout.coverage import read_coverage
 from mlops.rollout.machine import CONTROLLER, Audit, Decision, DesiredChange, Phase, RolloutState, pause
 from mlops.rollout.outputs_of_step import read_step_outputs
 from mlops.rollout.spec import RolloutSpec
@@ -36,9 +34,9 @@ from mlops.rollout.store import (
     replace_progress,
     spec_of,
 )
-from mlops.rollout.sums import CountedWindow, read_outputs, read_reporters, read_windows, sum_outputs
+from mlops.rollout.sums import CountedWindow, read_outputs, read_windows, sum_outputs
 from mlops.rollout.taking import STABLE_ROLE, window_ns_of
-from tickserve.errors import ConflictError, RegistryError, TickserveError
+from tickserve.errors import ConflictError, RegistryError, TickserveError, UnreachableError
 
 Counts = NDArray[np.int64]
 #: The name of the lease: one controller acts for all rollouts of a registry.
@@ -78,14 +76,27 @@ class Controller:
     _seen: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def step_all(self, lease: Lease) -> None:
-        """One step of each open rollout. Raises LeaseLostError, UnreachableError; others stop one rollout alone."""
+        """One step of each open rollout; one that fails stops no other, and is raised after them.
+
+        Raises
+        ------
+        LeaseLostError
+            Where another one acts by now.
+        UnreachableError
+            Where the database does not answer.
+        """
         with self.registry.journal.database.read() as connection:
             found = all_open(connection)
         faults: list[TickserveError] = []
         for rollout in found:
             try:
                 self.step(rollout, lease)
-            except (RegistryError, ConflictError) as error:
+            except (LeaseLostError, UnreachableError):
+                raise
+            except ConflictError:
+                # Somebody decided meanwhile: the next look begins from that.
+                continue
+            except TickserveError as error:
                 faults.append(error)
         if faults:
             raise faults[0]
@@ -124,8 +135,7 @@ class Controller:
             if desired is None:
                 raise RegistryError(f"model {found.model!r} has no desired state any more", field="model")
             now_ns = self.leases.now_ms(connection) * 1_000_000
-            now = datetime.fromtimestamp(now_ns / 1e9, UTC)
-            covered = coverage(found, read_reports(connection), read_reporters(connection, found.model), now)
+            covered = read_coverage(connection, found, now_ns)
             rows: tuple[CountedWindow, ...] = ()
             if progress.has_begun:
                 first_ns = min(progress.next_window_ns, max(progress.counted_to_ns, 0) or progress.next_window_ns)

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from mlops.registry.fleet import ServerReport
+from sqlalchemy import Connection
+
+from mlops.registry.fleet import ServerReport, read_reports
 from mlops.registry.rollouts import RolloutRow
-from mlops.rollout.sums import Reporter
+from mlops.rollout.sums import Reporter, read_reporters
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,12 @@ def coverage(
         min(max(each.outputs_to_ns for each in by) for by in counts.values()),
         (),
     )
+
+
+def read_coverage(connection: Connection, found: RolloutRow, now_ns: int) -> Coverage:
+    """The same, of what servers and sidecars said last; the time is the database's."""
+    now = datetime.fromtimestamp(now_ns / 1e9, UTC)
+    return coverage(found, read_reports(connection), read_reporters(connection, found.model), now)
 
 
 def _serves(report: ServerReport, found: RolloutRow, now: datetime) -> bool:

@@ -1,12 +1,15 @@
 """The outputs of one step, of all servers: what `psi` and `sign_flips` are judged by."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from mlops.registry.figures import last_steps, read_metrics
 from mlops.registry.rollouts import RolloutRow
+from mlops.rollout.guard import LiveFigure
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.stepping import StepOutputs
 from mlops.rollout.sums import CountedOutputs, drop_share, read_outputs, sum_outputs
@@ -14,6 +17,8 @@ from mlops.rollout.taking import CANARY_ROLE, STABLE_ROLE
 from mlops.tap.layout import COMPARED_ROLE
 
 Counts = NDArray[np.int64]
+#: The data set that the sidecar records live figures under.
+LIVE = "live"
 #: Where the log lost more of the records of a step, its outputs say nothing: what was lost need not be like the rest.
 MAX_LOST = 0.001
 
@@ -28,8 +33,12 @@ def read_step_outputs(
 ) -> StepOutputs:
     """Bins of the version's answers to clients, and pairs with stable's shadow, in the windows in [start, end)."""
     windows = read_outputs(connection, found.model, start_ns, end_ns)
+    known = StepOutputs(
+        canary_outcome=_live(connection, found.model, found.canary, spec),
+        stable_outcome=_live(connection, found.model, found.stable, spec),
+    )
     if drop_share(windows) > MAX_LOST:
-        return StepOutputs()
+        return known
     role = STABLE_ROLE if spec.strategy == "blue_green" else CANARY_ROLE
     bins = baseline_bins = pairs = flips = None
     if spec.analysis.psi is not None:
@@ -42,7 +51,17 @@ def read_step_outputs(
         compared = _of(windows, found.canary, COMPARED_ROLE)
         if compared is not None:
             pairs, flips = compared.pairs, compared.flips
-    return StepOutputs(bins, baseline_bins, pairs, flips)
+    return replace(known, canary_bins=bins, baseline_bins=baseline_bins, pairs=pairs, flips=flips)
+
+
+def _live(connection: Connection, model: str, version: int, spec: RolloutSpec) -> LiveFigure | None:
+    """The latest live figure that the guard is about; None where there is none, or none with an error."""
+    if spec.analysis.outcome is None:
+        return None
+    row = last_steps(read_metrics(connection, model, version)).get(LIVE, {}).get(spec.analysis.outcome.figure)
+    if row is None or row.value is None or row.standard_error is None or row.n < 2:
+        return None
+    return LiveFigure(row.value, row.standard_error, row.n)
 
 
 def _of(windows: tuple[CountedOutputs, ...], version: int, role: int) -> CountedOutputs | None:

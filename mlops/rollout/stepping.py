@@ -16,6 +16,7 @@ from mlops.registry.values import Desired
 from mlops.rollout import desired as states
 from mlops.rollout.analysis import Analysis, Evidence
 from mlops.rollout.coverage import Coverage
+from mlops.rollout.guard import LiveFigure
 from mlops.rollout.machine import CONTROLLER, Decision, Phase, RolloutState, begin, decide, is_due, pause, share_of
 from mlops.rollout.metrics import Verdict
 from mlops.rollout.spec import RolloutSpec
@@ -30,7 +31,7 @@ MIN_EDGE_ANSWERS = 1_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepOutputs:
-    """What is known of the outputs of a step; None where there is too little, or too much was lost.
+    """What is known of the outputs of a step, and of what came of them; None where that is too little.
 
     Parameters
     ----------
@@ -42,6 +43,8 @@ class StepOutputs:
     baseline_bins: Counts | None = None
     pairs: Counts | None = None
     flips: Counts | None = None
+    canary_outcome: LiveFigure | None = None
+    stable_outcome: LiveFigure | None = None
 
     @property
     def least(self) -> int:
@@ -208,23 +211,27 @@ def _judge_outputs(
     # As the decision that follows will see it: what passed since the last look included.
     now = decide(spec, state, Evidence(0, ()), None, look.now_ns).state
     evidence = analysis.evidence()
-    others = {each.verdict for each in evidence.verdicts if each.metric not in missing}
+    others = {each.verdict for each in evidence.verdicts if each.metric not in missing and not each.is_guard}
     step = spec.steps[state.step]
     is_over = now.watched_ns >= step.max_time_s * 1e9
     # Outputs come later than counts, and in windows of another length: those that are there have to be enough.
     upto_ns = min(end_ns, look.coverage.outputs_to_ns)
-    is_enough = is_due(spec, now, evidence) and upto_ns - start_ns >= step.min_time_s * 1e9
+    is_enough = is_due(spec, now, evidence)
+    if missing & {"psi", "sign_flips"}:
+        is_enough = is_enough and upto_ns - start_ns >= step.min_time_s * 1e9
     if not is_over and not (is_enough and others <= {Verdict.PASS}):
         return
-    found = outputs(start_ns, upto_ns)
-    if not is_over and found.least < step.min_requests:
+    found = outputs(start_ns, max(start_ns, upto_ns))
+    has_psi, has_flips, has_outcome = (name in missing for name in ("psi", "sign_flips", "outcome"))
+    if (has_psi or has_flips) and not is_over and found.least < step.min_requests:
         return
-    has_psi, has_flips = "psi" in missing, "sign_flips" in missing
     analysis.end_step(
         canary_bins=found.canary_bins if has_psi else None,
         baseline_bins=found.baseline_bins if has_psi else None,
         pairs=found.pairs if has_flips else None,
         flips=found.flips if has_flips else None,
+        canary_outcome=found.canary_outcome if has_outcome else None,
+        stable_outcome=found.stable_outcome if has_outcome else None,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from mlops.registry.rollouts import RolloutRow, all_open, latest_rollout, open_rollout, read_rollout
+from mlops.registry.rollouts import RolloutRow, all_open, latest_rollout, open_rollout, read_rollout, read_rollouts
 from mlops.registry.schema import rollout_decisions, rollout_progress
 from mlops.rollout.machine import RolloutState
 from mlops.rollout.spec import RolloutSpec, parse_spec
@@ -29,6 +29,7 @@ __all__ = [
     "read_decisions",
     "read_progress",
     "read_rollout",
+    "read_rollouts",
     "replace_progress",
     "spec_of",
     "write_progress",

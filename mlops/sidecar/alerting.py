@@ -13,6 +13,7 @@ from mlops.sidecar.alerts import AlertConsumer
 from mlops.sidecar.rates import RateWindows
 from mlops.sidecar.settings import SidecarSettings
 from tickserve.client import ControlClient
+from tickserve.errors import ConfigurationError
 
 
 def read_matrix(settings: SidecarSettings) -> Matrix:
@@ -22,7 +23,7 @@ def read_matrix(settings: SidecarSettings) -> Matrix:
 
 def check_alerts(settings: SidecarSettings) -> None:
     """Raises ConfigurationError where the matrix or the webhook is none."""
-    read_matrix(settings)
+    _require_registry(settings, read_matrix(settings))
     if settings.alert_webhook:
         webhook(settings.alert_webhook)
 
@@ -30,6 +31,7 @@ def check_alerts(settings: SidecarSettings) -> None:
 def make_alerts(settings: SidecarSettings) -> AlertConsumer:
     """The consumer. Raises ConfigurationError where the matrix or the webhook is none."""
     matrix = read_matrix(settings)
+    _require_registry(settings, matrix)
     tell = webhook(settings.alert_webhook) if settings.alert_webhook else log_notice
     actions = make_actions(settings, tell)
     folder = settings.home / "alerts"
@@ -40,7 +42,7 @@ def make_alerts(settings: SidecarSettings) -> AlertConsumer:
 
 def make_actions(settings: SidecarSettings, tell: Callable[[Notice], None]) -> Actions:
     """Desired state in the registry where there is one, else at the server of this folder of state."""
-    if settings.registry or (settings.home / "registry" / "registry.db").exists():
+    if _has_registry(settings):
         from mlops.alerts.registry_actions import RegistryActions
         from mlops.registry import Registry, open_registry
 
@@ -56,3 +58,15 @@ def make_actions(settings: SidecarSettings, tell: Callable[[Notice], None]) -> A
 
         return RegistryActions(registry, tell)
     return ServerActions(ControlClient(settings.admin), tell)
+
+
+def _has_registry(settings: SidecarSettings) -> bool:
+    return bool(settings.registry) or (settings.home / "registry" / "registry.db").exists()
+
+
+def _require_registry(settings: SidecarSettings, matrix: Matrix) -> None:
+    """Raises ConfigurationError where rows move traffic and there is no registry that says who gets it."""
+    if matrix.moves_traffic and not _has_registry(settings):
+        raise ConfigurationError(
+            "alert_matrix: reduce_share and roll_back need a registry; there is none here", field="alert_matrix"
+        )

@@ -15,13 +15,14 @@ import prometheus_client
 import structlog
 from prometheus_client.metrics_core import Metric
 
-from mlops.prediction_log import keeping, parquet
+from mlops.prediction_log import keeping, parquet, splits
 from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.outcomes import OutcomeStore
 from mlops.prediction_log.reading import PARQUET, SEGMENTS, read_all, read_segment
 from mlops.prediction_log.segments import SegmentWriter, first_position, segment_paths
 from mlops.sidecar.consumers import Closing, Consumer, Exporter, Feed, Holding
+from mlops.sidecar.deciding import make_rollouts
 from mlops.sidecar.follower import Follower
 from mlops.sidecar.metrics import Facts, SidecarCollector
 from mlops.sidecar.packages import PackageFinder
@@ -40,13 +41,15 @@ _BLOCKED_S = 1.0
 _KEEP_S = 5.0
 #: A look at the rings takes less than this, or something hangs.
 _ALIVE_S = 30.0
+#: Splits stay longer than the records they routed: a day is removed whole, and their age is known to the hour.
+_SPLITS_S = 2 * 86_400.0
 
 
 class Sidecar:
     """Owns every part of the process. `run` blocks until `stop`, which a signal handler may call.
 
     One thread follows the rings, writes the log and feeds the consumers; another one makes Parquet of closed
-    segments and keeps the bounds; scrapes and outcomes have threads of their own.
+    segments and keeps the bounds; scrapes, outcomes and rollouts have threads of their own.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Sidecar:
             position=lambda: self._writer.position,
         )
         self._consumers = make(self.context)
+        self._rollouts = make_rollouts(settings)
         self._outcomes = OutcomeStore(settings.log)
         self._feed = Feed(
             settings.log / "checkpoints",
@@ -117,6 +121,8 @@ class Sidecar:
         keeper = threading.Thread(target=self._guarded, args=(self._keep,), name="keeper", daemon=True)
         try:
             keeper.start()
+            if self._rollouts is not None:
+                self._rollouts.start()
             _log.info(
                 "ready",
                 tap=str(self._settings.tap),
@@ -131,6 +137,8 @@ class Sidecar:
             self._http.stop()
             if keeper.is_alive():
                 keeper.join()
+            if self._rollouts is not None:
+                self._rollouts.close()
             for consumer in self._consumers:
                 if isinstance(consumer, Closing):
                     consumer.close()
@@ -239,6 +247,7 @@ class Sidecar:
         if days:
             before = datetime.now(UTC) - timedelta(days=days)
             self._outcomes.forget(int(before.timestamp() * 1e9), self._feed.needed_order)
+            splits.remove_old(self._settings.log, before.timestamp() - _SPLITS_S)
         kept = [part.first for part in parquet.parts(self._settings.log / PARQUET)]
         kept += [first_position(path) for path in segment_paths(self._settings.log / SEGMENTS)]
         self._index.forget(min(kept, default=0))
@@ -275,7 +284,10 @@ class Sidecar:
         )
 
     def _exports(self) -> dict[str, Callable[[], Iterable[Metric]]]:
-        return {each.name: each.collect for each in self._consumers if isinstance(each, Exporter)}
+        found: dict[str, Callable[[], Iterable[Metric]]] = {
+            each.name: each.collect for each in self._consumers if isinstance(each, Exporter)
+        }
+        return found if self._rollouts is None else found | {self._rollouts.name: self._rollouts.collect}
 
 
 def serve(settings: SidecarSettings) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from mlops.registry.opening import open_database
+from mlops.rollout.store import open_rollouts
 from mlops.sidecar.counts import CountsConsumer
 from mlops.sidecar.counts.outputs import OutputWindows
 from mlops.sidecar.counts.reading import OutputReaders
@@ -48,7 +49,7 @@ def make_counts(
 
 def window_lengths(connection: Connection) -> Mapping[str, int]:
     """How long the windows of a model are while a rollout of it is open."""
-    return {}
+    return {rollout.model: rollout.window_ns for rollout in open_rollouts(connection)}
 
 
 def own_id(path: Path) -> str:

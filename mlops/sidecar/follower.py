@@ -11,21 +11,45 @@ from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.decode import batches
 from mlops.prediction_log.scan import scan
 from mlops.prediction_log.segments import RingRead, SegmentWriter
+from mlops.prediction_log.splits import SplitKeeper
 from mlops.sidecar.ring_follower import Look, RingFollower, unopened
-from mlops.tap import CATALOG, COUNTERS, PageReader, Version, announce_reader, boots, is_alive, read_catalog, rings
+from mlops.tap import (
+    CATALOG,
+    COUNTERS,
+    Catalog,
+    PageReader,
+    Version,
+    announce_reader,
+    boots,
+    is_alive,
+    read_catalog,
+    rings,
+)
 from tickserve.errors import DamagedTapError, TickserveError
 
 _log = structlog.get_logger()
 CHUNK_BYTES = 8 << 20
+#: How exact the age of a boot's splits is.
+_TOUCH_S = 3600.0
+
+
+class _NotKeptError(Exception):
+    """The log has no room, which is another matter than a catalog that cannot be read."""
+
+    def __init__(self, why: OSError) -> None:
+        super().__init__(str(why))
+        self.why = why
 
 
 class _Boot:
     """One life of a server: its rings, and what its version numbers stand for."""
 
-    def __init__(self, path: Path, writer: SegmentWriter, chunk_bytes: int) -> None:
+    def __init__(self, path: Path, writer: SegmentWriter, splits: SplitKeeper, chunk_bytes: int) -> None:
         self.path = path
         self.name = path.name
         self.versions: Mapping[int, Version] = {}
+        self.newest_split = -1
+        self._splits = splits
         self._catalog_bytes = -1
         self.rings: list[RingFollower] = []
         #: What is to be counted for rings that cannot be opened.
@@ -45,12 +69,24 @@ class _Boot:
         try:
             size = (self.path / CATALOG).stat().st_size
             if size != self._catalog_bytes:
-                self.versions = read_catalog(self.path / CATALOG).versions
+                catalog = read_catalog(self.path / CATALOG)
+                self._keep(catalog)
+                self.versions = catalog.versions
                 self._catalog_bytes = size
+        except _NotKeptError as error:
+            raise error.why from None
         except (TickserveError, OSError) as error:
             if self._catalog_bytes != 0:
                 _log.error("catalog_unreadable", boot=self.name, error=str(error))
             self._catalog_bytes = 0
+
+    def _keep(self, catalog: Catalog) -> None:
+        """Keeps the splits before any record that names them."""
+        try:
+            self._splits.keep(self.name, catalog.splits)
+        except OSError as error:
+            raise _NotKeptError(error) from None
+        self.newest_split = max((generation for _, generation in catalog.splits), default=-1)
 
     def close(self) -> None:
         """Unmaps everything."""
@@ -83,6 +119,8 @@ class Follower:
     ) -> None:
         self._folder = folder
         self._writer = writer
+        self._splits = SplitKeeper(writer.folder.parent)
+        self._touched_at = -math.inf
         self._chunk_bytes = chunk_bytes
         self._final_after_s = final_after_s
         self._may_finish = may_finish
@@ -136,6 +174,7 @@ class Follower:
         for boot in ending:
             self._finish(boot)
         self._settle()
+        self._touch()
         self.lag_slots = sum(self._lag(boot, ring) for boot in self._boots.values() for ring in boot.rings)
         self.has_more = not all(look.is_all for _, _, look in looks)
         if not self.has_more:
@@ -167,7 +206,7 @@ class Follower:
             self._writer.forget(gone)
 
     def _open(self, path: Path) -> None:
-        boot = _Boot(path, self._writer, self._chunk_bytes)
+        boot = _Boot(path, self._writer, self._splits, self._chunk_bytes)
         try:
             if boot.unopened:
                 self._writer.append(boot.unopened)
@@ -211,7 +250,16 @@ class Follower:
             self._finals[boot.path] = self._clock() + self._final_after_s
             _log.info("boot_read", boot=boot.name)
         boot.close()
+        self._splits.touch(boot.name)
+        self._splits.forget(boot.name)
         del self._boots[boot.name]
+
+    def _touch(self) -> None:
+        """Says now and then of whom there are records."""
+        if self._clock() - self._touched_at >= _TOUCH_S:
+            self._touched_at = self._clock()
+            for name in self._boots:
+                self._splits.touch(name)
 
     def _settle(self) -> None:
         """Tells the server's side which boots were read to their end."""

@@ -38,8 +38,12 @@ class Names(Protocol):
     def versions(self) -> Mapping[int, Version]:
         """By number, as last read."""
 
+    @property
+    def newest_split(self) -> int:
+        """The newest generation of any split; -1 for none."""
+
     def read_catalog(self) -> None:
-        """Reads it again, where there is anything new."""
+        """Reads it again, where there is anything new. Raises OSError where the log has no room for it."""
 
 
 class RingFollower:
@@ -89,7 +93,9 @@ class RingFollower:
             return None
         expected = self._progress.sequence if self._progress is not None else 0
         slots = reader.slots(tail, after)
-        if not set(np.unique(slots["version"][slots["part"] == 0]).tolist()) <= names.versions.keys():
+        first = slots[slots["part"] == 0]
+        is_known = set(np.unique(first["version"]).tolist()) <= names.versions.keys()
+        if not is_known or int(first["split_generation"].max(initial=0)) > names.newest_split:
             names.read_catalog()
         versions = names.versions
         found = scan(

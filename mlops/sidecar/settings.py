@@ -23,9 +23,11 @@ class SidecarSettings(BaseSettings):
     `tap` is the folder that the servers write to, `log` where the prediction log goes. A segment of the log becomes
     Parquet once it has `segment_mb` or is `segment_s` old. Partitions older than `retention_days`, and the oldest
     ones where the log takes more than `log_mb`, are removed; 0 turns either off. What servers count goes to the
-    registry in windows of `counts_window_s`, under the name `reporter`, and is kept for `counts_days`. `alert_matrix` is
-    a file of alert rows in the place of the shipped ones; rows on the server's counters look at windows of
-    `alert_window_s`. Alerts act on the registry, or where there is none on the server at `admin`.
+    registry in windows of `counts_window_s`, under the name `reporter`, and is kept for `counts_days`. With
+    `rollouts` it decides on the registry's rollouts where no other sidecar does; one that is silent for `lease_s` is
+    taken over from. `alert_matrix` is a file of alert rows in the place of the shipped ones; rows on the server's
+    counters look at windows of `alert_window_s`. Alerts act on the registry, or where there is none on the server at
+    `admin`.
     """
 
     model_config = SettingsConfigDict(
@@ -59,6 +61,8 @@ class SidecarSettings(BaseSettings):
     )
     counts_window_s: Annotated[float, Field(ge=0.1, le=300)] = 10.0
     counts_days: Annotated[float, Field(gt=0, le=3650)] = 1.0
+    rollouts: Literal["on", "off"] = "on"
+    lease_s: Annotated[float, Field(ge=0.5, le=60)] = 10.0
     alerts: Literal["on", "off"] = "on"
     alert_matrix: Path | None = None
     alert_webhook: str = ""

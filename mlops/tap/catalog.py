@@ -64,15 +64,7 @@ class CatalogWriter:
         known = self._splits.get(split.model)
         if known is not None and (known.salt, known.segments) == (split.salt, split.segments):
             return known.generation
-        self._append(
-            {
-                "kind": "split",
-                "model": split.model,
-                "generation": split.generation,
-                "salt": split.salt.hex(),
-                "segments": [list(segment) for segment in split.segments],
-            }
-        )
+        self._append(split_entry(split))
         self._splits[split.model] = split
         return split.generation
 
@@ -109,6 +101,17 @@ def version_entry(index: int, version: Version) -> dict[str, Any]:
         "inputs": _tensors(version.inputs),
         "outputs": _tensors(version.outputs),
         "feature_names": list(version.feature_names),
+    }
+
+
+def split_entry(split: Split) -> dict[str, Any]:
+    """A split as a line of the catalog says it."""
+    return {
+        "kind": "split",
+        "model": split.model,
+        "generation": split.generation,
+        "salt": split.salt.hex(),
+        "segments": [list(segment) for segment in split.segments],
     }
 
 

@@ -211,7 +211,7 @@ ADMIN_ONLY: Final = Text(
 )
 UNKNOWN_SERVICE: Final = Text(Code.NOT_FOUND, None, "unknown service '{service}'")
 INDEX_HALTED: Final = Text(Code.OK, None, "halted by {actor}: {why}")
-INDEX_KEPT_WARM: Final = Text(Code.OK, None, "kept warm to go back to; it takes no requests")
+INDEX_KEPT_WARM: Final = Text(Code.OK, None, "loaded, but no client may ask for it")
 REFLECTION_NOTHING: Final = Text(Code.INVALID_ARGUMENT, None, "the request asks for nothing")
 REFLECTION_UNKNOWN: Final = Text(Code.NOT_FOUND, None, "'{what}' is not known here")
 CHANGE_UNSIGNED: Final = Text(

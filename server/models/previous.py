@@ -24,10 +24,13 @@ class Previous:
         self._events = events
 
     def release(self, model: str) -> bool:
-        """Gives it up, to make room for the next version; whether there was any."""
+        """Gives it up, to make room for the next version; whether that makes any."""
         with self._installation.lock:
             record = self._installation.records.get(model)
             if record is None or not record.previous:
+                return False
+            if record.target is not None and record.previous in record.target.optional:
+                # It is a pin, the shadow or the fallback too, and stays loaded for that.
                 return False
             version = record.previous
             self._installation.install(changes.without_previous(record))

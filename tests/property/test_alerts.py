@@ -76,6 +76,12 @@ class World:
 
     give_back_scale = write_scale
 
+    def reduce_share(self, model: str, why: Why) -> bool:
+        raise AssertionError("no row moves traffic")
+
+    def roll_back(self, model: str, version: str, why: Why) -> bool:
+        raise AssertionError("no row moves traffic")
+
     def halt(self, model: str, why: Why) -> bool:
         self._meet("unreachable")
         self._meet("crash before")

@@ -11,9 +11,10 @@ from mlops.alerts.matrix import Level, Matrix, Row
 from mlops.alerts.reading import Reading
 from mlops.alerts.registry_actions import RegistryActions
 from mlops.alerts.runner import AlertPolicy
-from mlops.registry import Registry
+from mlops.registry import Registry, Share
 from mlops.registry.desired import make_state
 from tests.support.registry import ANN, Packages, add
+from tests.support.rollouts import World, make_spec
 
 ROW = Row(
     name="ic",
@@ -212,3 +213,76 @@ def test_a_model_that_nothing_is_desired_of_waits(registry: Registry, packages: 
     registry.promote("demo", 1, ANN)
     assert desk.policy.act() == 0
     assert desk.scale == 0.5
+
+
+TRAFFIC = Row(
+    name="errors",
+    source="server",
+    figure="error_rate",
+    basis="lower",
+    warning=Level(enter=0.01, leave=0.01, actions=("reduce_share",)),
+    critical=Level(enter=0.1, leave=0.01, actions=("roll_back", "notify")),
+)
+
+
+def traffic(desk: Desk, value: float, version: str = "2") -> None:
+    desk.time += 1
+    policy = AlertPolicy("demo", Matrix(row=(TRAFFIC,)), desk.folder / "traffic", desk.actions)
+    evidence = f"lower bound {value}"
+    policy.observe(
+        "errors", [Reading("demo", version, str(desk.time), desk.time, desk.time + 1, value, evidence=evidence)]
+    )
+    assert policy.act() == 0
+    policy.close()
+
+
+def split(desk: Desk) -> dict[int, int]:
+    return {share.version: share.weight_bp for share in desk.registry.desired("demo").state.split}  # type: ignore[union-attr]
+
+
+def test_share_of_canaries_is_taken_by_an_alert_on_the_live_version(desk: Desk) -> None:
+    desk.operate(
+        split=(Share(version=2, role="canary", weight_bp=100), Share(version=1, role="stable", weight_bp=9_900))
+    )
+    traffic(desk, 0.05, "1")
+    assert split(desk) == {1: 10_000}
+    found = desk.registry.desired("demo")
+    assert found is not None
+    assert found.actor == ACTOR
+    assert "errors warning raised: lower bound 0.05" in found.reason
+
+
+def test_live_version_is_rolled_back_by_an_alert_once(desk: Desk) -> None:
+    desk.registry.promote("demo", 2, ANN)
+    traffic(desk, 0.5, "2")
+    assert split(desk) == {1: 10_000}
+    assert [notice.do for notice in desk.told] == ["notify"]
+    desk.registry.promote("demo", 2, ANN)
+    traffic(desk, 0.0, "2")
+    traffic(desk, 0.5, "1")
+    assert split(desk) == {2: 10_000}, "the version that the alert is about is not live any more"
+    assert desk.registry.verify().findings == ()
+
+
+def test_nothing_to_go_back_to_is_no_failure(desk: Desk) -> None:
+    traffic(desk, 0.5, "1")
+    assert split(desk) == {1: 10_000}
+    rows = read_history(desk.folder / "traffic" / "history.jsonl")
+    assert {(row.action, row.result) for row in rows} >= {("roll_back", "unchanged"), ("reduce_share", "unchanged")}
+
+
+@pytest.mark.parametrize("strategy", ["canary", "blue_green"])
+def test_open_rollout_is_ended_by_its_own_decision(desk: Desk, strategy: str) -> None:
+    world = World(desk.registry)
+    desk.registry._clock = lambda: world.now  # type: ignore[method-assign]
+    step = {"share": 10.0, "min_time_s": 3.0, "max_time_s": 60.0}
+    world.start(make_spec(strategy=strategy, steps=[step]))
+    world.report()
+    world.look()
+    assert 2 in split(desk)
+    traffic(desk, 0.5 if strategy == "blue_green" else 0.05, "2" if strategy == "blue_green" else "1")
+    assert split(desk) == {1: 10_000}
+    last = world.decisions[-1]
+    assert (last.event, last.actor) == ("aborted", ACTOR)
+    assert "lower bound" in last.reason
+    assert desk.registry.verify().findings == ()

@@ -88,6 +88,16 @@ def test_desired_state_is_set_part_by_part(run: Run, packages: Packages) -> None
     kept = run("desired", "set", "demo", "--pin", "none", "--rule", "values_finite=", "--reason", "back", "--json")
     assert (kept["state"]["allowed_pins"], kept["state"]["rule_overrides"]) == ([], [])
     assert kept["state"]["position_scale"] == 0.5
+    shadow = run("desired", "set", "demo", "--shadow", "1=2.5", "--reason", "watch", "--json")["state"]["shadow"]
+    assert (shadow["version"], shadow["fraction_bp"], shadow["of"]) == (1, 250, None)
+    assert len(shadow["salt"]) == 16
+    grown = run("desired", "set", "demo", "--shadow", "1=100%", "--reason", "all", "--json")["state"]["shadow"]
+    assert grown == shadow | {"fraction_bp": 10_000}, "the sample of a shadow that grows holds what it held"
+    assert "shadow" in run("desired", "show", "demo")
+    gone = run("desired", "set", "demo", "--shadow", "none", "--reason", "enough", "--json")["state"]
+    assert gone["shadow"] is None
+    for wrong in ("1", "1=", "1=0", "1=101", "1=0.001", "x=5", "1=5:", "1=5:1", "1=5:x"):
+        assert "VERSION=PERCENT" in run("desired", "set", "demo", "--shadow", wrong, "--reason", "r", code=2), wrong
     assert "RULE=POLICY" in run("desired", "set", "demo", "--rule", "x=maybe", "--reason", "r", code=2)
     assert "is validated" not in run("desired", "set", "demo", "--fallback", "9", "--reason", "r", code=2)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from mlops.rollout.sums.write import (
     write_progress,
     write_windows,
 )
+from tests.support.counting import START_NS, Counting, CountingLife
 from tests.support.registry import Backend
+from tests.support.shared_memory import memory_folder
 from tests.support.sums import BOOT, SECOND, outputs, side, window
 from tickserve.errors import ExistsError, RegistryError
 
@@ -200,3 +203,21 @@ def test_every_changed_byte_of_a_body_is_seen() -> None:
 def test_verify_does_not_look_at_sums(database: Database, registry: Registry) -> None:
     database.write(lambda connection: write_windows(connection, "demo", [window()]))
     assert registry.verify().findings == ()
+
+
+def test_a_sidecar_counts_into_it_over_restarts_and_outages(
+    registry: Registry, backend: Backend, tmp_path: Path
+) -> None:
+    with memory_folder() as tap:
+        life = CountingLife(tap, began_ns=START_NS)
+        counting = Counting(tap, tmp_path, url=backend.url)
+        for number in range(1, 9):
+            life.count(1, times=number)
+            counting.is_away = number in (3, 4, 5)
+            if number == 7:
+                counting.begin()
+            counting.step(10.0)
+        assert [requests for *_, requests in counting.whole()] == list(range(1, 9))
+        assert sum(int(row.counts.requests.sum()) for row in counting.rows()) == 36
+        assert registry.verify().findings == ()
+        counting.close()

@@ -139,6 +139,8 @@ def test_text_that_became_bytes_is_named(filled: Registry, backend: Backend) -> 
     if not Database(backend.url).is_sqlite:
         pytest.skip("only SQLite keeps bytes in a column of text")
     for table in metadata.sorted_tables:
+        if table.name in NOT_REPLAYED - {audit.name}:
+            continue
         for column in table.columns:
             if column.type.python_type in (int, float) or all(row[column.name] is None for row in rows(backend, table)):
                 continue

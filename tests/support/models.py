@@ -30,6 +30,38 @@ def echo_model() -> bytes:
     )
 
 
+def scaled_model(factor: float) -> bytes:
+    """Gives its three features back, each times the factor: a version whose answers follow from another's."""
+    return _model(
+        [helper.make_node("Mul", ["features", "factor"], ["values"])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor("factor", TensorProto.FLOAT, [1], [factor])],
+    )
+
+
+def failing_model() -> bytes:
+    """Gives its three features back, and fails where the first one is below zero or as large as 1."""
+    return _model(
+        [
+            helper.make_node("Slice", ["features", "start", "end", "axes"], ["first"]),
+            helper.make_node("Floor", ["first"], ["whole"]),
+            helper.make_node("Cast", ["whole"], ["index"], to=TensorProto.INT64),
+            # One element to take: any other index is out of bounds.
+            helper.make_node("Gather", ["one", "index"], ["ones"], axis=0),
+            helper.make_node("Mul", ["features", "ones"], ["values"]),
+        ],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 3])],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", 3])],
+        [
+            helper.make_tensor("start", TensorProto.INT64, [1], [0]),
+            helper.make_tensor("end", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]),
+        ],
+    )
+
+
 def constant_model(value: float) -> bytes:
     """Answers one value a row, whatever the features: versions can be told apart."""
     weights = helper.make_tensor("weights", TensorProto.FLOAT, [3, 1], [0.0, 0.0, 0.0])

@@ -19,7 +19,7 @@ from mlops.rollout.orders import Rollouts
 from mlops.rollout.store import Decided, Progress, RolloutRow, latest_rollout, read_decisions, read_progress
 from mlops.rollout.sums import CountedOutputs, CountedWindow
 from mlops.rollout.sums.write import Progress as Reported
-from mlops.rollout.sums.write import write_outputs, write_progress, write_windows
+from mlops.rollout.sums.write import outputs_row, write_outputs, write_progress, write_windows
 from mlops.tap.layout import BUCKETS, COMPARED_ROLE, SHADOW_ROLE
 
 KIM = Author("kim", "try the new one")
@@ -180,7 +180,7 @@ class World:
             missed=(0, 0),
         )
         window = replace(empty, **arrays)
-        self.write(lambda connection: write_outputs(connection, "demo", [window]))
+        self.write(lambda connection: write_outputs(connection, [outputs_row("demo", window)]))
 
     def write(self, change: Callable[[Connection], Any]) -> None:
         self.registry.journal.database.write(change)

@@ -9,7 +9,7 @@ import traceback
 import typer
 from rich.console import Console
 
-from tickserve.cli import desired, drift, keys, models, package, split
+from tickserve.cli import desired, drift, keys, models, package, rollout, split
 from tickserve.cli.bench import bench
 from tickserve.cli.control import choose, drain, events, follow, halt, release, resume, rollback
 from tickserve.cli.demo import demo
@@ -51,6 +51,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(desired.app, name="desired")
 app.add_typer(split.app, name="split")
+app.add_typer(rollout.app, name="rollout")
 app.add_typer(drift.app, name="drift")
 
 

@@ -16,6 +16,7 @@ from tickserve.home import home as default_home
 if TYPE_CHECKING:
     from mlops.prediction_log.batch import Batch
     from mlops.prediction_log.replay import Replayed
+    from mlops.prediction_log.routed import Routed
 
 
 def replay(
@@ -32,9 +33,13 @@ def replay(
     artifacts: Annotated[str, typer.Option(help="Folder or URL of the registry's files.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Run logged inputs through the package that answered them and compare bit for bit; exit 1 where any differs."""
+    """Run logged inputs through the package that answered them and compare bit for bit; route them once more.
+
+    Exit 1 where outputs differ, or a request went elsewhere than its split sends its key.
+    """
     try:
         from mlops.prediction_log.replay import replay as run
+        from mlops.prediction_log.splits import read_splits
         from mlops.sidecar.packages import PackageFinder
     except ImportError as error:
         raise ConfigurationError(
@@ -45,12 +50,12 @@ def replay(
     if not folder.is_dir():
         raise UnknownError(f"there is no prediction log at {folder}; `tickserve sidecar` makes one", field="log")
     packages = PackageFinder(state, models or state / "models", registry, artifacts)
-    found = run(_wanted(folder, model, version, _day(day), limit), packages.find)
+    found = run(_wanted(folder, model, version, _day(day), limit), packages.find, read_splits(folder))
     if as_json:
         typer.echo(json.dumps(found.as_dict()))
     else:
         _show(found)
-    if found.different:
+    if found.different or found.routing.wrong:
         raise typer.Exit(1)
 
 
@@ -79,6 +84,7 @@ def _show(found: "Replayed") -> None:
     console = Console()
     reasons = "".join(f", {count} not replayed ({why})" for why, count in sorted(found.not_replayed.items()))
     console.print(f"{found.records} records: {found.equal} equal, {found.different} different{reasons}")
+    _show_routing(console, found.routing)
     if not found.differences:
         return
     table = Table("position", "request", "model", "version", "tensor", "row", "column", "logged", "replayed")
@@ -94,4 +100,19 @@ def _show(found: "Replayed") -> None:
             repr(each.logged),
             repr(each.replayed),
         )
+    console.print(table)
+
+
+def _show_routing(console: Console, routing: "Routed") -> None:
+    without = f", {routing.without_history} unproven (the log has not their split)" if routing.without_history else ""
+    if routing.checked:
+        proven = routing.checked - routing.wrong
+        console.print(f"routing of {routing.checked}: {proven} proven, {routing.wrong} wrong{without}")
+    else:
+        console.print(f"routing: nothing proven{without}")
+    if not routing.elsewhere:
+        return
+    table = Table("position", "request", "model", "version", "by its split")
+    for each in routing.elsewhere:
+        table.add_row(str(each.position), each.request_id, each.model, each.version, each.expected)
     console.print(table)

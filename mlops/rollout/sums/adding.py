@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from mlops.rollout.counts import SideCounts, WindowCounts
 from mlops.rollout.sums.values import MIXED_SHARE, CountedOutputs, CountedWindow
 from mlops.routing import WHOLE_BP
@@ -69,21 +71,15 @@ def sum_outputs(windows: Sequence[CountedOutputs]) -> CountedOutputs | None:
     """
     if not windows:
         return None
+    found = [each.bins for each in windows if each.bins is not None]
+    is_one = len({bins.shape for bins in found}) == 1
     total = windows[0]
     for each in windows[1:]:
-        bins, unbinned = total.bins, total.unbinned + each.unbinned
-        if bins is None or each.bins is None:
-            bins = each.bins if bins is None else bins
-        elif bins.shape == each.bins.shape:
-            bins = bins + each.bins
-        else:
-            bins, unbinned = None, total.answers + each.answers
         total = replace(
             total,
             window_ns=max(total.end_ns, each.end_ns) - total.start_ns,
             answers=total.answers + each.answers,
-            bins=bins,
-            unbinned=unbinned,
+            unbinned=total.unbinned + each.unbinned,
             total_ns=total.total_ns + each.total_ns,
             run_ns=total.run_ns + each.run_ns,
             pairs=total.pairs + each.pairs,
@@ -91,7 +87,9 @@ def sum_outputs(windows: Sequence[CountedOutputs]) -> CountedOutputs | None:
             positions=_span(total.positions, each.positions),
             missed=_span(total.missed, each.missed),
         )
-    return total
+    if not is_one:
+        return replace(total, bins=None, unbinned=total.answers)
+    return replace(total, bins=np.stack(found).sum(axis=0, dtype=np.int64))
 
 
 def drop_share(windows: Iterable[CountedOutputs]) -> float:

@@ -150,6 +150,7 @@ class CountsConsumer:
 
     def close(self) -> None:
         """Writes what waits, if that is soon done, and ends."""
+        self._give_outputs(self._now().unix_ns)
         self._writer.stop()
         for boot in self._boots.values():
             boot.close()

@@ -80,6 +80,10 @@ class OutputWindows:
         self._pairs: dict[str, Pairs] = {}
         self.late = 0
 
+    def __len__(self) -> int:
+        """Windows that are held."""
+        return len(self._windows)
+
     def add(self, batch: Batch) -> None:
         """Takes records of one version."""
         wanted = (batch.status == 0) & np.isin(batch.role, _ROLES) & np.isin(batch.why, _WHYS)

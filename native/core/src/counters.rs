@@ -33,6 +33,8 @@ pub struct Durations {
     pub run: u64,
     pub validate_output: u64,
     pub encode: u64,
+    /// Of a fallback: what the version before it took. No stage of its own, and part of the total.
+    pub before: u64,
 }
 
 impl Durations {
@@ -45,13 +47,14 @@ impl Durations {
             run,
             validate_output,
             encode,
+            before: _,
         } = *self;
         [wait, decode, validate_input, run, validate_output, encode]
     }
 
     /// From the arrival at the pipeline to the encoded answer.
     pub fn total(&self) -> u64 {
-        self.decode + self.validate_input + self.run + self.validate_output + self.encode
+        self.before + self.decode + self.validate_input + self.run + self.validate_output + self.encode
     }
 }
 

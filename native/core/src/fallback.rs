@@ -18,9 +18,18 @@ pub struct Outcomes {
     /// Of the version that the request was routed to.
     pub routed: Outcome,
     /// Of the fallback, where one was run. Where that was refused too, the client gets the first refusal.
-    pub fallback: Option<Outcome>,
+    pub fallback: Option<Fallen>,
     /// The request, where it ran on another thread.
     pub request: Option<Box<Parsed>>,
+}
+
+/// What became of a request at the fallback.
+#[derive(Debug)]
+pub struct Fallen {
+    /// 0 where its shape was refused.
+    pub rows: u64,
+    /// As of any version.
+    pub outcome: Outcome,
 }
 
 /// A request whose first run is over.
@@ -46,7 +55,7 @@ impl From<Outcome> for Outcomes {
 
 impl Ran<'_> {
     /// Whether the fallback is to answer: a rule of that policy was broken, and there is time.
-    fn asks_for(&self, fallback: &Serving) -> Option<(Finding, Timing)> {
+    fn asks_for(&self, fallback: &Serving) -> Option<(Purpose, Timing)> {
         let (call, run) = (self.outcome.seen.call.as_ref()?, self.outcome.seen.run?);
         if self.outcome.result.is_ok() {
             return None;
@@ -72,11 +81,11 @@ impl Ran<'_> {
             rule: broken.rule.clone(),
         };
         let timing = Timing {
-            started: now,
             deadline: run.deadline,
             ..self.timing
         };
-        Some((finding, timing))
+        let begun = now;
+        Some((Purpose::Fallback { finding, begun }, timing))
     }
 
     /// Runs the fallback where it is to answer; `session` is this thread's, of that version.
@@ -87,8 +96,8 @@ impl Ran<'_> {
         is_pooled: bool,
         texts: &Texts,
         fault: impl FnOnce(String),
-    ) -> Option<Outcome> {
-        let (finding, timing) = self.asks_for(fallback)?;
+    ) -> Option<Fallen> {
+        let (purpose, timing) = self.asks_for(fallback)?;
         // The request as it came: what was read of it is not there twice.
         let again = decode::parse(self.request.protocol(), self.request.message().clone(), texts);
         let read = again.and_then(|mut request| {
@@ -98,9 +107,11 @@ impl Ran<'_> {
         });
         let (mut request, shape) = match read {
             Ok(read) => read,
-            Err(refusal) => return Some(Outcome::refused(refusal)),
+            Err(refusal) => {
+                let outcome = Outcome::refused(refusal);
+                return Some(Fallen { rows: 0, outcome });
+            }
         };
-        let submitted = timing.started;
         let job = Job {
             texts,
             serving: fallback,
@@ -109,12 +120,16 @@ impl Ran<'_> {
             drawn: self.drawn,
             framing: self.framing,
             timing,
-            purpose: Purpose::Fallback(finding),
+            purpose,
         };
-        Some(if is_pooled {
-            job.run_in_pool(session, submitted, fault)
+        let outcome = if is_pooled {
+            job.run_in_pool(session, Instant::now(), fault)
         } else {
             job.run(session, fault)
+        };
+        Some(Fallen {
+            rows: shape.rows,
+            outcome,
         })
     }
 }

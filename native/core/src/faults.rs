@@ -30,6 +30,11 @@ impl Faults {
     /// Counts one and keeps its text; where there are many, the oldest goes.
     pub fn keep(&self, text: String) {
         self.count.fetch_add(1, Ordering::Relaxed);
+        self.tell(text);
+    }
+
+    /// Keeps the text of one that cost no client anything, which is not counted.
+    pub fn tell(&self, text: String) {
         let mut text = text;
         // Twice is enough where nobody else adds meanwhile; where many do, one text more or less is no matter.
         for _ in 0..2 {

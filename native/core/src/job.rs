@@ -69,9 +69,13 @@ pub enum Purpose {
         /// Whether to take the processor time of the run.
         measures_cpu: bool,
     },
-    /// To answer in place of a version that broke a rule, which the finding names. The deadline is the request's as
-    /// that version had it.
-    Fallback(Finding),
+    /// To answer in place of a version that broke a rule. The deadline is the request's as that version had it.
+    Fallback {
+        /// Which rule, and where.
+        finding: Finding,
+        /// When that version was through.
+        begun: Instant,
+    },
     /// To be compared with an answer that has left. It has no deadline, and no age that the answered one had not.
     Shadow {
         /// What event times of that one were held against.
@@ -182,7 +186,7 @@ impl Job<'_> {
             } else {
                 runtime.version.limits.default_deadline_us
             }),
-            Purpose::Fallback(finding) => call.findings.put_first(finding.clone()),
+            Purpose::Fallback { finding, .. } => call.findings.put_first(finding.clone()),
             Purpose::Shadow { .. } => {}
         }
         let call = seen.call.insert(call);
@@ -218,7 +222,7 @@ impl Job<'_> {
         let (texts, timing, runtime) = (self.texts, &self.timing, &self.serving.runtime);
         let checked_unix_ns = match self.purpose {
             Purpose::Shadow { checked_unix_ns, .. } => checked_unix_ns,
-            Purpose::Answer { .. } | Purpose::Fallback(_) => unix_ns(),
+            Purpose::Answer { .. } | Purpose::Fallback { .. } => unix_ns(),
         };
         runtime.input_checks.check(call, checked_unix_ns, texts)?;
         let checked = Instant::now();
@@ -252,9 +256,14 @@ impl Job<'_> {
             .encoder
             .answer(self.framing, call, outputs, so_far, texts)?;
         let done = Instant::now();
+        let begun = match self.purpose {
+            Purpose::Fallback { begun, .. } => begun,
+            Purpose::Answer { .. } | Purpose::Shadow { .. } => timing.started,
+        };
         let durations = Durations {
             wait: nanoseconds(timing.arrived, timing.started),
-            decode: nanoseconds(timing.started, decoded),
+            before: nanoseconds(timing.started, begun),
+            decode: nanoseconds(begun, decoded),
             validate_input: nanoseconds(decoded, checked),
             run: nanoseconds(checked, ran),
             validate_output: nanoseconds(ran, validated),
@@ -272,7 +281,7 @@ impl Job<'_> {
         let session = session.ok_or("this thread has no session")?;
         let measures_cpu = match self.purpose {
             Purpose::Answer { measures_cpu } | Purpose::Shadow { measures_cpu, .. } => measures_cpu,
-            Purpose::Fallback(_) => false,
+            Purpose::Fallback { .. } => false,
         };
         let cpu_before = measures_cpu.then(thread_cpu_ns);
         let given = session.run(&call.inputs);

@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -148,10 +149,10 @@ class Job(Generic[_Request, _Pending]):
 
     def _run_inline(self, arrays: Sequence[Array]) -> Sequence[Array]:
         session = self.serving.runtime.session
-        return session.run_one(arrays) if self.shape.rows == 1 else session.run(arrays)
+        return self._ask(session.run_one if self.shape.rows == 1 else session.run, arrays)
 
     def _run_long(self, arrays: Sequence[Array]) -> Sequence[Array]:
-        outputs = self.serving.runtime.session.run(arrays)
+        outputs = self._ask(self.serving.runtime.session.run, arrays)
         if time.perf_counter_ns() > self._deadline:
             raise texts.DEADLINE_RAN.error()
         return outputs
@@ -176,7 +177,7 @@ class Job(Generic[_Request, _Pending]):
             raise texts.DEADLINE.error()
         self._broken_inputs = call.findings.times_broken
         self.has_run = True
-        outputs = self.outputs = self._timed(run, call.arrays) if self.is_timed else run(self, call.arrays)
+        outputs = self.outputs = run(self, call.arrays)
         ran = time.perf_counter_ns()
         try:
             runtime.check_outputs(call, outputs)
@@ -199,10 +200,13 @@ class Job(Generic[_Request, _Pending]):
         )
         return answer
 
-    def _timed(self, run: "_Run", arrays: Sequence[Array]) -> Sequence[Array]:
+    def _ask(self, model: Callable[[Sequence[Array]], Sequence[Array]], arrays: Sequence[Array]) -> Sequence[Array]:
+        """The model's outputs; where that is asked for, with the CPU time that they took on this thread."""
+        if not self.is_timed:
+            return model(arrays)
         started = time.thread_time_ns()
         try:
-            return run(self, arrays)
+            return model(arrays)
         finally:
             self.cpu_ns = time.thread_time_ns() - started
 
@@ -249,6 +253,12 @@ class Repeat(Job[_Request, _Pending]):
         super().__init__(codec, serving, pending, shape, arrived, deadline)
         #: What is found on it before anything else.
         self.leads: Finding | None = None
+
+    def run_on(self, executor: Executor) -> bytes:
+        """The encoded answer, with the model's own run on another thread. Raises PredictionError."""
+        return self._answer(
+            lambda job, arrays: executor.submit(Job._run_inline, job, arrays).result(), arrived=self._arrived
+        )
 
     def _begin(self, call: Call) -> None:
         if self.leads is not None:

@@ -135,7 +135,9 @@ class Runtime:
 
     def apart(self) -> "Runtime":
         """The same loaded version for the thread of shadows, with buffers of its own."""
-        return Runtime(self.version, self.session.apart())
+        other = Runtime(self.version, self.session.apart())
+        other.ns_per_value, other.run_time_ns = self.ns_per_value, self.run_time_ns
+        return other
 
     def check_inputs(self, call: Call, now_unix_ns: int) -> None:
         """Applies the input rules; may replace the call's arrays by clipped ones."""

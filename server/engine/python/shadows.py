@@ -1,4 +1,10 @@
-"""Copies of requests for shadows: made once the answer has left, and run on one thread that gives way to all others."""
+"""Copies of requests for shadows: made once the answer has left, and run on one thread that gives way to all others.
+
+Reading, checking and short runs hold the interpreter's lock for most of their time. A thread of low priority that is
+put off the processor with the lock in its hands keeps all others waiting for as long; so such parts have the engine's
+own priority and are kept short and apart by rests. Runs that take longer leave the interpreter: they have the lowest
+priority there is, on a thread of their own, as a priority that was lowered cannot be raised again.
+"""
 
 import contextlib
 import os
@@ -7,6 +13,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from mlops.routing import is_sampled
@@ -19,6 +26,8 @@ from server.engine.python.serving import Serving
 from server.plan import ShadowBounds
 from tickserve.errors import PredictionError, TickserveError
 
+#: Longer runs leave the interpreter at the lowest priority.
+_SHORT_NS = 200_000
 #: A copy that is older is given up: what it is counted in may be somebody else's some minutes later.
 MAX_WAIT_NS = 60_000_000_000
 _NICENESS = 19
@@ -76,6 +85,7 @@ class Shadows:
         self._offered = self._offered_bytes = 0
         self._taken = self._taken_bytes = 0
         self._is_stopping = False
+        self._lowest = ThreadPoolExecutor(1, thread_name_prefix="shadow-run", initializer=_lower)
         # No daemon: the interpreter must not end under a run of the model.
         self._thread = threading.Thread(target=self._run, name="shadows", daemon=False)
         self.recorder: Recorder | None = None
@@ -110,34 +120,43 @@ class Shadows:
         self._queue.put(copy)
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):
-            # On Linux this is the priority of one thread.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        # Its thread ends with this one, whichever way that ends.
+        with self._lowest:
+            while self._take_next():
+                pass
+
+    def _next(self) -> Copy | None:
+        """The next copy, as soon as there is one; None where no more is to be run."""
         while True:
             try:
-                copy = self._queue.get(timeout=_LOOK_S)
+                return self._queue.get(timeout=_LOOK_S)
             except queue.Empty:
-                if threading.main_thread().is_alive():
-                    continue
-                return
-            if copy is None:
-                return
-            started = time.perf_counter_ns()
-            self._taken += 1
-            self._taken_bytes += copy.size_bytes
-            if self._is_stopping or started - copy.at > MAX_WAIT_NS:
-                copy.shadow.tally.expired += 1
-            else:
-                try:
-                    self._repeat(copy, started)
-                except Exception:  # noqa: BLE001 - whatever it is, the next copy has its turn, and the log the traceback
-                    self.faults.append(traceback.format_exc())
-            runtime, spent_s = copy.shadow.runtime, (time.perf_counter_ns() - started) / 1e9
-            # Before it is said that the runtime is free, so that this thread never holds the last of it.
-            del copy
-            runtime.release()
-            del runtime
-            time.sleep(min(max(_LEAST_REST_S, spent_s), _MOST_REST_S))
+                if not threading.main_thread().is_alive():
+                    return None
+
+    def _take_next(self) -> bool:
+        """Runs or drops the next copy, and rests; says whether there was one.
+
+        Nothing of it is held while the thread waits for the one after: it may be the last that holds a runtime.
+        """
+        copy = self._next()
+        if copy is None:
+            return False
+        started = time.perf_counter_ns()
+        self._taken += 1
+        self._taken_bytes += copy.size_bytes
+        if self._is_stopping or started - copy.at > MAX_WAIT_NS:
+            copy.shadow.tally.expired += 1
+        else:
+            try:
+                self._repeat(copy, started)
+            except Exception:  # noqa: BLE001 - whatever it is, the next copy has its turn, and the log the traceback
+                self.faults.append(traceback.format_exc())
+        spent_s = (time.perf_counter_ns() - started) / 1e9
+        # The reaper waits a while yet, longer than this thread rests.
+        copy.shadow.runtime.release()
+        time.sleep(min(max(_LEAST_REST_S, spent_s), _MOST_REST_S))
+        return True
 
     def _repeat(self, copy: Copy, started: int) -> None:
         """Gives the shadow what the live version had; counts and records what it makes of it."""
@@ -150,7 +169,8 @@ class Shadows:
             job = Repeat(codec, serving, copy.pending, shape, started)
             job.checked_at_unix_ns = copy.checked_at_unix_ns
             job.is_timed = serving.model.latency_edge_ns > 0
-            answer = job.run()
+            is_short = shape.values * serving.runtime.ns_per_value <= _SHORT_NS
+            answer = job.run() if is_short else job.run_on(self._lowest)
             if len(answer) > self._max_answer_bytes:
                 raise texts.ANSWER_TOO_LONG.error(size=len(answer), bound=self._max_answer_bytes)
             job.count(wait)
@@ -169,6 +189,13 @@ class Shadows:
             self.recorder.record_copy(
                 copy.by, copy.live, serving, columns, copy.asked, copy.drawn_id, job, wait, refusal
             )
+
+
+def _lower() -> None:
+    """Gives this thread the lowest priority where it may."""
+    with contextlib.suppress(OSError):
+        # On Linux this is the priority of one thread.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _over_edge(job: Job[Any, Any] | None, edge_ns: int) -> tuple[int, ...]:

@@ -57,6 +57,12 @@ class Desk:
     def halt(self, model: str, why: Why) -> bool:
         raise AssertionError("no row halts")
 
+    def reduce_share(self, model: str, why: Why) -> bool:
+        raise AssertionError("no row moves traffic")
+
+    def roll_back(self, model: str, version: str, why: Why) -> bool:
+        raise AssertionError("no row moves traffic")
+
     def was_written(self, model: str, identity: str) -> bool:
         return False
 

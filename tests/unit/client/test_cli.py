@@ -221,6 +221,31 @@ def test_status_is_whole_in_a_terminal_of_80_columns(shell: Shell) -> None:
     assert "(tried 2 times): DATA_LOSS: model.onnx is damaged" in " ".join(" ".join(lines).split())
 
 
+def test_status_says_what_shadow_and_fallback_do(shell: Shell) -> None:
+    desired = control_pb2.DesiredState(
+        shadow=control_pb2.Shadow(version="2", fraction_bp=250, salt="s", of="1"), fallback_version="3"
+    )
+    served = [control_pb2.VersionStatus(version=number, digest=DIGEST, role="ROLE_SHADOW") for number in "23"]
+    model = control_pb2.ModelStatus(name="m", desired=desired, versions=served, is_following=True)
+    shell.script.status = control_pb2.StatusResponse(models=[model])
+    output = shell.run("status")
+    assert "m: version 2 gets copies of 2.5% of the requests of version 1" in output
+    assert "m: version 3 answers where another breaks an output rule of policy fallback" in output
+    # One is not loaded, the other does not fit.
+    model = control_pb2.ModelStatus(
+        name="m",
+        desired=desired,
+        versions=served[:1],
+        failed=[control_pb2.FailedChange(version="2", message="other inputs")],
+    )
+    model.desired.shadow.of = ""
+    shell.script.status = control_pb2.StatusResponse(models=[model])
+    output = shell.run("status")
+    assert "m: version 2 is to get copies of 2.5% of the requests of every other version" in output
+    assert "m: version 3 is to answer where another" in output
+    assert "other inputs" in output
+
+
 def test_status_prints_json(shell: Shell) -> None:
     shell.script.status = STATUS
     status = json.loads(shell.run("status", "--json"))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.client.scripted import DIGEST, Refusal, Script, ScriptedServer
 from tickserve import ControlClient
-from tickserve.client import Change, FailedChange, Halt, ModelState, ServerState, Share, VersionStatus
+from tickserve.client import Change, FailedChange, Halt, ModelState, ServerState, Shadow, Share, VersionStatus
 from tickserve.errors import Code, ControlError, InvalidInputError, UnreachableError
 from tickserve.prediction import Role
 from tickserve.v1 import control_pb2 as pb
@@ -63,6 +63,8 @@ def test_status_is_typed(control: tuple[ControlClient, Script]) -> None:
                     revision=5,
                     split=[pb.Share(version="3", role="ROLE_STABLE", weight_bp=10_000)],
                     fallback_version="1",
+                    shadow=pb.Shadow(version="4", fraction_bp=250, salt="s", of="3"),
+                    latency_edge_ns=1_500_000,
                     position_scale=0.5,
                     halt=halt,
                 ),
@@ -86,6 +88,7 @@ def test_status_is_typed(control: tuple[ControlClient, Script]) -> None:
     assert model.versions == (VersionStatus("2", DIGEST.hex(), Role.STABLE, 10_000, SINCE, 4096, 9000, 1e-7),)
     assert model.desired is not None
     assert (model.desired.revision, model.desired.fallback_version, model.desired.position_scale) == (5, "1", 0.5)
+    assert (model.desired.shadow, model.desired.latency_edge_ns) == (Shadow("4", 250, of="3"), 1_500_000)
     assert (model.desired.split, model.desired.halt) == ((Share("3", Role.STABLE, 10_000),), model.halt)
     assert model.failed == (FailedChange("3", DIGEST.hex(), Code.DATA_LOSS, "damaged", SINCE, 2),)
     assert (loading.state, loading.halt, loading.desired) == (ModelState.LOADING, None, None)

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use prost::Message;
 
 use self::support::*;
-use crate::plan::VersionPlan;
+use crate::plan::{Role, Shadow, VersionPlan};
 use crate::service::{Protocol, Service};
-use crate::session::probe::FREED_ON;
+use crate::session::probe::{self, FREED_ON};
 
 const SWAPS: u64 = 12;
 const WORKERS: usize = 2;
@@ -25,6 +25,7 @@ fn numbered(number: u64) -> VersionPlan {
 
 #[test]
 fn swaps_under_load_fail_nothing_and_free_sessions_on_the_reapers_thread() {
+    let _alone = probe::begin();
     let engine = engine_of(BOUNDS, WORKERS, 1);
     serve(&engine, 1, &numbered(1));
     let sent = floats(&[1, 3], &[1.0, 2.0, 3.0]);
@@ -98,6 +99,49 @@ fn swaps_under_load_fail_nothing_and_free_sessions_on_the_reapers_thread() {
     drop(engine);
     let freed_on = FREED_ON.lock().unwrap();
     assert_eq!(freed_on.len(), all_but_one + sessions);
+    assert!(
+        freed_on.iter().all(|thread| thread.as_deref() == Some("reaper")),
+        "{freed_on:?}"
+    );
+}
+
+#[test]
+fn sessions_of_shadows_are_freed_on_the_reapers_thread() {
+    let _alone = probe::begin();
+    let engine = engine(BOUNDS);
+    for number in [1, 2] {
+        engine.keep(engine.prepare(numbered(number), None).unwrap());
+    }
+    let mut plan = plan_of(1, &numbered(1));
+    let model = plan.models.get_mut("echo").unwrap();
+    let shadow = (numbered(2).digest, Role::Previous);
+    model.versions.insert("2".to_owned(), shadow);
+    model.shadow = Some(Shadow {
+        version: "2".to_owned(),
+        fraction_bp: 10_000,
+        salt: "shadow".into(),
+        of: String::new(),
+    });
+    engine.install(plan).unwrap();
+    let pipeline = engine.pipeline(0).unwrap();
+    let request = infer_request("echo", "features", &floats(&[1, 3], &[1.0; 3]));
+    answer(&pipeline, &request, arrival()).unwrap();
+    pipeline.answered();
+    let copies = || {
+        let counters = engine.counters();
+        let shadows = counters
+            .versions
+            .iter()
+            .filter(|(each, _)| each.role == Role::Shadow);
+        shadows.map(|(_, counts)| counts.answered).sum::<u64>()
+    };
+    eventually("the copy is run", || copies() == 1);
+    // One each of the worker, the pool and the shadow.
+    engine.install(plan_of(2, &numbered(1))).unwrap();
+    eventually("the shadow's are freed", || FREED_ON.lock().unwrap().len() == 3);
+    drop((pipeline, engine));
+    eventually("the others are", || FREED_ON.lock().unwrap().len() == 5);
+    let freed_on = FREED_ON.lock().unwrap();
     assert!(
         freed_on.iter().all(|thread| thread.as_deref() == Some("reaper")),
         "{freed_on:?}"

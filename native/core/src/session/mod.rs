@@ -342,9 +342,17 @@ fn c_names(specs: &[TensorSpec]) -> Result<Vec<CString>, RuntimeFailure> {
 /// Tells tests which threads freed sessions.
 #[cfg(test)]
 pub(crate) mod probe {
-    use std::sync::Mutex;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
     pub(crate) static FREED_ON: Mutex<Vec<Option<String>>> = Mutex::new(Vec::new());
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+    /// Begins anew, for a test that counts: no other one does meanwhile.
+    pub(crate) fn begin() -> MutexGuard<'static, ()> {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        FREED_ON.lock().unwrap().clear();
+        alone
+    }
 
     #[derive(Debug)]
     pub(super) struct Probe;

@@ -6,6 +6,7 @@
 //! change of the plan nor the end of the server.
 
 mod copied;
+mod loader;
 mod priority;
 mod queue;
 mod sessions;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
 pub use self::copied::{Copied, Shadowing};
+use self::loader::Loader;
 use self::queue::Queue;
 use crate::reaper::Retiring;
 use crate::session::Library;
@@ -57,10 +59,10 @@ impl Shadows {
         library: &'static Library,
         retiring: Retiring,
     ) -> io::Result<()> {
-        let own = Arc::clone(shared);
+        let (own, loader) = (Arc::clone(shared), Loader::start(library)?);
         let started = std::thread::Builder::new()
             .name("shadow".to_owned())
-            .spawn(move || thread::run(&own, library, retiring))?;
+            .spawn(move || thread::run(&own, loader, retiring))?;
         // Set once: an engine starts its thread when it is made.
         let _set = shared.shadows.thread.set(started.thread().clone());
         Ok(())

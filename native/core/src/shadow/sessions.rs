@@ -1,23 +1,26 @@
-//! Sessions of the thread of shadows: one for each package that some shadow is, made when a plan names it.
+//! Sessions of the thread of shadows: one for each package that some shadow is, made when a plan names it, and kept for
+//! as long as copies of that plan wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use super::loader::Loader;
 use crate::faults::Faults;
 use crate::installed::Installed;
-use crate::prepare;
 use crate::reaper::{Retired, Retiring};
 use crate::runtime::Runtime;
-use crate::session::{Library, Session};
+use crate::session::Session;
 
 /// By digest. Whatever is not named any more is retired: the thread is of a priority that should not free much.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    library: &'static Library,
+    loader: Loader,
     retiring: Retiring,
     made: BTreeMap<Bytes, (Session, u64)>,
+    /// What could not be made; tried again with the next plan.
+    failed: BTreeSet<Bytes>,
 }
 
 /// A session on its way to the reaper.
@@ -33,35 +36,42 @@ impl Retired for Freed {
 }
 
 impl Sessions {
-    pub(super) fn new(library: &'static Library, retiring: Retiring) -> Self {
+    pub(super) fn new(loader: Loader, retiring: Retiring) -> Self {
         Self {
-            library,
+            loader,
             retiring,
             made: BTreeMap::new(),
+            failed: BTreeSet::new(),
         }
     }
 
-    /// Makes what the plan's shadows need, gives up the rest, and says whether there are any. Slow. What cannot be made
-    /// is in the faults, and is tried again with the next plan.
-    pub(super) fn fit(&mut self, installed: &Installed, faults: &Faults) -> bool {
-        let shadows = installed.models.iter().filter_map(|model| model.shadow.as_ref());
-        let runtimes: Vec<_> = shadows.map(|shadow| &shadow.serving.runtime).collect();
-        let needed: BTreeSet<_> = runtimes.iter().map(|runtime| &runtime.version.digest).collect();
-        let unneeded: Vec<_> = self
-            .made
-            .extract_if(.., |digest, _| !needed.contains(digest))
+    /// Makes what the shadows of a new plan need, and says whether there are any. Slow. What cannot be made is in the
+    /// faults.
+    pub(super) fn add(&mut self, installed: &Installed, faults: &Faults) -> bool {
+        self.failed.clear();
+        let mut has_shadows = false;
+        for runtime in runtimes(installed) {
+            has_shadows = true;
+            self.make(runtime, faults);
+        }
+        has_shadows
+    }
+
+    /// Gives up what the shadows of the plan do not need.
+    pub(super) fn keep_only(&mut self, installed: &Installed) {
+        let needed: BTreeSet<_> = runtimes(installed)
+            .map(|runtime| &runtime.version.digest)
             .collect();
+        let is_unneeded = |digest: &Bytes, _: &mut _| !needed.contains(digest);
+        let unneeded: Vec<_> = self.made.extract_if(.., is_unneeded).collect();
         for (_, made) in unneeded {
             self.retire(made);
         }
-        for runtime in &runtimes {
-            self.make(runtime, faults);
-        }
-        !runtimes.is_empty()
     }
 
-    /// The session of a version; None where it could not be made.
-    pub(super) fn of(&mut self, runtime: &Runtime) -> Option<&mut Session> {
+    /// The session of a version, made where it is not there any more; None where it could not be made.
+    pub(super) fn of(&mut self, runtime: &Runtime, faults: &Faults) -> Option<&mut Session> {
+        self.make(runtime, faults);
         self.made
             .get_mut(&runtime.version.digest)
             .map(|(session, _)| session)
@@ -76,17 +86,18 @@ impl Sessions {
 
     fn make(&mut self, runtime: &Runtime, faults: &Faults) {
         let version = &runtime.version;
-        if self.made.contains_key(&version.digest) {
+        if self.made.contains_key(&version.digest) || self.failed.contains(&version.digest) {
             return;
         }
-        match prepare::one_session(self.library, version) {
+        match self.loader.load(version) {
             Ok(session) => {
                 let bytes = runtime.loaded.bytes_of_one();
                 self.made.insert(version.digest.clone(), (session, bytes));
             }
             Err(error) => {
                 let (model, number) = (&version.model, &version.version);
-                faults.keep(format!("{model} version {number} as a shadow: {error}"));
+                faults.tell(format!("{model} version {number} as a shadow: {error}"));
+                self.failed.insert(version.digest.clone());
             }
         }
     }
@@ -97,4 +108,10 @@ impl Sessions {
             resident_bytes,
         }));
     }
+}
+
+/// Of every shadow of a plan.
+fn runtimes(installed: &Installed) -> impl Iterator<Item = &Runtime> {
+    let shadows = installed.models.iter().filter_map(|model| model.shadow.as_ref());
+    shadows.map(|shadow| &*shadow.serving.runtime)
 }

@@ -1,11 +1,13 @@
 //! The thread of shadows: runs copies one after the other, when nothing else runs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Copied;
 use super::copied::Shadowing;
+use super::loader::Loader;
 use super::priority;
 use super::sessions::Sessions;
 use crate::clock::unix_ns;
@@ -15,12 +17,15 @@ use crate::faults::panic_text;
 use crate::job::{Job, Outcome, Purpose, Timing};
 use crate::reaper::Retiring;
 use crate::refuse;
-use crate::session::Library;
 use crate::shared::Shared;
 use crate::tap::{Asked, Tap, Way, Why};
 
 /// How often the queue is looked at while a plan has shadows; see `Shadows::wakes_at`.
 const POLL: Duration = Duration::from_millis(10);
+/// The same while none has: a request of a plan before may still come to its end.
+const IDLE_POLL: Duration = Duration::from_secs(1);
+/// A copy that waited for longer is dropped: by then its plan may be gone for so long that its blocks are another's.
+const OLDEST: Duration = Duration::from_secs(60);
 /// Its own tally of a shadow's.
 const TALLY: usize = 0;
 
@@ -31,29 +36,30 @@ struct Runner<'a> {
     /// Installs that the sessions fit.
     installs: u64,
     has_shadows: bool,
+    /// Whether there may be sessions of plans before.
+    has_leftovers: bool,
 }
 
 /// Runs until `Shadows::end`.
-pub(super) fn run(shared: &Shared, library: &'static Library, retiring: Retiring) {
+pub(super) fn run(shared: &Shared, loader: Loader, retiring: Retiring) {
     priority::lower_this_thread();
     let mut runner = Runner {
         shared,
-        sessions: Sessions::new(library, retiring),
+        sessions: Sessions::new(loader, retiring),
         tap: None,
         installs: 0,
         has_shadows: false,
+        has_leftovers: false,
     };
     while shared.shadows.is_on() {
         // What a copy borrows is its own, and what a session holds is written anew by every run.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| runner.look())) {
-            shared.faults.keep(panic_text(payload.as_ref()));
+            shared.faults.tell(panic_text(payload.as_ref()));
         }
-        if runner.has_shadows {
-            std::thread::park_timeout(POLL);
-        } else if !runner.is_behind() {
-            std::thread::park();
-        }
+        std::thread::park_timeout(if runner.has_shadows { POLL } else { IDLE_POLL });
     }
+    // What is still put in after this goes with the queue.
+    while shared.shadows.queue.take().is_some() {}
     runner.sessions.clear();
 }
 
@@ -67,10 +73,13 @@ impl Runner<'_> {
             if !self.shared.shadows.is_on() {
                 return;
             }
-            let Some(copied) = self.shared.shadows.queue.take() else {
-                return;
-            };
-            self.pass(&copied.item);
+            let copied = self.shared.shadows.queue.take();
+            let copied = copied.as_ref().map(|taken| &taken.item);
+            if self.has_leftovers {
+                self.trim(copied);
+            }
+            let Some(copied) = copied else { return };
+            self.pass(copied);
         }
     }
 
@@ -84,18 +93,32 @@ impl Runner<'_> {
         self.installs = self.shared.shadows.installs.load(Ordering::Acquire);
         self.has_shadows = self
             .sessions
-            .fit(&self.shared.installed.load(), &self.shared.faults);
+            .add(&self.shared.installed.load(), &self.shared.faults);
+        self.has_leftovers = true;
+    }
+
+    /// Gives up the sessions of plans before, once their copies are through: `next` is of the plan that is installed,
+    /// or there is none.
+    fn trim(&mut self, next: Option<&Copied>) {
+        let installed = self.shared.installed.load();
+        if next.is_none_or(|next| Arc::ptr_eq(&next.installed, &installed)) {
+            self.sessions.keep_only(&installed);
+            self.has_leftovers = false;
+        }
     }
 
     fn pass(&mut self, copied: &Copied) {
         let Some(shadow) = copied.shadow() else { return };
+        if copied.started.elapsed() > OLDEST {
+            return copied.count_dropped();
+        }
         let Some(mut request) = self.read(copied) else {
             return copied.count_dropped();
         };
         // A panic in it is the version's failure, as one of a request is.
         let passed = catch_unwind(AssertUnwindSafe(|| self.run_copy(copied, shadow, &mut request)));
         let passed = passed.unwrap_or_else(|payload| {
-            self.shared.faults.keep(panic_text(payload.as_ref()));
+            self.shared.faults.tell(panic_text(payload.as_ref()));
             Some((0, Outcome::refused(refuse::internal(&self.shared.texts))))
         });
         let Some((rows, outcome)) = passed else {
@@ -122,7 +145,7 @@ impl Runner<'_> {
         request: &mut Parsed,
     ) -> Option<(u64, Outcome)> {
         let (texts, serving, started) = (&self.shared.texts, &shadow.serving, Instant::now());
-        let session = self.sessions.of(&serving.runtime)?;
+        let session = self.sessions.of(&serving.runtime, &self.shared.faults)?;
         let shape = match request.shape(&serving.runtime.schema, texts) {
             Ok(shape) => shape,
             Err(refusal) => return Some((0, Outcome::refused(refusal))),
@@ -148,7 +171,7 @@ impl Runner<'_> {
                 measures_cpu: shadow.edge_ns().is_some(),
             },
         };
-        let outcome = job.run(Some(session), |text| self.shared.faults.keep(text));
+        let outcome = job.run(Some(session), |text| self.shared.faults.tell(text));
         Some((shape.rows, outcome))
     }
 

@@ -6,8 +6,10 @@
 mod support;
 
 mod engine;
+mod fallback;
 mod files;
 mod owned;
 mod random;
 mod reader;
+mod shadow;
 mod vectors;

@@ -49,6 +49,7 @@ impl Owned {
                 run,
                 validate_output,
                 encode,
+                before: 0,
             },
             version: self.version,
             rows: self.rows,

@@ -1,0 +1,38 @@
+"""Rollouts as the settings say: which registry they are in, how long a lease is, and who is told."""
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import structlog
+
+from mlops.alerts.notify import log_notice, webhook
+from mlops.sidecar.settings import SidecarSettings
+
+if TYPE_CHECKING:
+    from mlops.registry import Registry
+    from mlops.sidecar.rollouts import RolloutWorker
+
+_log = structlog.get_logger()
+
+
+def make_rollouts(settings: SidecarSettings) -> "RolloutWorker | None":
+    """The controller of this sidecar, which has not begun; None where the settings have it off, or nothing could be.
+
+    Raises ConfigurationError where the webhook is none.
+    """
+    if settings.rollouts == "off":
+        return None
+    if importlib.util.find_spec("sqlalchemy") is None:
+        _log.info("rollouts_off", reason="there can be no registry without `pip install 'tickserve[registry]'`")
+        return None
+    # What it needs is no part of a sidecar without a registry.
+    from mlops.registry.opening import open_registry
+    from mlops.sidecar.rollouts import RolloutWorker
+
+    def opened() -> "Registry | None":
+        if not settings.registry and not (settings.home / "registry" / "registry.db").exists():
+            return None
+        return open_registry(settings.home, settings.registry, settings.artifacts, settings.trusted_keys)
+
+    tell = webhook(settings.alert_webhook) if settings.alert_webhook else log_notice
+    return RolloutWorker(opened, lease_s=settings.lease_s, tell=tell)
