@@ -229,8 +229,8 @@ def test_status_says_what_shadow_and_fallback_do(shell: Shell) -> None:
     model = control_pb2.ModelStatus(name="m", desired=desired, versions=served, is_following=True)
     shell.script.status = control_pb2.StatusResponse(models=[model])
     output = shell.run("status")
-    assert "m: version 2 gets copies of 2.5% of the requests of version 1" in output
-    assert "m: version 3 answers where another breaks an output rule of policy fallback" in output
+    assert "version 2 gets copies of 2.5% of the requests of version 1" in output
+    assert "version 3 answers where another breaks an output rule of policy fallback" in output
     # One is not loaded, the other does not fit.
     model = control_pb2.ModelStatus(
         name="m",
@@ -241,8 +241,8 @@ def test_status_says_what_shadow_and_fallback_do(shell: Shell) -> None:
     model.desired.shadow.of = ""
     shell.script.status = control_pb2.StatusResponse(models=[model])
     output = shell.run("status")
-    assert "m: version 2 is to get copies of 2.5% of the requests of every other version" in output
-    assert "m: version 3 is to answer where another" in output
+    assert "version 2 is to get copies of 2.5% of the requests of every other version" in output
+    assert "version 3 is to answer where another" in output
     assert "other inputs" in output
 
 
