@@ -139,7 +139,7 @@ def serving(model: str, folder: Path) -> Iterator[Served]:
     for seed in (models.SEED, models.SEED + 1):
         add_version(models_dir, models.package(model, folder / f"package-{seed}", seed))
     place = Place(models_dir, model, folder)
-    environment = {"TICKSERVE_WORKERS": "1", "TICKSERVE_VERSION_POLICY": '{"*": "all"}'}
+    environment = {"TICKSERVE_WORKERS": "1", "TICKSERVE_VERSION_POLICY": '{"*": "latest 2"}'}
     with tickserve(place, "native", environment=environment, cpus=machine.other_cpus(GENERATOR_CPU)) as server:
         yield Served(server, model, folder / "home-native" / "admin.sock")
 

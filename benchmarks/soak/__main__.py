@@ -5,9 +5,10 @@ import os
 import sys
 from functools import partial
 
-from benchmarks.soak import loading, sidecar, swap
+from benchmarks.soak import canary, loading, sidecar, swap
 
 SCENARIOS = {name: partial(swap.main, scenario) for name, scenario in swap.SCENARIOS.items()} | {
+    "canary": canary.main,
     "loading": loading.main,
     "sidecar": sidecar.main,
 }

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from benchmarks.soak.retrained import MODEL, Answers, build
 from benchmarks.soak.swap import serving
 from mlops.registry import Author, Registry
 from mlops.registry.desired import make_state
+from mlops.registry.gates.policy import read_policy
 from mlops.registry.values import Share
 from tickserve.client import Client
 
@@ -106,20 +108,27 @@ def run(home: Path, plan: Plan) -> dict[str, Any]:
     for package in (first, second):
         registry.approve(MODEL, registry.register(package, AUTHOR).version, AUTHOR)
     registry.set_desired(MODEL, make_state(split=(Share(version=1, role="stable", weight_bp=10_000),)), AUTHOR, None)
+    # Nothing was measured of these models, so a person lets the second one through the gates.
+    policy = home / "policy.toml"
+    policy.write_text("minimums = []\ncomparisons = []\nlatency = { budget_us = 100_000 }\n")
+    registry.check(MODEL, 2, AUTHOR, read_policy(policy))
+    registry.approve_inconclusive(MODEL, 2, AUTHOR)
     spec = home / "rollout.json"
     spec.write_text(json.dumps(plan.spec()))
     with serving(home, plan.engine) as (_, control), watching(home):
         status = control.status()
         with clients(status.listen[0], plan, answers) as stop:
             begun = time.time_ns()
-            _tickserve(home, "rollout", "start", MODEL, "2", "--spec", str(spec), "--reason", "retrained")
+            _tickserve(
+                *(home, "rollout", "start", MODEL, "2", "--spec", str(spec), "--policy", str(policy)),
+                *("--reason", "retrained"),
+            )
             decided = wait_for_end(home, plan)
             # What is still on its way is seen, too.
             time.sleep(2 * plan.window_s)
             seen = stop()
-    history = [
-        (int(each.at.timestamp() * 1e9), each.state.weights().get("2", 0)) for each in registry.desired_history(MODEL)
-    ]
+        log = json.loads(_tickserve(home, "rollout", "log", MODEL, "--json"))
+    history = [(_unix_ns(each["at"]), each["share_bp"]) for each in log if each["share_bp"] >= 0]
     registry.close()
     return figures(plan, seen, history, begun, decided) | {"scenario": "canary", "engine": status.engine}
 
@@ -132,7 +141,7 @@ def wait_for_end(home: Path, plan: Plan) -> dict[str, Any]:
         found = json.loads(_tickserve(home, "rollout", "status", MODEL, "--json"))
         phase = f"{found['phase']}, step {found['step']}"
         if phase != said:
-            print(phase, flush=True)
+            print(phase, found["reason"], flush=True)
             said = phase
         if found["phase"] in ("finished", "aborted", "paused") or time.monotonic() > until:
             return dict(found)
@@ -240,6 +249,10 @@ def _ask_one(client: Client, answers: Answers, key: str, row: int) -> tuple[int,
         return time.time_ns(), 0, False, False
     is_right = np.array(answer.values, np.float32).tobytes() == answers.answers[answer.version][row]
     return time.time_ns(), int(answer.version), bool(answer.findings), is_right
+
+
+def _unix_ns(iso: str) -> int:
+    return int(datetime.fromisoformat(iso).timestamp() * 1e9)
 
 
 def _tickserve(home: Path, *arguments: str) -> str:

@@ -139,7 +139,7 @@ class Controller:
             rows: tuple[CountedWindow, ...] = ()
             if progress.has_begun:
                 first_ns = min(progress.next_window_ns, max(progress.counted_to_ns, 0) or progress.next_window_ns)
-                rows = read_windows(connection, found.model, window_ns_of(spec), first_ns)
+                rows = read_windows(connection, found.model, first_ns)
             look = Look(now_ns, covered, rows, desired)
             if not progress.has_begun:
                 moved = prepare(found, spec, progress, look, _latencies(connection, found, spec, now_ns))

@@ -102,7 +102,7 @@ def go_on(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look, 
     unwatched, state, decision = progress.unwatched, progress.state, None
     for window in taken:
         unwatched += _missing(next_ns, window.start_ns, look.coverage.complete_to_ns, window_ns)
-        next_ns = counted_to_ns = window.start_ns + window_ns
+        next_ns = counted_to_ns = window.end_ns
         unwatched += not window.is_watched
         if window.counts is None:
             analysis.expose(window.exposed, window.stable)

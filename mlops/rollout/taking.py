@@ -1,6 +1,6 @@
 """Which windows a rollout takes next, and what each of them is: evidence, or bad answers alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mlops.registry.rollouts import RolloutRow
@@ -20,10 +20,12 @@ _LEAST_WAIT_NS = 10 * _NS
 class Taken:
     """One window: `counts` where it is evidence under the present share, `exposed` what clients got, stable's beside.
 
-    `is_watched` is False where a server's counts are missing.
+    It may be longer than the spec says, where a sidecar came late. `is_watched` is False where a server's counts are
+    missing.
     """
 
     start_ns: int
+    end_ns: int
     counts: WindowCounts | None
     exposed: SideCounts
     stable: SideCounts
@@ -72,28 +74,34 @@ def take(
     Parameters
     ----------
     rows : sequence of CountedWindow
-        Of every reporter, from `start_ns` on.
+        Of every reporter, from `start_ns` on, by their start.
     share_bp : int
         The version's share of the keys at this step. Windows under another one are no evidence about it.
     complete_to_ns : int
         Windows that end later lack the counts of a server.
     """
-    window_ns = window_ns_of(spec)
-    by_start: dict[int, list[CountedWindow]] = {}
+    for together in _together(row for row in rows if row.start_ns >= start_ns):
+        first_ns, last_ns = together[0].start_ns, max(row.end_ns for row in together)
+        if last_ns > end_ns:
+            return
+        is_watched = last_ns <= complete_to_ns
+        counts = _evidence(found, spec, together, share_bp, edge_ns) if is_watched else None
+        exposed, stable = _sum(together, _clients(found, spec)), _sum(together, _compared(found, spec)[1])
+        yield Taken(first_ns, last_ns, counts, exposed, stable, is_watched)
+
+
+def _together(rows: Iterable[CountedWindow]) -> Iterator[list[CountedWindow]]:
+    """Rows that overlap, put together: a sidecar that came late has one window where others have several."""
+    found: list[CountedWindow] = []
+    end_ns = 0
     for row in rows:
-        at = row.start_ns // window_ns * window_ns
-        if start_ns <= at < end_ns:
-            by_start.setdefault(at, []).append(row)
-    gaps = [(row.start_ns, row.end_ns) for row in rows if row.share_bp < 0]
-    for at in sorted(by_start):
-        found_rows = by_start[at]
-        is_watched = at + window_ns <= complete_to_ns
-        is_mixed = any(first < at + window_ns and at < last for first, last in gaps)
-        counts = None
-        if is_watched and not is_mixed:
-            counts = _evidence(found, spec, found_rows, share_bp, edge_ns)
-        exposed = _sum(found_rows, _clients(found, spec))
-        yield Taken(at, counts, exposed, _sum(found_rows, _compared(found, spec)[1]), is_watched)
+        if found and row.start_ns >= end_ns:
+            yield found
+            found = []
+        found.append(row)
+        end_ns = max(end_ns, row.end_ns) if len(found) > 1 else row.end_ns
+    if found:
+        yield found
 
 
 def _evidence(

@@ -11,6 +11,7 @@ from mlops.registry.opening import open_database
 from mlops.rollout.store import open_rollouts
 from mlops.sidecar.counts import CountsConsumer
 from mlops.sidecar.counts.outputs import OutputWindows
+from mlops.sidecar.counts.pages import PageCounter
 from mlops.sidecar.counts.reading import OutputReaders
 from mlops.sidecar.counts.writer import SumsWriter
 from mlops.sidecar.packages import PackageFinder
@@ -26,22 +27,23 @@ def make_counts(
     lag_s: Callable[[], float],
     position: Callable[[], int],
 ) -> CountsConsumer:
-    """The consumer, whose thread has begun. Raises OSError."""
+    """The consumer, whose threads have begun. Raises OSError."""
     window_ns = round(settings.counts_window_s * 1e9)
+    keep_ns = round(settings.counts_days * _DAY_NS)
     writer = SumsWriter(
         lambda: open_database(settings.home, settings.registry),
         settings.reporter,
         own_id(settings.log / "reporter.id"),
         lengths=window_lengths,
-        keep_ns=round(settings.counts_days * _DAY_NS),
+        keep_ns=keep_ns,
     )
     writer.start()
+    pages = PageCounter(settings.tap, settings.reporter, writer, window_ns=window_ns)
+    pages.start(settings.poll_s)
     return CountsConsumer(
-        settings.tap,
-        settings.reporter,
+        pages,
         writer,
-        OutputWindows(settings.reporter, window_ns, OutputReaders(packages.find)),
-        window_ns=window_ns,
+        OutputWindows(settings.reporter, window_ns, OutputReaders(packages.find), keep_ns=keep_ns),
         lag_s=lag_s,
         position=position,
     )

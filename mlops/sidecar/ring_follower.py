@@ -93,9 +93,9 @@ class RingFollower:
             return None
         expected = self._progress.sequence if self._progress is not None else 0
         slots = reader.slots(tail, after)
-        first = slots[slots["part"] == 0]
-        is_known = set(np.unique(first["version"]).tolist()) <= names.versions.keys()
-        if not is_known or int(first["split_generation"].max(initial=0)) > names.newest_split:
+        is_first = slots["part"] == 0
+        is_known = set(np.unique(slots["version"][is_first]).tolist()) <= names.versions.keys()
+        if not is_known or int(slots["split_generation"][is_first].max(initial=0)) > names.newest_split:
             names.read_catalog()
         versions = names.versions
         found = scan(

@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mlops.package import ReferenceRows
+from mlops.package.manifest import ColumnMapping
 from mlops.registry.database import Database
-from mlops.rollout.sums import MIXED_SHARE, CountedWindow, read_outputs, read_reporters, read_windows
+from mlops.rollout.sums import MIXED_SHARE, CountedWindow, read_outputs, read_reporters, read_windows, sum_outputs
 from mlops.tap import boots, default_folder
 from tests.e2e.conftest import Launcher, Running
 from tests.e2e.test_fleet import Fleet, fleet
@@ -23,6 +26,7 @@ from tests.support.registry import ANN
 from tickserve.client import Client, ServerStatus
 
 __all__ = ["fleet"]
+OUTPUTS = np.random.default_rng(3).normal(size=(100, 1)).astype(np.float32)
 WINDOW_S = "0.5"
 WINDOW_NS = 500_000_000
 END_NS = 1 << 62
@@ -36,7 +40,7 @@ class Counted:
 
     def windows(self) -> list[CountedWindow]:
         with self.database.read() as connection:
-            return list(read_windows(connection, "demo", WINDOW_NS, 0))
+            return list(read_windows(connection, "demo", 0))
 
     def requests(self) -> Counter[int]:
         found: Counter[int] = Counter()
@@ -50,6 +54,18 @@ class Counted:
             for each in read_outputs(connection, "demo", 0, END_NS):
                 found[each.version] += each.answers
             return found
+
+    def by_role(self) -> dict[tuple[int, int], int]:
+        found: Counter[tuple[int, int]] = Counter()
+        for row in self.windows():
+            found[row.version, row.role] += int(row.counts.requests.sum())
+        return dict(found)
+
+    def pairs(self) -> tuple[int, int]:
+        """Rows that a shadow answered too, and those of the other sign."""
+        with self.database.read() as connection:
+            found = read_outputs(connection, "demo", 0, END_NS)
+        return sum(int(each.pairs.sum()) for each in found), sum(int(each.flips.sum()) for each in found)
 
     def wait(self, what: Callable[[], Any], wanted: Any) -> None:
         until = time.monotonic() + 60
@@ -186,4 +202,35 @@ def test_windows_of_two_servers_add_up_while_one_of_their_sidecars_is_killed(fle
         assert {each.server for each in found} == {"a", "b"}
         assert len({each.reporter for each in found}) == 2
         assert first.metric("tickserve_counts_written") == 1
+    counted.database.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("engine", ["python", "auto"])
+def test_a_shadow_is_counted_with_what_it_is_compared_with_and_paired_by_request(fleet: Fleet, engine: str) -> None:
+    signal = ColumnMapping(output="values", column=0)
+    for value in (1.0, -1.0):
+        fleet.add(value, signal=signal, outputs_reference=ReferenceRows("later", {"values": OUTPUTS}))
+    fleet.registry.promote("demo", 1, ANN)
+    fleet.run("desired", "set", "demo", "--shadow", "2=100", "--reason", "compare")
+    url = fleet.settings["TICKSERVE_REGISTRY"]
+    counted, asked = Counted(url), Counter[int]()
+    with server(fleet, "desk-a", engine) as (running, launcher), sidecar(launcher, url) as beside:
+        ask(running, 60, asked)
+        wanted = {(1, 1): 60, (2, 3): 60, (1, 6): 60}
+        counted.wait(counted.by_role, wanted)
+        counted.wait(counted.pairs, (60, 60))
+        with counted.database.read() as connection:
+            found = sum_outputs([each for each in read_outputs(connection, "demo", 0, END_NS) if each.role == 3])
+        assert found is not None
+        assert found.bins is not None
+        assert (found.answers, found.unbinned, int(found.bins.sum())) == (60, 0, 60)
+        assert int(found.run_ns.sum()) == 60
+        live = [row for row in counted.windows() if row.role == 6]
+        shadow = [row for row in counted.windows() if row.role == 3]
+        for one, other in zip(live, shadow, strict=True):
+            assert one.start_ns == other.start_ns
+            assert one.counts.requests.tolist() == other.counts.requests.tolist(), "the same requests, key by key"
+        assert beside.terminate() == 0
+        assert running.terminate() == 0
     counted.database.close()

@@ -134,3 +134,30 @@ def test_without_a_registry_it_waits_for_one(workers: Callable[..., RolloutWorke
     assert asked.wait(30)
     assert samples(worker)["tickserve_rollout_lease_held",] == 0
     assert samples(worker)["tickserve_rollout_controller_faults_total", "failed"] == 0
+
+
+def test_connections_that_are_cut_at_any_moment_cost_no_decision(
+    world: World, backend: Backend, workers: Callable[..., RolloutWorker]
+) -> None:
+    if not backend.url.startswith("postgresql"):
+        pytest.skip("SQLite has no connections to cut")
+    import psycopg
+
+    worker = workers()
+    world.report()
+    with psycopg.connect(backend.url, autocommit=True) as connection:
+
+        def cut() -> None:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+        world.start()
+        for _ in range(20):
+            cut()
+            threading.Event().wait(0.02)
+    until(lambda: world.split == {2: 1_000, 1: 9_000})
+    assert world.events == ["ordered", "started"]
+    assert samples(worker)["tickserve_rollout_controller_faults_total", "lost"] == 0
+    assert world.registry.verify().findings == ()

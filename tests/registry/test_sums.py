@@ -65,18 +65,19 @@ def test_windows_are_read_as_they_were_written(database: Database) -> None:
         window(start_ns=20 * SECOND, version=2, role=2, share_bp=1_000, edge_ns=500),
         window(start_ns=1_790_000_000 * SECOND, reporter="there"),
         window(start_ns=30 * SECOND, window_ns=70 * SECOND, share_bp=-1),
-        # Of another length, from before, of another model: not asked for.
         window(start_ns=40 * SECOND, window_ns=5 * SECOND),
+        # From before, of another model: not asked for.
         window(start_ns=10 * SECOND),
     ]
     database.write(lambda connection: write_windows(connection, "demo", written))
     database.write(lambda connection: write_windows(connection, "other", [window(start_ns=20 * SECOND)]))
     with database.read() as connection:
-        found = read_windows(connection, "demo", 10 * SECOND, 20 * SECOND)
+        found = read_windows(connection, "demo", 20 * SECOND)
     assert [(each.reporter, each.version, each.start_ns // SECOND, each.share_bp) for each in found] == [
         ("here", 1, 20, 9_000),
         ("here", 2, 20, 1_000),
         ("here", 1, 30, -1),
+        ("here", 1, 40, 9_000),
         ("there", 1, 1_790_000_000, 9_000),
     ]
     assert found[0].counts.as_dict() == written[0].counts.as_dict()
@@ -89,7 +90,7 @@ def test_a_row_written_again_is_there_once_with_what_was_said_last(database: Dat
         )
         database.write(lambda connection, n=requests: put_outputs(connection, [outputs(answers=n)]))
     with database.read() as connection:
-        [row] = read_windows(connection, "demo", 10 * SECOND, 0)
+        [row] = read_windows(connection, "demo", 0)
         [told] = read_outputs(connection, "demo", 0, 20 * SECOND)
     assert (int(row.counts.requests[5]), told.answers) == (4, 4)
 
@@ -133,7 +134,10 @@ def test_reporters_say_how_far_they_are_and_where_they_go_on(database: Database)
     assert (first.has_ended, second.has_ended) == (False, True)
     assert not first.is_silent(now)
     assert first.is_silent(now + timedelta(seconds=61))
+    database.write(lambda connection: write_progress(connection, "there", "other", progress(model="other")))
     database.write(lambda connection: touch(connection, "here", [BOOT], 50 * SECOND, 7))
+    with database.read() as connection:
+        assert [each.dropped for each in read_reporters(connection, "other")] == [3], "it is another one's"
     with database.read() as connection:
         assert [(each.outputs_to_ns // SECOND, each.dropped) for each in read_reporters(connection, "demo")] == [
             (50, 7),
@@ -169,7 +173,7 @@ def test_old_windows_of_everybody_are_forgotten_and_those_that_may_go_on_are_not
     database.write(write)
     assert database.write(lambda connection: forget(connection, 30 * SECOND)) == 5
     with database.read() as connection:
-        assert {each.start_ns // SECOND for each in read_windows(connection, "demo", 10 * SECOND, 0)} == {30}
+        assert {each.start_ns // SECOND for each in read_windows(connection, "demo", 0)} == {30}
         assert len(read_outputs(connection, "demo", 0, 99 * SECOND)) == 1
         assert len(read_reporters(connection, "demo")) == 1
 
@@ -186,7 +190,7 @@ def test_a_damaged_row_is_named(database: Database, damage: bytes) -> None:
         database.write(lambda connection, table=table: connection.execute(update(table).values(body=damage)))
     with database.read() as connection:
         with pytest.raises(RegistryError, match=r"window_counts with reporter=here, boot=0+, model=demo, version=1"):
-            read_windows(connection, "demo", 10 * SECOND, 0)
+            read_windows(connection, "demo", 0)
         with pytest.raises(RegistryError, match=r"window_outputs with .*start_ns=10000000000"):
             read_outputs(connection, "demo", 0, 99 * SECOND)
 

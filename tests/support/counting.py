@@ -5,21 +5,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
-
 from mlops.registry import migrate
 from mlops.registry.database import Database
-from mlops.registry.schema import window_counts
 from mlops.rollout.sums import CountedWindow, read_windows
 from mlops.rollout.sums.values import MIXED_SHARE
 from mlops.sidecar.counts import CountsConsumer
 from mlops.sidecar.counts.outputs import OutputWindows
+from mlops.sidecar.counts.pages import PageCounter
 from mlops.sidecar.counts.windows import Moment
 from mlops.sidecar.counts.writer import SumsWriter
 from mlops.tap import COUNTERS, PageOwner, Split, Tallier
 from mlops.tap.counters import Identity, Page
 from tests.support.taps import TapLife, version
-from tickserve.errors import UnreachableError
+from tickserve.errors import UnknownError, UnreachableError
 
 SECOND = 1_000_000_000
 WINDOW_NS = 10 * SECOND
@@ -83,8 +81,9 @@ class Counting:
         self.url = url or f"sqlite:///{folder / 'registry.db'}"
         self.unix_ns = now_ns
         self.steady_ns = 5 * SECOND
-        self.is_away = False
+        self.is_away, self.has_registry = False, True
         self.lengths: Mapping[str, int] = {}
+        self.before_write: Callable[[], None] = lambda: None
         self.after_write: Callable[[], None] = lambda: None
         self.database = Database(self.url)
         migrate.prepare(self.database)
@@ -101,15 +100,13 @@ class Counting:
             clock=lambda: self.unix_ns,
         )
         self.outputs = OutputWindows(self.reporter, WINDOW_NS, lambda *_: None, clock=lambda: self.unix_ns)
+
+        def now() -> Moment:
+            return Moment(self.unix_ns, self.steady_ns)
+
+        self.pages = PageCounter(self.tap, self.reporter, self.writer, window_ns=WINDOW_NS, now=now)
         self.consumer = CountsConsumer(
-            self.tap,
-            self.reporter,
-            self.writer,
-            self.outputs,
-            window_ns=WINDOW_NS,
-            lag_s=lambda: 0.0,
-            position=lambda: 0,
-            now=lambda: Moment(self.unix_ns, self.steady_ns),
+            self.pages, self.writer, self.outputs, lag_s=lambda: 0.0, position=lambda: 0, now=now
         )
         self.writer.step()
 
@@ -117,6 +114,7 @@ class Counting:
         """Time goes on, then the sidecar looks and writes once each."""
         self.unix_ns += round(seconds * SECOND)
         self.steady_ns += round(seconds * SECOND)
+        self.pages.look()
         self.consumer.tick()
         self.writer.step()
 
@@ -124,6 +122,7 @@ class Counting:
         """Time goes on, and the sidecar looks; what it found is not written yet."""
         self.unix_ns += round(seconds * SECOND)
         self.steady_ns += round(seconds * SECOND)
+        self.pages.look()
         self.consumer.tick()
 
     def close(self) -> None:
@@ -134,9 +133,7 @@ class Counting:
     def rows(self) -> list[CountedWindow]:
         """Everything that is written."""
         with self.database.read() as connection:
-            lengths = connection.execute(select(window_counts.c.window_ns).distinct()).scalars().all()
-            found = [row for length in lengths for row in read_windows(connection, "demo", length, 0)]
-        return list({(row.boot, row.version, row.role, row.edge_ns, row.start_ns): row for row in found}.values())
+            return list(read_windows(connection, "demo", 0))
 
     def whole(self) -> list[tuple[int, int, int, int, int]]:
         """Of windows that are no mix: start after the beginning of time in s, version, role, share, requests."""
@@ -153,6 +150,8 @@ class Counting:
         )
 
     def _open(self) -> Database:
+        if not self.has_registry:
+            raise UnknownError("there is no registry")
         return Flaky(self)
 
 
@@ -169,6 +168,7 @@ class Flaky(Database):
 
     def write(self, change: Callable[[Any], Any]) -> Any:
         self._check()
+        self._counting.before_write()
         found = super().write(change)
         self._counting.after_write()
         return found

@@ -26,7 +26,7 @@ def sum_window(
     Parameters
     ----------
     rows : iterable of CountedWindow
-        Of one window: all have one start and one length.
+        Of one window: of a reporter one after the other, where it has several in the time of another's one.
     edge_ns : int
         The rollout's frozen edge. Requests under another one are from before it, or after, and make the window useless.
     share_bp : int, optional
@@ -36,15 +36,8 @@ def sum_window(
     -------
     WindowCounts or None
         None where a share changed within it, or is not the same everywhere, or nothing of either side is there.
-
-    Raises
-    ------
-    ValueError
-        Where the rows are of several windows.
     """
     found = list(rows)
-    if len({(row.start_ns, row.window_ns) for row in found if row.share_bp != MIXED_SHARE}) > 1:
-        raise ValueError("these rows are of several windows")
     chosen = [row for row in found if Side(row.version, row.role) in (canary, stable)]
     if not chosen or any(row.share_bp == MIXED_SHARE for row in found) or any(row.edge_ns != edge_ns for row in chosen):
         return None

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, or_, select
+from sqlalchemy import Connection, Row, select
 
 from mlops.registry.schema import reporters, window_counts, window_outputs
 from mlops.rollout.sums.body import Arrays, unpack
-from mlops.rollout.sums.values import MIXED_SHARE, CountedOutputs, CountedWindow, Reporter, side_of
+from mlops.rollout.sums.values import CountedOutputs, CountedWindow, Reporter, side_of
 from tickserve.errors import RegistryError
 
 #: Numpy array of a state that says: this life is over.
@@ -15,8 +15,8 @@ ENDED = "ended"
 _Found = TypeVar("_Found")
 
 
-def read_windows(connection: Connection, model: str, window_ns: int, start_ns: int) -> tuple[CountedWindow, ...]:
-    """The windows of this length that began at a time or later, and those of any length under a mixed share.
+def read_windows(connection: Connection, model: str, start_ns: int) -> tuple[CountedWindow, ...]:
+    """The windows that began at a time or later, of whatever length.
 
     By start, reporter, boot, version, role. A window is whole once every reporter says that it is complete to its end.
 
@@ -29,7 +29,6 @@ def read_windows(connection: Connection, model: str, window_ns: int, start_ns: i
     found = connection.execute(
         select(window_counts)
         .where(columns.model == model, columns.start_ns >= start_ns)
-        .where(or_(columns.window_ns == window_ns, columns.share_bp == MIXED_SHARE))
         .order_by(columns.start_ns, columns.reporter, columns.boot, columns.version, columns.role, columns.edge_ns)
     )
     return tuple(

@@ -1,25 +1,19 @@
-"""Counting as a consumer of the log that ticks: windows of the counters pages, outputs from the log's batches."""
+"""Counting as a consumer of the log that ticks: outputs from the log's batches, beside the pages' own thread."""
 
 import struct
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from mlops.prediction_log.batch import Batch
-from mlops.rollout.sums import MIXED_SHARE
-from mlops.rollout.sums.write import Progress, outputs_row
-from mlops.sidecar.counts.boot import Closed, CountedBoot
+from mlops.rollout.sums.write import outputs_row
 from mlops.sidecar.counts.outputs import OutputWindows
+from mlops.sidecar.counts.pages import PageCounter, read_clocks
 from mlops.sidecar.counts.windows import Moment
 from mlops.sidecar.counts.writer import Reached, SumsWriter
-from mlops.tap import COUNTERS, boots
-from tickserve.errors import TickserveError
 
-_log = structlog.get_logger()
 #: How often windows of outputs are given to be written.
 _OUTPUTS_S = 1.0
 #: The last place in the log that was seen, and what the log had lost by then.
@@ -27,14 +21,12 @@ _SEEN = struct.Struct("<qq")
 
 
 class CountsConsumer:
-    """Counts every server of a tap. Everything but `collect` and `is_through` on one thread.
+    """The side of counting that is a consumer. Everything but `collect` and `is_through` on one thread.
 
     Parameters
     ----------
-    tap : Path
-        The folder that the servers record to.
-    window_ns : int
-        Length of windows, where no rollout says another; and of windows of outputs.
+    pages : PageCounter
+        Looks at the counters pages meanwhile.
     lag_s : callable
         For how long the log has not had everything.
     position : callable
@@ -45,25 +37,18 @@ class CountsConsumer:
 
     def __init__(
         self,
-        tap: Path,
-        reporter: str,
+        pages: PageCounter,
         writer: SumsWriter,
         outputs: OutputWindows,
         *,
-        window_ns: int,
         lag_s: Callable[[], float],
         position: Callable[[], int],
-        now: Callable[[], Moment] = lambda: Moment(time.time_ns(), time.monotonic_ns()),
+        now: Callable[[], Moment] = read_clocks,
     ) -> None:
-        self._tap, self._reporter, self._writer, self._outputs = tap, reporter, writer, outputs
-        self._window_ns, self._lag_s, self._position, self._now = window_ns, lag_s, position, now
-        self._boots: dict[str, CountedBoot] = {}
-        #: Boots that were counted to their end, and that nothing can be read of.
-        self._done: set[str] = set()
-        self._errors: dict[str, str] = {}
+        self._pages, self._writer, self._outputs = pages, writer, outputs
+        self._lag_s, self._position, self._now = lag_s, position, now
         self._seen_position, self._missed = -1, 0
         self._outputs_to_ns, self._outputs_at = 0, 0
-        self._mixed: dict[str, int] = {}
 
     def add(self, batch: Batch) -> None:
         """Takes records of one version."""
@@ -83,21 +68,12 @@ class CountsConsumer:
         self._seen_position, self._missed = _SEEN.unpack_from(data)
 
     def tick(self) -> None:
-        """Looks at the pages whose windows are over, and gives what is complete to be written."""
-        if self._writer.fault is not None:
-            raise self._writer.fault
-        known = self._writer.progress
-        if known is None:
-            return
-        there = {path.name: path for path in boots(self._tap)}
-        for name, path in there.items():
-            self._open(path, {model: each for (boot, model), each in known.items() if boot == name})
+        """Gives windows of outputs to be written. Raises what ended a thread of counting."""
+        fault = self._writer.fault or self._pages.fault
+        if fault is not None:
+            raise fault
         now = self._now()
-        for boot in list(self._boots.values()):
-            self._look(boot, now)
-        self._done &= there.keys()
-        self._errors = {name: error for name, error in self._errors.items() if name in there}
-        if now.steady_ns - self._outputs_at >= _OUTPUTS_S * 1e9:
+        if self._writer.progress is not None and now.steady_ns - self._outputs_at >= _OUTPUTS_S * 1e9:
             self._outputs_at = now.steady_ns
             self._give_outputs(now.unix_ns)
 
@@ -105,7 +81,7 @@ class CountsConsumer:
         """Whether the counters of a boot are needed no more."""
         if not self._writer.has_registry:
             return True
-        return boot.name in self._done and self._writer.is_written(boot.name)
+        return self._pages.is_done(boot.name) and self._writer.is_written(boot.name)
 
     def collect(self) -> Iterator[Metric]:
         """How far counting is, and what stands in its way."""
@@ -124,11 +100,12 @@ class CountsConsumer:
         pending = GaugeMetricFamily(
             "tickserve_counts_pending_windows", "Windows that wait to be written.", labels=labels
         )
-        models = {*self._writer.written.copy(), *self._mixed.copy()}
+        mixed_windows = self._pages.mixed
+        models = {*self._writer.written.copy(), *mixed_windows}
         for model in sorted(models):
             complete.add_metric([model], self._writer.complete_to_ns.get(model, 0) / 1e9)
             written.add_metric([model], self._writer.written.get(model, 0))
-            mixed.add_metric([model], self._mixed.get(model, 0))
+            mixed.add_metric([model], mixed_windows.get(model, 0))
             pending.add_metric([model], self._writer.pending(model))
         yield from (complete, written, mixed, pending)
         yield GaugeMetricFamily(
@@ -137,7 +114,7 @@ class CountsConsumer:
             value=float(not self._writer.error),
         )
         yield GaugeMetricFamily(
-            "tickserve_counts_damaged_pages", "Counters pages that cannot be read.", value=float(len(self._errors))
+            "tickserve_counts_damaged_pages", "Counters pages that cannot be read.", value=float(self._pages.damaged)
         )
         yield CounterMetricFamily(
             "tickserve_counts_late_records", "Records that came too late for their window.", value=self._outputs.late
@@ -150,52 +127,9 @@ class CountsConsumer:
 
     def close(self) -> None:
         """Writes what waits, if that is soon done, and ends."""
+        self._pages.close()
         self._give_outputs(self._now().unix_ns)
         self._writer.stop()
-        for boot in self._boots.values():
-            boot.close()
-
-    def _open(self, path: Path, known: dict[str, Progress]) -> None:
-        name = path.name
-        if name in self._boots or name in self._done or not (path / COUNTERS).exists():
-            return
-        if known and all(each.has_ended for each in known.values()):
-            self._done.add(name)
-            return
-        try:
-            self._boots[name] = CountedBoot(path, self._reporter, known)
-        except (TickserveError, OSError) as error:
-            self._failed(name, error)
-
-    def _look(self, boot: CountedBoot, now: Moment) -> None:
-        try:
-            closed = boot.poll(now, lambda model: self._writer.lengths.get(model, self._window_ns))
-        except (TickserveError, OSError) as error:
-            self._failed(boot.name, error)
-            return
-        self._errors.pop(boot.name, None)
-        for each in closed:
-            self._give(boot.name, each)
-        if boot.is_through:
-            self._done.add(boot.name)
-            boot.close()
-            del self._boots[boot.name]
-
-    def _give(self, boot: str, closed: Closed) -> None:
-        progress = Progress(
-            boot=boot,
-            model=closed.model,
-            server=closed.server,
-            complete_to_ns=closed.end_ns,
-            outputs_to_ns=0,
-            window_ns=closed.window_ns,
-            dropped=0,
-            state=closed.state,
-            has_ended=closed.has_ended,
-        )
-        if any(row.share_bp == MIXED_SHARE for row in closed.windows):
-            self._mixed[closed.model] = self._mixed.get(closed.model, 0) + 1
-        self._writer.add(closed.windows, progress)
 
     def _give_outputs(self, unix_ns: int) -> None:
         # Before anything that is published later: what it says is true of what was read before.
@@ -205,9 +139,4 @@ class CountsConsumer:
         if is_level:
             self._outputs_to_ns = max(self._outputs_to_ns, level_ns)
             self._outputs.let_go(level_ns)
-        self._writer.reach(rows, Reached(frozenset(self._boots), self._outputs_to_ns, self._missed))
-
-    def _failed(self, boot: str, error: Exception) -> None:
-        if self._errors.get(boot) != str(error):
-            _log.error("counters_unreadable", boot=boot, error=str(error))
-        self._errors[boot] = str(error)
+        self._writer.reach(rows, Reached(self._pages.followed, self._outputs_to_ns, self._missed))

@@ -62,6 +62,8 @@ class OutputWindows:
     ----------
     readers : callable
         What of a version's outputs is counted (model, version, digest); None where its package cannot be had.
+    keep_ns : int
+        How long windows are kept: older records are not counted.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class OutputWindows:
         window_ns: int,
         readers: Callable[[str, str, str], OutputReader | None],
         clock: Callable[[], int] = time.time_ns,
+        keep_ns: int = 1 << 62,
     ) -> None:
         self._reporter, self._window_ns, self._readers, self._clock = reporter, window_ns, readers, clock
         self._windows: dict[Key, CountedOutputs] = {}
@@ -78,6 +81,8 @@ class OutputWindows:
         self._newest: dict[tuple[str, str, str], int] = {}
         self._let_go: dict[tuple[str, str, str], int] = {}
         self._pairs: dict[str, Pairs] = {}
+        #: What is from before it is not counted: nobody would keep it, or it was counted before.
+        self._from_ns = self._start(clock() - keep_ns)
         self.late = 0
 
     def __len__(self) -> int:
@@ -87,6 +92,7 @@ class OutputWindows:
     def add(self, batch: Batch) -> None:
         """Takes records of one version."""
         wanted = (batch.status == 0) & np.isin(batch.role, _ROLES) & np.isin(batch.why, _WHYS)
+        wanted &= batch.time_ns >= self._from_ns
         if not wanted.any():
             return
         reader = self._readers(batch.model, batch.version, batch.digest)
@@ -133,7 +139,7 @@ class OutputWindows:
         return len(text).to_bytes(4, "little") + text + pack(arrays)
 
     def restore(self, data: bytes) -> None:
-        """Takes up what `checkpoint` gave. Windows of another length are given as they stand. Raises ValueError."""
+        """Takes up what `checkpoint` gave; after windows of another length it begins with now. Raises ValueError."""
         try:
             size = int.from_bytes(data[:4], "little")
             head, arrays = json.loads(data[4 : 4 + size]), unpack(data[4 + size :])
@@ -151,9 +157,14 @@ class OutputWindows:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a checkpoint of outputs: {error}") from None
         if window_ns != self._window_ns:
-            raise ValueError(f"windows had {window_ns} ns, now they have {self._window_ns}: outputs begin anew")
+            # What was written under the other length must not be there under this one too.
+            self._from_ns = self._start(self._clock())
+            return
         self._windows, self._changed = windows, changed
         self._newest, self._let_go, self.late = newest, let_go, late
+
+    def _start(self, time_ns: int) -> int:
+        return time_ns // self._window_ns * self._window_ns
 
     def _count(self, key: Key, batch: Batch, chosen: NDArray[np.bool_], cells: "_Cells | None") -> None:
         window = self._windows.get(key) or self._empty(key)
@@ -189,7 +200,7 @@ class OutputWindows:
                 found += add(signals)
         for pair in found:
             stream = pair.boot, batch.model, pair.version
-            start = pair.time_ns // self._window_ns * self._window_ns
+            start = self._start(pair.time_ns)
             if start < self._bound(stream):
                 self.late += 1
                 continue
@@ -226,7 +237,7 @@ class OutputWindows:
             self._let_go_before(stream, before_ns - HOLD_NS)
 
     def _let_go_before(self, stream: tuple[str, str, str], time_ns: int) -> None:
-        bound = time_ns // self._window_ns * self._window_ns
+        bound = self._start(time_ns)
         if bound <= self._let_go.get(stream, 0):
             return
         self._let_go[stream] = bound

@@ -129,7 +129,7 @@ class ModelWindows:
     def _shares(self, end_ns: int, window_ns: int, now: Moment) -> dict[int, int] | None:
         """The shares of the open window; None where they were not the same from before it to its end."""
         seen, looked = self._seen, self._looked
-        if end_ns - self.start_ns != window_ns or seen.split is None:
+        if seen.split is None or (looked is None and end_ns - self.start_ns != window_ns):
             return None
         if looked is not None:
             # A clock that stepped between the two looks: the window is not what it says.

@@ -249,7 +249,7 @@ class Pipeline:
             asked=codec.ask(request, pending),
             drawn_id=drawn_id,
             size_bytes=size_bytes,
-            by=serving,
+            compared=None if serving.tapped is None else serving.tapped.compared,
             live=live_columns(serving, job, refusal),
             checked_at_unix_ns=job.checked_at_unix_ns,
             at=time.perf_counter_ns(),

@@ -75,7 +75,7 @@ class Recorder:
 
     def record_copy(
         self,
-        live: Serving,
+        compared: int | None,
         live_columns: Sequence[int],
         shadow: Serving,
         columns: Sequence[int],
@@ -85,11 +85,13 @@ class Recorder:
         wait_ns: int,
         refusal: TickserveError | None,
     ) -> None:
-        """Records what a shadow made of a copy, and counts that beside what the version made of it that answered."""
-        if live.tapped is None or shadow.tapped is None:
+        """Records what a shadow made of a copy, and counts that beside what the version made of it that answered.
+
+        The latter in block `compared` and in these columns.
+        """
+        if shadow.tapped is None:
             return
-        bucket = _bucket(live, asked, drawn_id)
-        compared, block = live.tapped.compared, shadow.tapped.block
+        bucket, block = _bucket(shadow, asked, drawn_id), shadow.tapped.block
         if compared is not None and block is not None:
             # Both or none, so that they are counts of the same requests.
             self._counts.count(compared, bucket, live_columns)

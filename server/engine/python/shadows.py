@@ -39,7 +39,11 @@ _LEAST_REST_S, _MOST_REST_S = 50e-6, 1e-3
 
 
 class Copy(NamedTuple):
-    """A request that a live version has had, on its way to the shadow; `live` are the columns that it counts in."""
+    """A request that a live version has had, on its way to the shadow.
+
+    `compared` is the block of the counters page where what the live version made of it is counted, in the columns
+    `live`. Nothing here holds that version's runtime: it may leave the plan meanwhile.
+    """
 
     shadow: Serving
     codec: Codec[Any, Any]
@@ -47,8 +51,7 @@ class Copy(NamedTuple):
     asked: Asked
     drawn_id: str
     size_bytes: int
-    #: The version that answered it.
-    by: Serving
+    compared: int | None
     live: tuple[int, ...]
     checked_at_unix_ns: int
     #: When its answer had left, on the monotonic clock.
@@ -187,7 +190,7 @@ class Shadows:
             edge_ns = serving.model.latency_edge_ns
             columns = (*outcome(job, refusal), *_over_edge(job, edge_ns))
             self.recorder.record_copy(
-                copy.by, copy.live, serving, columns, copy.asked, copy.drawn_id, job, wait, refusal
+                copy.compared, copy.live, serving, columns, copy.asked, copy.drawn_id, job, wait, refusal
             )
 
 

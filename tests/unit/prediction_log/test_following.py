@@ -301,3 +301,20 @@ def test_schemas_that_change_between_versions_come_back_from_parquet_as_they_wer
     assert widths == [4]
     check = list(read_log(tmp_path, "demo", "1"))
     assert [int(position) for batch in check for position in batch.position] == [0, 1, 2, 6, 7, 8]
+
+
+def test_counters_of_a_boot_that_was_read_stay_while_somebody_needs_them(tap: Path, tmp_path: Path) -> None:
+    log, life = Log(tap, tmp_path), TapLife(tap)
+    is_needed = [True]
+    follower = Follower(tap, log.writer, may_finish=lambda boot: not is_needed[0])
+    life.write(2)
+    life.end()
+    for _ in range(3):
+        follower.poll()
+    page = PageReader(life.path / "counters")
+    assert follower.boots == 0
+    assert not page.is_final
+    is_needed[0] = False
+    follower.poll()
+    assert page.is_final
+    page.close()

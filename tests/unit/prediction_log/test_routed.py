@@ -123,6 +123,15 @@ def test_splits_are_in_the_log_before_any_record_that_they_routed(
     assert (routed(log).checked, routed(log).without_history) == (2, 0)
 
 
+def test_a_split_that_changes_alone_is_kept_too(tap: Path, tmp_path: Path) -> None:
+    life, log = TapLife(tap), Log(tap, tmp_path / "log")
+    for generation, share_bp in enumerate((5_000, 5_001, 5_002), 1):
+        for number in range(10):
+            ask(life, split(generation, share_bp), f"key-{number}".encode())
+        log.drain()
+    assert (routed(log).checked, routed(log).without_history) == (30, 0)
+
+
 def test_splits_go_when_the_records_of_their_boot_are_gone(tap: Path, tmp_path: Path) -> None:
     life, log = TapLife(tap), Log(tap, tmp_path / "log")
     ask(life, split(1, 5_000), b"key")

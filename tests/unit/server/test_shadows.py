@@ -60,7 +60,7 @@ def copy_of(live: Serving, *, checked_at_unix_ns: int = 0, event_time_unix_ns: i
         asked=Asked("id", "", False, ()),
         drawn_id="drawn",
         size_bytes=100,
-        by=live,
+        compared=None,
         live=(),
         checked_at_unix_ns=checked_at_unix_ns,
         at=time.perf_counter_ns() if at is None else at,
@@ -172,3 +172,14 @@ def test_a_process_that_forgets_to_stop_it_ends_all_the_same() -> None:
         "Shadows(DEFAULT_SHADOW_BOUNDS, 1024).start()\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=BOUND_S, check=False).returncode == 0
+
+
+def test_a_copy_that_waits_holds_no_live_runtime(thread: Shadows, tmp_path: Path) -> None:
+    """Else the thread of shadows might be the one that frees it, which takes long and holds the interpreter's lock."""
+    found, _ = installed(tmp_path, echo_model(), InputRules())
+    live = found.models["echo"].segments[0][1]
+    seen = weakref.ref(live)
+    thread.offer(copy_of(live))
+    del live, found
+    assert seen() is None
+    assert thread.queued == 1

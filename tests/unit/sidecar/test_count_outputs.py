@@ -181,9 +181,20 @@ def test_what_is_no_checkpoint_is_refused(make: Callable[[], OutputWindows], dat
 
 
 def test_windows_of_another_length_begin_anew(package: Package, make: Callable[[], OutputWindows]) -> None:
-    other = OutputWindows("here", 5 * SECOND, lambda *_: None)
-    with pytest.raises(ValueError, match="outputs begin anew"):
-        other.restore(make().checkpoint())
+    windows = make()
+    windows.add(plain(package, [1, 2]))
+    other = OutputWindows("here", 5 * SECOND, lambda *_: None, clock=lambda: START_NS + 7 * SECOND)
+    other.restore(windows.checkpoint())
+    other.add(plain(package, [1, 4, 6, 11]))
+    assert [(each.start_ns - START_NS) // SECOND for each in given(other, Given()).values()] == [5, 10]
+    assert other.late == 0
+
+
+def test_what_nobody_keeps_is_not_counted(package: Package) -> None:
+    now_ns = START_NS + 100 * SECOND
+    windows = OutputWindows("here", WINDOW_NS, lambda *_: None, clock=lambda: now_ns, keep_ns=60 * SECOND)
+    windows.add(plain(package, [1, 39, 41]))
+    assert [each.answers for each in given(windows, Given()).values()] == [1]
 
 
 def plain(package: Package, seconds: Sequence[float], *, first: int = 0, **columns: object) -> Batch:

@@ -13,6 +13,7 @@ from mlops.registry import schema
 from mlops.rollout.sums import read_reporters
 from mlops.rollout.sums.values import MIXED_SHARE
 from mlops.sidecar.counts.pending import MAX_WINDOWS
+from mlops.tap import BlockCounts, PageReader
 from mlops.tap.layout import ERRORS, FAILURES, OUTPUT_VIOLATIONS, OVER_EDGE, RUN_OVER_EDGE
 from tests.support.counting import SECOND, START_NS, WINDOW_NS, Counting, CountingLife
 from tests.support.shared_memory import memory_folder
@@ -123,7 +124,7 @@ def test_windows_are_as_long_as_an_open_rollout_wants_them(life: CountingLife, c
         (10, 2, 9_000),
         (12, 2, 9_000),
         (14, 2, 9_000),
-        (16, 4, MIXED_SHARE),
+        (16, 4, 9_000),
     ]
 
 
@@ -163,6 +164,42 @@ def test_a_commit_that_seemed_to_fail_is_written_again_over_itself(life: Countin
     assert not counting.writer.error
     assert requests(counting) == MAX_WINDOWS + 22
     assert counting.whole()[0] == (0, 1, 1, 9_000, 2)
+
+
+def test_what_was_tried_and_not_committed_is_not_lost_for_what_came_since(
+    life: CountingLife, counting: Counting
+) -> None:
+    def refused() -> None:
+        raise UnreachableError("nothing was committed")
+
+    life.count(1, times=2)
+    counting.before_write = refused
+    counting.step(10.0)
+    life.count(1, times=3)
+    counting.step(10.0)
+    counting.before_write = lambda: None
+    counting.step()
+    counting.step()
+    assert [each[-1] for each in counting.whole()] == [2, 3]
+
+
+def test_a_split_that_comes_in_the_midst_of_a_look_is_seen(
+    life: CountingLife, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.count(1)
+    counting.step(10.0)
+    snapshot = PageReader.snapshot
+
+    def late(page: PageReader) -> list[BlockCounts]:
+        life.split(5_000)
+        life.count(2, 2)
+        return snapshot(page)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PageReader, "snapshot", late)
+        counting.step(10.0)
+    assert counting.whole() == [(0, 1, 1, 9_000, 1)]
+    assert requests(counting) == 2
 
 
 def test_while_the_registry_is_away_windows_wait_and_beyond_a_bound_become_one(
@@ -316,6 +353,36 @@ def test_a_damaged_state_is_said_and_counts_go_on_once_it_is_gone(life: Counting
     assert requests(counting) == 1
 
 
+def test_without_a_registry_nothing_waits_and_counting_begins_once_there_is_one(
+    tap: Path, life: CountingLife, counting: Counting
+) -> None:
+    life.count(1, times=3)
+    counting.has_registry = False
+    counting.begin()
+    counting.step(30.0)
+    assert counting.rows() == []
+    assert counting.consumer.is_through(life.path), "nobody waits for a registry that was never made"
+    assert not counting.writer.error
+    counting.has_registry = True
+    counting.step(10.0)
+    counting.step(10.0)
+    assert requests(counting) == 3
+    assert not counting.consumer.is_through(life.path)
+
+
+def test_what_no_step_expects_ends_counting_where_it_is_seen(life: CountingLife, counting: Counting) -> None:
+    def broken() -> None:
+        raise RuntimeError("nobody thought of it")
+
+    counting.after_write = broken
+    life.count(1)
+    counting.look(10.0)
+    counting.writer.start()
+    counting.writer.stop()
+    with pytest.raises(RuntimeError, match="nobody thought of it"):
+        counting.consumer.tick()
+
+
 def metric(counting: Counting, name: str) -> float:
     return next(each.samples[0].value for each in counting.consumer.collect() if each.name == name)
 
@@ -335,7 +402,7 @@ def test_whatever_happens_everything_is_counted_once_and_no_share_is_wrong(
         if chance.random() < 0.3:
             raise UnreachableError("cut after the commit")
 
-    counting.after_write = fails
+    counting.after_write = counting.before_write = fails
     for _ in range(150):
         life = lives[-1]
         match chance.randrange(12):
@@ -366,7 +433,8 @@ def test_whatever_happens_everything_is_counted_once_and_no_share_is_wrong(
                     lives.append(CountingLife(tap, began_ns=counting.unix_ns))
                 else:
                     counting.unix_ns += chance.choice([-15, -2, 2, 30]) * SECOND
-    counting.after_write, counting.is_away = (lambda: None), False
+    counting.after_write = counting.before_write = lambda: None
+    counting.is_away = False
     counting.writer.step()
     for _ in range(20):
         counting.step(10.0)

@@ -34,10 +34,10 @@ pub(super) struct Routed<'a> {
 /// What is decided of a copy before the run.
 #[derive(Clone, Copy)]
 pub(super) struct Sample {
-    /// Whether the processor time of runs is compared.
-    has_edge: bool,
-    /// Whether to take it: not where the copy would be dropped.
-    measures_cpu: bool,
+    /// What the processor time of runs is held against, if anything.
+    edge_ns: Option<u64>,
+    /// Whether the copy would have room: else that time is not taken.
+    has_room: bool,
 }
 
 impl Worker {
@@ -56,10 +56,9 @@ impl Worker {
         if why != Why::Split || !shadow.samples(serving, id) {
             return None;
         }
-        let has_edge = shadow.edge_ns().is_some();
         Some(Sample {
-            has_edge,
-            measures_cpu: has_edge && self.shared.shadows.has_room(),
+            edge_ns: shadow.edge_ns(),
+            has_room: self.shared.shadows.has_room(),
         })
     }
 
@@ -134,7 +133,7 @@ impl Worker {
             key_bucket: routed.way.map_or(0, |way| way.key_bucket),
             compared,
         };
-        if sample.has_edge && run.cpu_ns.is_none() {
+        if sample.edge_ns.is_some() && run.cpu_ns.is_none() {
             // There was no room before the run.
             return copied.count_dropped();
         }
@@ -163,7 +162,10 @@ impl Worker {
 impl Routed<'_> {
     pub(super) fn purpose(&self) -> Purpose {
         Purpose::Answer {
-            measures_cpu: self.sample.is_some_and(|sample| sample.measures_cpu),
+            edge_ns: self
+                .sample
+                .filter(|sample| sample.has_room)
+                .and_then(|sample| sample.edge_ns),
         }
     }
 }

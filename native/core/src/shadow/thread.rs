@@ -168,7 +168,7 @@ impl Runner<'_> {
             },
             purpose: Purpose::Shadow {
                 checked_unix_ns: copied.checked_unix_ns,
-                measures_cpu: shadow.edge_ns().is_some(),
+                edge_ns: shadow.edge_ns(),
             },
         };
         let outcome = job.run(Some(session), |text| self.shared.faults.tell(text));
