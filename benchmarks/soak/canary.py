@@ -47,6 +47,7 @@ class Plan:
     latency: float = 0.5
     alpha: float = 0.01
     skew: float = 1.0
+    rounds: int = 24
     engine: str = "auto"
     most_s: float = 3_000.0
 
@@ -105,7 +106,7 @@ def main(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def run(home: Path, plan: Plan) -> dict[str, Any]:
     """Runs it in this folder of state."""
-    first, second, answers = build(home / "packages", plan.canary)
+    first, second, answers = build(home / "packages", plan.canary, plan.rounds)
     (home / "registry").mkdir()
     registry = Registry(
         f"sqlite:///{home}/registry/registry.db", str(home / "registry" / "artifacts"), home / "cache", home / "keys"

@@ -52,8 +52,13 @@ BAD = {
 
 @pytest.mark.integration
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engine", dict.fromkeys([BEST, "python"]))
-@pytest.mark.parametrize("canary", BAD)
+@pytest.mark.parametrize(
+    ("canary", "engine"),
+    # The python engine has costs of its own, which vary by more than the slow version takes.
+    dict.fromkeys(
+        [(canary, engine) for canary in BAD for engine in (BEST, "python") if (canary, engine) != ("slow", "python")]
+    ),
+)
 def test_a_bad_version_is_taken_back_by_itself(canary: str, engine: str) -> None:
     reason, changes = BAD[canary]
     found = play(canary=canary, engine=engine, rate=RATES[engine], **changes)
