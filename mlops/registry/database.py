@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -92,6 +92,7 @@ class Database:
                         if not self.is_sqlite:
                             # Locks the row until the commit: what is read below it is the latest.
                             connection.execute(select(audit_head.c.sequence).with_for_update())
+                            limit_silence(connection, BUSY_TIMEOUT_S)
                         return change(connection)
             except _RolledBackError:
                 if attempt == _ATTEMPTS:
@@ -102,6 +103,17 @@ class Database:
     def close(self) -> None:
         """Closes every connection."""
         self._engine.dispose()
+
+
+def limit_silence(connection: Connection, limit_s: float) -> None:
+    """Has PostgreSQL undo this transaction where nothing more comes of it for so long.
+
+    A process that was stopped in the midst of one would keep all others from writing for as long as it is stopped. A
+    file of SQLite has no such remedy: there they give up after `BUSY_TIMEOUT_S`.
+    """
+    if connection.dialect.name == "postgresql":
+        limit = f"{max(1, round(limit_s * 1000))}ms"
+        connection.execute(select(func.set_config("idle_in_transaction_session_timeout", limit, True)))
 
 
 class _RolledBackError(UnreachableError):
