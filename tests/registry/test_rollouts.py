@@ -306,7 +306,12 @@ def test_blue_green_gives_everything_watches_and_stays(world: World) -> None:
     state = world.registry.desired("demo").state  # type: ignore[union-attr]
     assert world.split == {2: 10_000}
     assert state.shadow == Shadow(version=1, fraction_bp=5_000, salt=f"{state.salt}/shadow", of=2)
-    world.seconds(20)
+    world.seconds(2)
+    with world.registry.journal.database.read() as connection:
+        view = read_view(connection, world.rollout, world.leases)
+    assert view.evidence.requests
+    assert view.as_dict()["traffic_share"] is None, "both sides had the same requests"
+    world.seconds(18)
     assert world.events == ["ordered", "started", "finished"]
     assert world.split == {2: 10_000}
     assert world.registry.desired("demo").state.shadow is None  # type: ignore[union-attr]
