@@ -124,6 +124,7 @@ class Installation:
         self._memory.keep(
             {
                 (name, version): loaded.prepared.resident_bytes
+                + (loaded.prepared.shadow_bytes if _is_shadow(record, version) else 0)
                 for name, record in self.records.items()
                 for version, loaded in record.loaded.items()
             }
@@ -149,6 +150,11 @@ class Installation:
 
     def _halt(self, record: ModelRecord) -> Halt | None:
         return self._halts.get(record.name) or record.desired.halt
+
+
+def _is_shadow(record: ModelRecord, version: str) -> bool:
+    shadow = None if record.plan is None else record.plan.shadow
+    return shadow is not None and shadow.version == version
 
 
 def _written(write: Callable[[], None]) -> OSError | None:
