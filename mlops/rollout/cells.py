@@ -18,6 +18,8 @@ from mlops.tap.layout import BUCKETS
 Flags = NDArray[np.bool_]
 #: Alternatives over the ratio of the hypothesis, equally weighted.
 RATIOS = np.array([1.5, 2.0, 3.0, 5.0, 10.0, 30.0])
+#: Windows between two starts.
+RESTART_WINDOWS = 30
 #: Starts that go on; older ones keep what they have, as stopped processes may.
 _MOST_RUNNING = 16
 
@@ -39,12 +41,10 @@ class CanaryNotWorse:
         Windows between two starts.
     """
 
-    def __init__(self, *, ratio: float = 1.0, restart_windows: int = 30) -> None:
-        self._ratio, self._restart = ratio, restart_windows
+    def __init__(self, *, ratio: float = 1.0, restart_windows: int = RESTART_WINDOWS) -> None:
+        self._ratio = ratio
         self._share_bp = -1
-        self._windows = 0
-        self._running: list[_Start] = []
-        self._stopped: list[float] = []
+        self._starts = _Starts(restart_windows)
 
     def update(self, canary: Flags, stable: Flags, share_bp: int) -> None:
         """Takes a window.
@@ -56,14 +56,15 @@ class CanaryNotWorse:
         share_bp : int
             The canary's share of the keys, in 1/10,000.
         """
-        if share_bp != self._share_bp or self._windows >= self._restart:
-            self._begin(share_bp)
-        self._windows += 1
+        if share_bp != self._share_bp:
+            self._starts.move()
+            self._share_bp = share_bp
+        running = self._starts.next_window()
         if not 0 < share_bp < WHOLE_BP:
             # One side has every key: there is nothing to be compared.
             return
         odds = share_bp / (WHOLE_BP - share_bp) * self._ratio
-        for start in self._running:
+        for start in running:
             if 2 * share_bp <= WHOLE_BP:
                 start.draw(canary, stable, odds)
             else:
@@ -72,32 +73,63 @@ class CanaryNotWorse:
     @property
     def log_wealth(self) -> float:
         """Log of the evidence; 0 or less is none."""
+        return self._starts.log_wealth
+
+    def state(self) -> dict[str, Any]:
+        """As JSON has it; floats keep every bit there."""
+        return {"share_bp": self._share_bp} | self._starts.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from `state()` of the same parameters."""
+        self._share_bp = state["share_bp"]
+        self._starts.restore(state)
+
+
+class _Starts:
+    """Starts, every so many windows. Invariant: start j has the part 1 / (j (j + 1)) of alpha, stopped or not."""
+
+    def __init__(self, restart_windows: int) -> None:
+        self._restart = restart_windows
+        self._windows = 0
+        self._running: list[_Start] = []
+        self._stopped: list[float] = []
+
+    def next_window(self) -> list["_Start"]:
+        """Those that take the next window."""
+        if not self._running or self._windows >= self._restart:
+            self._begin()
+        self._windows += 1
+        return self._running
+
+    def move(self) -> None:
+        """Keys change sides: another start, and those before forget buckets that were bad."""
+        for start in self._running:
+            start.forget_moved()
+        self._begin()
+
+    @property
+    def log_wealth(self) -> float:
+        """Of the best one, less its part of alpha: one broken key helps all of them alike, so they are not added up."""
         logs = [*self._stopped, *(start.log_wealth for start in self._running)]
         return max((log - math.log(number * (number + 1)) for number, log in enumerate(logs, 1)), default=0.0)
 
     def state(self) -> dict[str, Any]:
-        """As JSON has it; floats keep every bit there."""
         return {
-            "share_bp": self._share_bp,
             "windows": self._windows,
             "running": [start.state() for start in self._running],
             "stopped": list(self._stopped),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()` of the same parameters."""
-        self._share_bp, self._windows = state["share_bp"], state["windows"]
+        self._windows = state["windows"]
         self._running = [_Start.restored(each) for each in state["running"]]
         self._stopped = list(state["stopped"])
 
-    def _begin(self, share_bp: int) -> None:
-        if share_bp != self._share_bp:
-            for start in self._running:
-                start.forget_moved()
+    def _begin(self) -> None:
         self._running.append(_Start())
         while len(self._running) > _MOST_RUNNING:
             self._stopped.append(self._running.pop(0).log_wealth)
-        self._share_bp, self._windows = share_bp, 0
+        self._windows = 0
 
 
 class _Start:
@@ -136,6 +168,18 @@ class _Start:
             self._add(ours * np.log(chance / null) + theirs * np.log((1 - chance) / (1 - null)))
         self._remove(canary, stable)
 
+    def pair(self, canary: Flags, stable: Flags, odds: float) -> None:
+        """Takes a window of the same requests on both sides: a bucket counts once, where first one side alone is bad.
+
+        What was bad on both is the input's doing, and says nothing.
+        """
+        clean = self._canary & self._stable
+        ours, theirs = clean & canary & ~stable, clean & stable & ~canary
+        chance, null = odds * RATIOS / (1 + odds * RATIOS), odds / (1 + odds)
+        if ours.any() or theirs.any():
+            self._add(int(ours.sum()) * np.log(chance / null) + int(theirs.sum()) * np.log((1 - chance) / (1 - null)))
+        self._remove(ours, theirs)
+
     def _add(self, logs: NDArray[np.float64]) -> None:
         self._logs = self._logs + logs
         self.log_wealth = log_mean(self._logs)
@@ -171,32 +215,31 @@ class PairedNotWorse:
     """Evidence against "of cells bad on one side alone, the canary has more", where both sides saw the same requests.
 
     A cell that is bad on both sides is the input's doing. Of the others each is the canary's with probability
-    r / (1 + r) under rate ratio r.
+    r / (1 + r) under rate ratio r, and counts once after each start: which of two equal versions fails on what a key
+    asks is chance, but where that key asks the same again it fails again.
     """
 
-    def __init__(self, *, ratio: float = 1.0) -> None:
+    def __init__(self, *, ratio: float = 1.0, restart_windows: int = RESTART_WINDOWS) -> None:
         self._ratio = ratio
-        self._logs = np.zeros(len(RATIOS))
+        self._starts = _Starts(restart_windows)
 
     def update(self, canary: Flags, stable: Flags) -> None:
         """Takes a window: whether anything was bad in each key bucket, shape (256,), on the same requests."""
-        ours, theirs = int((canary & ~stable).sum()), int((stable & ~canary).sum())
-        odds = self._ratio * RATIOS
-        chance, null = odds / (1 + odds), self._ratio / (1 + self._ratio)
-        self._logs = self._logs + ours * np.log(chance / null) + theirs * np.log((1 - chance) / (1 - null))
+        for start in self._starts.next_window():
+            start.pair(canary, stable, self._ratio)
 
     @property
     def log_wealth(self) -> float:
-        """Log of the evidence; 0 is none."""
-        return log_mean(self._logs)
+        """Log of the evidence; 0 or less is none."""
+        return self._starts.log_wealth
 
     def state(self) -> dict[str, Any]:
         """As JSON has it; floats keep every bit there."""
-        return {"logs": self._logs.tolist()}
+        return self._starts.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from `state()` of the same parameters."""
-        self._logs = np.array(state["logs"], np.float64)
+        self._starts.restore(state)
 
 
 class RatioAtLeast:

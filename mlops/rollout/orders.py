@@ -21,6 +21,7 @@ from mlops.rollout import desired as states
 from mlops.rollout.analysis import Analysis, Evidence
 from mlops.rollout.applying import apply
 from mlops.rollout.machine import Command, DesiredChange, Order, RolloutState, decide, share_of
+from mlops.rollout.outputs import MIN_BUCKETS
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.stepping import Moved
 from mlops.rollout.store import (
@@ -71,6 +72,7 @@ class Rollouts:
         require_reason(author)
 
         def check(connection: Connection) -> None:
+            require_model(connection, model)
             require_no_rollout(connection, model, "another rollout")
             _require_ready(read_desired(connection, model), model, version)
             _require_outputs(read_manifest(connection, require_version(connection, model, version).digest), spec)
@@ -212,8 +214,15 @@ def _require_ready(now: Desired | None, model: str, version: int) -> Desired:
 
 def _require_outputs(manifest: Manifest, spec: RolloutSpec) -> None:
     """Raises RegistryError where outputs are to be judged that the package says nothing about."""
-    if spec.analysis.psi is not None and not manifest.baseline_outputs:
-        raise RegistryError("psi cannot be judged: the package has no baseline of outputs", field="psi")
+    if spec.analysis.psi is not None:
+        if not manifest.baseline_outputs:
+            raise RegistryError("psi cannot be judged: the package has no baseline of outputs", field="psi")
+        if manifest.datasets[manifest.baseline_outputs].order == "unknown":
+            raise RegistryError(
+                "psi cannot be judged: the rows of the package's baseline of outputs have no times, so they are one "
+                f"block, and {MIN_BUCKETS} are needed",
+                field="psi",
+            )
     if spec.analysis.sign_flips is not None and manifest.signal is None:
         raise RegistryError(
             "sign_flips cannot be judged: the package says of no output that it is the signal", field="sign_flips"

@@ -34,8 +34,8 @@ def read_step_outputs(
     """Bins of the version's answers to clients, and pairs with stable's shadow, in the windows in [start, end)."""
     windows = read_outputs(connection, found.model, start_ns, end_ns)
     known = StepOutputs(
-        canary_outcome=_live(connection, found.model, found.canary, spec),
-        stable_outcome=_live(connection, found.model, found.stable, spec),
+        canary_outcome=_live(connection, found, found.canary, spec),
+        stable_outcome=_live(connection, found, found.stable, spec),
     )
     if drop_share(windows) > MAX_LOST:
         return known
@@ -54,12 +54,15 @@ def read_step_outputs(
     return replace(known, canary_bins=bins, baseline_bins=baseline_bins, pairs=pairs, flips=flips)
 
 
-def _live(connection: Connection, model: str, version: int, spec: RolloutSpec) -> LiveFigure | None:
-    """The latest live figure that the guard is about; None where there is none, or none with an error."""
+def _live(connection: Connection, found: RolloutRow, version: int, spec: RolloutSpec) -> LiveFigure | None:
+    """The latest live figure that the guard is about; None where there is none, or none with an error.
+
+    One that was recorded before the rollout is about another market than the other version's.
+    """
     if spec.analysis.outcome is None:
         return None
-    row = last_steps(read_metrics(connection, model, version)).get(LIVE, {}).get(spec.analysis.outcome.figure)
-    if row is None or row.value is None or row.standard_error is None or row.n < 2:
+    row = last_steps(read_metrics(connection, found.model, version)).get(LIVE, {}).get(spec.analysis.outcome.figure)
+    if row is None or row.value is None or row.standard_error is None or row.n < 2 or row.at < found.started_at:
         return None
     return LiveFigure(row.value, row.standard_error, row.n)
 

@@ -18,6 +18,8 @@ from mlops.tap.layout import BUCKETS
 from tickserve.errors import ConfigurationError
 
 Positive = Annotated[float, Field(gt=0)]
+#: Of keys and requests: what is beyond is a slip of the pen.
+_MOST = 10**12
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -34,10 +36,10 @@ class Step(Frozen):
         Answered by the canary in this step, at least.
     """
 
-    share: Annotated[float, Field(ge=0.01, lt=100)]
+    share: Annotated[float, Field(ge=0.01, le=100)]
     min_time_s: Annotated[float, Field(ge=0)] = 600.0
     max_time_s: Positive = 86_400.0
-    min_requests: Annotated[int, Field(ge=1)] = 1_000
+    min_requests: Annotated[int, Field(ge=1, le=_MOST)] = 1_000
 
     @property
     def share_bp(self) -> int:
@@ -84,7 +86,7 @@ class LatencyRule(Frozen):
     margin_bins: Annotated[int, Field(ge=2)] = 2
     worse: Annotated[float, Field(ge=0, lt=1)] = 0.01
     tolerance: Fraction = 0.05
-    min_answers: Annotated[int, Field(ge=200)] = 200
+    min_answers: Annotated[int, Field(ge=200, le=_MOST)] = 200
 
     @model_validator(mode="after")
     def _consistent(self) -> "LatencyRule":
@@ -170,8 +172,8 @@ class RolloutSpec(Frozen):
         Step(share=50.0),
     )
     analysis: AnalysisSpec = AnalysisSpec()
-    keys: Annotated[int, Field(ge=1)]
-    window_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    keys: Annotated[int, Field(ge=1, le=_MOST)]
+    window_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0
     shadow: Annotated[float, Field(ge=0, le=100)] = 100.0
     max_bad_answers: Annotated[int, Field(ge=1)] = 1_000
 
@@ -200,7 +202,17 @@ class RolloutSpec(Frozen):
 
     def _require_buckets(self, number: int, step: Step) -> None:
         if self.strategy == "blue_green":
+            if live_buckets(self.keys) < MIN_BUCKETS:
+                raise ValueError(
+                    f"the watch cannot reach a decision: {self.keys} keys are in about "
+                    f"{live_buckets(self.keys):.1f} of {BUCKETS} key buckets, and {MIN_BUCKETS} are needed: "
+                    f"at least {_KEYS_NEEDED} keys"
+                )
             return
+        if step.share_bp == WHOLE_BP:
+            raise ValueError(
+                f"step {number} has 100%, which leaves nothing to compare with: a canary gets that after its last step"
+            )
         for side, share in (("the canary", step.share_bp / WHOLE_BP), ("stable", 1 - step.share_bp / WHOLE_BP)):
             keys = self.keys * share
             buckets = live_buckets(keys)
@@ -226,6 +238,14 @@ class RolloutSpec(Frozen):
                     f"max_time_s {step.max_time_s:g} holds {have} windows of {self.window_s:g} s; allow more time, "
                     "shorter windows or a larger tolerance"
                 )
+
+
+def _filling(buckets: int) -> float:
+    """How many keys fill so many of the 256 key buckets, on average."""
+    return math.log1p(-buckets / BUCKETS) / math.log1p(-1 / BUCKETS)
+
+
+_KEYS_NEEDED = math.ceil(_filling(MIN_BUCKETS))
 
 
 def live_buckets(keys: float) -> float:
@@ -259,9 +279,9 @@ def parse_spec(plain: Any) -> RolloutSpec:
 
 
 def _enough(keys: int) -> str:
-    # Keys that fill so many buckets on average.
-    needed = math.log1p(-MIN_BUCKETS / BUCKETS) / math.log1p(-1 / BUCKETS)
-    share = math.ceil(needed / keys * WHOLE_BP) / 100
+    share = math.ceil(_filling(MIN_BUCKETS) / keys * WHOLE_BP) / 100
+    if keys < _KEYS_NEEDED:
+        return f"{keys} keys are too few for any evidence; promote it, and watch it with alerts"
     if 2 * share >= 100:
         return f"{keys} keys are too few for a canary at any share; use blue_green"
     return f"a share from {share:g}% to {100 - share:g}% has them"

@@ -36,6 +36,9 @@ __all__ = [
     "write_progress",
 ]
 
+#: Of what is kept of a rollout. Evidence of another one cannot be gone on from, and counts as lost.
+FORMAT = 2
+
 
 @dataclass(frozen=True, slots=True)
 class OpenRollout:
@@ -106,6 +109,7 @@ class Progress:
     def body(self) -> str:
         """As JSON. Times are text; floats keep every bit."""
         plain = {
+            "format": FORMAT,
             "state": self.state.as_dict(),
             "analysis": self.analysis,
             "edge_ns": None if self.edge_ns is None else str(self.edge_ns),
@@ -123,6 +127,8 @@ class Progress:
     def of_body(cls, revision: int, body: str) -> "Progress":
         """What `body` gave. Raises ValueError, KeyError or TypeError where it is none."""
         plain = json.loads(body)
+        if plain["format"] != FORMAT:
+            raise ValueError(f"format {plain['format']} is not {FORMAT}")
         return cls(
             revision=revision,
             state=RolloutState.from_dict(plain["state"]),

@@ -48,6 +48,11 @@ class RolloutView:
     controller: str
     decisions: tuple[Decided, ...]
 
+    @property
+    def traffic_share(self) -> float | None:
+        """The version's share of the requests of this step; None of blue-green, which compares the same ones."""
+        return self.evidence.traffic_share if self.rollout.strategy == "canary" else None
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         found = self.rollout
@@ -61,7 +66,7 @@ class RolloutView:
             "step": self.step,
             "steps": self.steps,
             "share_bp": self.share_bp,
-            "traffic_share": self.evidence.traffic_share,
+            "traffic_share": self.traffic_share,
             "reason": self.reason,
             "watched_s": self.watched_s,
             "edge_ns": self.edge_ns,

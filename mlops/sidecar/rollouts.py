@@ -118,8 +118,8 @@ class RolloutWorker:
             stable = [view.rollout.model, str(view.rollout.stable)]
             share.add_metric([*of, "keys"], view.share_bp / 10_000)
             share.add_metric([*stable, "keys"], 1 - view.share_bp / 10_000)
-            traffic = view.evidence.traffic_share
-            if traffic is not None and view.rollout.strategy == "canary":
+            traffic = view.traffic_share
+            if traffic is not None:
                 share.add_metric([*of, "traffic"], traffic)
                 share.add_metric([*stable, "traffic"], 1 - traffic)
             step.add_metric(of, view.step)

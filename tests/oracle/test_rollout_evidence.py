@@ -110,7 +110,7 @@ def test_equal_versions_give_no_start_an_expected_gain_whatever_happens_to_keys(
     outcomes: dict[tuple[Any, ...], list[tuple[float, float, float]]] = defaultdict(list)
     for chance, places in placements(3, 2, shares):
         detector = confined(2)
-        first = detector._running[0]
+        first = detector._starts._running[0]
         history: tuple[Any, ...] = ()
         for window, (bad,) in enumerate(world):
             before = math.exp(first.log_wealth)
@@ -197,15 +197,45 @@ def test_a_ratio_beyond_the_margin_gives_no_expected_gain(truth: float) -> None:
     assert truth > 2 or expected == pytest.approx(1)
 
 
-def test_pairs_give_no_expected_gain_where_neither_side_is_worse() -> None:
+#: In which windows each of three buckets is bad, on one side alone: once, again and again, all together.
+PAIRED_WORLDS = [
+    [{0}, {1}, {2}],
+    [{0}, {0, 1}, {0, 1, 2}],
+    [{0, 1, 2}, {0, 1, 2}, {0, 1, 2}],
+]
+
+
+@pytest.mark.parametrize("world", PAIRED_WORLDS)
+def test_pairs_give_no_expected_gain_where_chance_says_on_which_side_a_key_is_bad(world: list[set[int]]) -> None:
+    """Sharp null: what is bad on one side alone is fixed, and stays so; on which side is a coin of each key."""
     expected = 0.0
-    for outcome in itertools.product((False, True), repeat=5):
-        detector = PairedNotWorse()
-        for number, is_ours in enumerate(outcome):
-            sides = (flags({number, 9}), flags({9})) if is_ours else (flags({9}), flags({number, 9}))
-            detector.update(*sides)
-        expected += 0.5**5 * math.exp(detector.log_wealth)
+    for coins in itertools.product((False, True), repeat=3):
+        detector = PairedNotWorse(restart_windows=1_000)
+        for bad in world:
+            ours = {bucket for bucket in bad if coins[bucket]}
+            # What is bad on both sides is the input's doing.
+            detector.update(flags(ours | {9}), flags((bad - ours) | {9}))
+        # The first start has half of alpha.
+        expected += 0.5**3 * 2 * math.exp(detector.log_wealth)
     assert expected == pytest.approx(1)
+
+
+@pytest.mark.parametrize("restart_windows", [1, 2, 1_000])
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.5])
+def test_pairs_call_equal_versions_worse_with_at_most_alpha_however_often_the_same_keys_are_bad(
+    alpha: float, restart_windows: int
+) -> None:
+    called = 0.0
+    for coins in itertools.product((False, True), repeat=10):
+        detector = PairedNotWorse(restart_windows=restart_windows)
+        ours = flags({bucket for bucket, is_ours in enumerate(coins) if is_ours})
+        theirs = flags({bucket for bucket, is_ours in enumerate(coins) if not is_ours})
+        highest = -math.inf
+        for _ in range(20):
+            detector.update(ours, theirs)
+            highest = max(highest, detector.log_wealth)
+        called += 0.5**10 * (highest >= -math.log(alpha))
+    assert called <= alpha
 
 
 @pytest.mark.parametrize(("bound", "values"), [(0.1, (-1.0, 1.0)), (-0.05, (-1.0, 0.0)), (0.3, (0.0, 1.0))])

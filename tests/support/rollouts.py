@@ -14,9 +14,10 @@ from mlops.registry.fleet import ServedModel, ServerReport
 from mlops.registry.leases import Lease, Leases
 from mlops.registry.schema import reporters
 from mlops.rollout import Order, SideCounts, parse_spec
+from mlops.rollout.analysis import Analysis, Evidence
 from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.orders import Rollouts
-from mlops.rollout.store import Decided, Progress, RolloutRow, latest_rollout, read_decisions, read_progress
+from mlops.rollout.store import Decided, Progress, RolloutRow, latest_rollout, read_decisions, read_progress, spec_of
 from mlops.rollout.sums import CountedOutputs, CountedWindow
 from mlops.rollout.sums.write import Progress as Reported
 from mlops.rollout.sums.write import outputs_row, write_outputs, write_progress, write_windows
@@ -197,6 +198,12 @@ class World:
     def progress(self) -> Progress:
         with self.registry.journal.database.read() as connection:
             return read_progress(connection, self.rollout.rollout)
+
+    @property
+    def evidence(self) -> Evidence:
+        analysis = self.progress.analysis
+        assert analysis is not None
+        return Analysis.restored(spec_of(self.rollout), dict(analysis)).evidence()
 
     @property
     def decisions(self) -> tuple[Decided, ...]:

@@ -238,7 +238,7 @@ def _render(view: "RolloutView") -> Group:
 
 def _facts(view: "RolloutView") -> Table:
     evidence, spec = view.evidence, view.rollout.spec
-    traffic = "" if evidence.traffic_share is None else f", {evidence.traffic_share:.2%} of the traffic"
+    traffic = "" if view.traffic_share is None else f", {view.traffic_share:.2%} of the traffic"
     step = spec["steps"][min(view.step, view.steps) - 1]
     facts = {
         "phase": f"{view.phase}, step {view.step} of {view.steps}",

@@ -148,7 +148,7 @@ def test_commands_need_a_reason() -> None:
 
 
 def test_blue_green_gives_everything_at_once_and_goes_back_on_a_breach() -> None:
-    spec = parse_spec({"keys": 1, "strategy": "blue_green", "window_s": 1.0, "steps": [{"share": 25.0} | STEP]})
+    spec = parse_spec({"keys": 500, "strategy": "blue_green", "window_s": 1.0, "steps": [{"share": 25.0} | STEP]})
     first = begin(spec, START, salt="r1", actor="kim", reason="switch")
     assert first.change is not None
     assert first.change.share_bp == 10_000

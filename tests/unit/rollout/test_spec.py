@@ -76,10 +76,14 @@ def test_a_step_without_time_to_pass_is_refused_with_the_arithmetic() -> None:
         ({"steps": [{"share": 50.0}, {"share": 10.0}]}, "do not rise"),
         ({"steps": [{"share": 10.0}, {"share": 10.0}]}, "do not rise"),
         ({"steps": [{"share": 10.005}]}, "steps of 0.01%"),
-        ({"steps": [{"share": 100.0}]}, "less than 100"),
+        ({"steps": [{"share": 100.0}]}, "step 1 has 100%"),
         ({"steps": [{"share": 10.0, "min_time_s": 5.0, "max_time_s": 5.0}]}, "not above min_time_s"),
         ({"keys": 0}, "keys"),
         ({"window_s": 0}, "window_s"),
+        ({"window_s": 1e-10}, "window_s"),
+        ({"window_s": 0.4}, "window_s"),
+        ({"keys": 10**400}, "keys"),
+        ({"steps": [{"share": 10.0, "min_requests": 10**30}]}, "min_requests"),
         ({"strategy": "roulette"}, "strategy"),
         ({"strategy": "blue_green"}, "blue_green has one step"),
         ({"analysis": {"alpha": 0.5}}, "alpha"),
@@ -109,6 +113,15 @@ def test_files_that_are_none_are_refused(tmp_path: Path, name: str) -> None:
         read_spec(tmp_path / name)
 
 
-def test_blue_green_needs_no_keys_to_compare() -> None:
-    spec = parse_spec({"keys": 1, "strategy": "blue_green", "steps": [{"share": 25.0}]})
-    assert isinstance(spec, RolloutSpec)
+def test_blue_green_needs_keys_for_its_evidence_and_no_more() -> None:
+    plain = {"keys": 21, "strategy": "blue_green", "steps": [{"share": 100.0}]}
+    assert isinstance(parse_spec(plain), RolloutSpec)
+    with pytest.raises(ConfigurationError, match=r"the watch cannot reach a decision: 20 keys .* at least 21 keys"):
+        parse_spec(plain | {"keys": 20})
+    with pytest.raises(ConfigurationError, match="too few for any evidence"):
+        parse_spec({"keys": 20})
+
+
+def test_a_canary_leaves_something_to_compare_with() -> None:
+    with pytest.raises(ConfigurationError, match="step 2 has 100%"):
+        parse_spec({"keys": 500, "steps": [{"share": 10.0}, {"share": 100.0}]})
