@@ -113,6 +113,8 @@ def server_killed(place: int) -> Callable[[RolloutFleet], Killed]:
 
 def database_away(how: Callable[[RolloutFleet], AbstractContextManager[None]]) -> Callable[[RolloutFleet], Killed]:
     def fault(fleet: RolloutFleet) -> Killed:
+        # What was decided just before is obeyed; from here on nothing can be.
+        fleet.obeyed()
         before = served(fleet)
         with how(fleet):
             begun = time.monotonic()
@@ -268,6 +270,8 @@ def require_counted(written: list[Written], models: Mapping[int, str]) -> None:
     for each in written:
         if each.what == "rollout_decisions" and each.entry["event"] in ("advanced", "finished"):
             rollout = each.entry["rollout"]
+            if rollout not in models:
+                continue
             complete: dict[str, int] = {}
             for of in each.counted:
                 if of["model"] == models[rollout]:

@@ -183,7 +183,7 @@ class Clients:
                 if client is not None:
                     client.close()
                 address = server.address
-                client = Client(address, timeout_s=10.0, transport="grpcio")
+                client = Client(address, timeout_s=10.0)
             (model,) = draw.choices(names, weights)
             row = FAR if draw.random() < self._is_far else PLAIN
             self.asked.append(self._one(client, desk.name, model, list(row), f"key-{draw.randrange(KEYS)}"))
@@ -225,8 +225,9 @@ class RolloutFleet:
         self.settings = self.desks[0].launcher.settings
 
     def up(self) -> None:
-        """Starts everything at once."""
-        self.at_once([each for desk in self.desks for each in (desk.serve, desk.watch)])
+        """Starts everything."""
+        self.at_once([desk.serve for desk in self.desks])
+        self.at_once([desk.watch for desk in self.desks])
 
     @staticmethod
     def at_once(calls: list[Callable[[], None]]) -> None:
