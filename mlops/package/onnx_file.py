@@ -1,5 +1,6 @@
 """An ONNX file as data: its tensors' schema and the promise that it stands alone, read without a runtime."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -8,10 +9,13 @@ from pydantic import ValidationError
 
 from mlops.package.datatypes import BY_ONNX_NUMBER
 from mlops.package.manifest import MODEL_FILE, TensorSpec, explain
+from mlops.package.onnx_parts import take_apart
 from tickserve.errors import PackageError
 from tickserve.wire import onnx_subset_pb2 as onnx
 
 _EXTERNAL = 1
+#: A file up to this size is parsed in one piece: some milliseconds.
+_WHOLE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,16 @@ def read_graph(data: bytes) -> GraphSchema:
         Where the bytes are no ONNX model, a tensor lies in an external file, an input or output is no tensor, or has
         no rank or a datatype that cannot be served.
     """
-    model = onnx.ModelProto()
+    apart = take_apart(data) if len(data) > _WHOLE_BYTES else None
+    rest, attributes = apart or (data, [])
     try:
-        model.ParseFromString(data)
+        model = onnx.ModelProto.FromString(rest)
+        apart_tensors = [tensor for each in attributes for tensor in _tensors_of(each)]
     except DecodeError:
         raise PackageError(f"{MODEL_FILE} is no ONNX file, or is cut short", field=MODEL_FILE) from None
     if not model.HasField("graph") or not model.graph.output:
         raise PackageError(f"{MODEL_FILE} holds no graph with outputs; is it an ONNX file?", field=MODEL_FILE)
-    for tensor in _tensors(model):
+    for tensor in itertools.chain(_tensors(model), apart_tensors):
         if tensor.data_location == _EXTERNAL or tensor.external_data:
             raise PackageError(
                 f"{MODEL_FILE}: tensor {tensor.name!r} lies in another file (external data); "
@@ -69,6 +75,11 @@ def _spec(kind: str, value: onnx.ValueInfoProto) -> TensorSpec:
         return TensorSpec(name=value.name, datatype=datatype, shape=shape)
     except ValidationError as error:
         raise PackageError(f"{place}: {explain(error, MODEL_FILE).message}", field=MODEL_FILE) from None
+
+
+def _tensors_of(attribute: memoryview) -> list[onnx.TensorProto]:
+    """Those in one attribute. Raises DecodeError."""
+    return list(_attribute_tensors([onnx.AttributeProto.FromString(bytes(attribute))]))
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -19,6 +20,7 @@ from sqlalchemy.exc import (
     OperationalError,
     StatementError,
 )
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from mlops.package._text import one_line
 from mlops.registry.schema import audit_head
@@ -26,10 +28,8 @@ from tickserve.errors import ConfigurationError, RegistryArgumentError, Registry
 
 _Result = TypeVar("_Result")
 
-#: How long one writer waits for the others.
+#: How long one writer waits for the others, and one reader of a file for those of its own process.
 BUSY_TIMEOUT_S = 60.0
-#: Of one process to one file.
-_MAX_CONNECTIONS = 15
 _ATTEMPTS = 5
 _PAUSE_S = 0.05
 #: PostgreSQL rolled the transaction back and asks to repeat it: serialisation failure, deadlock.
@@ -38,6 +38,9 @@ _REPEATABLE = ("40001", "40P01")
 
 class Database:
     """One database of one registry.
+
+    A file of SQLite has one connection that reads and one that writes, whatever threads there are: they take turns, so
+    that what a process keeps open never grows, and a reader never waits behind a writer that waits for other processes.
 
     Parameters
     ----------
@@ -52,10 +55,12 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._engine = _make_engine(url)
+        self._reading = _make_engine(url) if self.is_sqlite else self._engine
+        self._held = threading.local()
 
     @property
     def engine(self) -> Engine:
-        """For migrations."""
+        """The one that writes; for migrations."""
         return self._engine
 
     @property
@@ -65,33 +70,43 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """A read-only view of one moment."""
-        with _explained(), self._engine.connect() as plain:
+        """A read-only view of one moment. Within another one, or within a write, of the same thread: that one's."""
+        outer: Connection | None = getattr(self._held, "connection", None)
+        if outer is not None:
+            # Its thread would wait for itself.
+            with _explained():
+                yield outer
+            return
+        with _explained(), self._reading.connect() as plain:
             connection = plain
             if not self.is_sqlite:
                 connection = plain.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             # SQLite's deferred transaction fixes its moment at the first statement.
-            with connection.begin():
+            with connection.begin(), self._holding(connection):
                 yield connection
 
     def write(self, change: Callable[[Connection], _Result]) -> _Result:
         """Runs `change` as the one writer and commits what it wrote, all or nothing.
 
         It runs again where the database rolled it back for the sake of another, so it must have no other effects.
+        Not to be called within a read or a write of the same thread.
 
         Raises
         ------
         UnreachableError
             Where the database does not answer, or others keep it longer than `BUSY_TIMEOUT_S`.
         """
+        if getattr(self._held, "connection", None) is not None:
+            raise AssertionError("a write within a read or a write: it would not belong to the same moment")
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with _explained(), self._engine.connect() as plain:
                     connection = plain.execution_options(tickserve_begin="IMMEDIATE")
-                    with connection.begin():
+                    with connection.begin(), self._holding(connection):
                         if not self.is_sqlite:
                             # Locks the row until the commit: what is read below it is the latest.
                             connection.execute(select(audit_head.c.sequence).with_for_update())
+                            limit_silence(connection, BUSY_TIMEOUT_S)
                         return change(connection)
             except _RolledBackError:
                 if attempt == _ATTEMPTS:
@@ -102,6 +117,26 @@ class Database:
     def close(self) -> None:
         """Closes every connection."""
         self._engine.dispose()
+        self._reading.dispose()
+
+    @contextlib.contextmanager
+    def _holding(self, connection: Connection) -> Iterator[None]:
+        self._held.connection = connection
+        try:
+            yield
+        finally:
+            self._held.connection = None
+
+
+def limit_silence(connection: Connection, limit_s: float) -> None:
+    """Has PostgreSQL undo this transaction where nothing more comes of it for so long.
+
+    A process that was stopped in the midst of one would keep all others from writing for as long as it is stopped. A
+    file of SQLite has no such remedy: there they give up after `BUSY_TIMEOUT_S`.
+    """
+    if connection.dialect.name == "postgresql":
+        limit = f"{max(1, round(limit_s * 1000))}ms"
+        connection.execute(select(func.set_config("idle_in_transaction_session_timeout", limit, True)))
 
 
 class _RolledBackError(UnreachableError):
@@ -124,6 +159,10 @@ def _explained() -> Iterator[None]:
         if getattr(error.orig, "sqlstate", None) in _REPEATABLE:
             raise _RolledBackError(message) from error
         raise UnreachableError(message) from error
+    except PoolTimeoutError as error:
+        raise UnreachableError(
+            f"other threads of this process kept the registry's database for more than {BUSY_TIMEOUT_S:g} s"
+        ) from error
     except StatementError as error:
         # A value was refused before it got to the database: what was asked for is wrong, not the database.
         if isinstance(error.orig, TickserveError):
@@ -146,7 +185,9 @@ def _make_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql":
-            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+            return create_engine(
+                parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S
+            )
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
             raise ConfigurationError(
                 f"registry {parsed.render_as_string()} is no file of SQLite and no PostgreSQL; "
@@ -159,10 +200,14 @@ def _make_engine(url: str) -> Engine:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"registry: cannot make its folder: {error.strerror}", field="registry") from None
-    # One is kept open, others only while threads need them at once: each holds descriptors and a cache of its own, and
-    # to open one costs little here.
+    # Each connection holds descriptors and a cache of its own, and SQLite keeps the descriptor of a closed one for as
+    # long as another is open: so there is one for all threads, and none comes or goes.
     engine = create_engine(
-        parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=1, max_overflow=_MAX_CONNECTIONS - 1
+        parsed,
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=BUSY_TIMEOUT_S,
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -58,7 +58,9 @@ class Fetcher:
     def export(self, version: Version, out: Path) -> Path:
         """Writes the package as `out/<digest>`, whole or not at all, and returns that folder."""
         with self.database.read() as connection:
-            files = self._files(connection, version)
+            known = _sizes(connection, version)
+        # The store may be far away; nobody who reads the database waits for it.
+        files = {name: self.store.get(sha256, size_bytes) for name, (sha256, size_bytes) in known.items()}
         folder = out / version.digest
         verify_files(folder, files)
         with staged_folder(out, files | {DIGEST_FILE: witness_file(version.digest)}) as staged:
@@ -84,16 +86,18 @@ class Fetcher:
             for name, row in sorted(newest.items())
         }
 
-    def _files(self, connection: Connection, version: Version) -> dict[str, bytes]:
-        rows = connection.execute(
-            select(package_files.c.name, artifacts)
-            .join(artifacts, artifacts.c.sha256 == package_files.c.sha256)
-            .where(package_files.c.digest == version.digest)
-        ).all()
-        for row in rows:
-            if row.collected_at is not None:
-                raise DamagedPackageError(
-                    f"version {version.version} of model {version.model!r} was deleted and its files collected",
-                    field=row.name,
-                )
-        return {row.name: self.store.get(row.sha256, row.size_bytes) for row in rows}
+
+def _sizes(connection: Connection, version: Version) -> dict[str, tuple[str, int]]:
+    """SHA-256 and size of each file of the version's package, by name."""
+    rows = connection.execute(
+        select(package_files.c.name, artifacts)
+        .join(artifacts, artifacts.c.sha256 == package_files.c.sha256)
+        .where(package_files.c.digest == version.digest)
+    ).all()
+    for row in rows:
+        if row.collected_at is not None:
+            raise DamagedPackageError(
+                f"version {version.version} of model {version.model!r} was deleted and its files collected",
+                field=row.name,
+            )
+    return {row.name: (row.sha256, row.size_bytes) for row in rows}

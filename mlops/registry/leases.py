@@ -1,7 +1,8 @@
 """Who may act in a name: one holder at a time, by the database's clock, with a token that fences off earlier ones.
 
 A holder proves itself in the transaction that writes (`check`). A process that was stopped, and wakes when another one
-holds the lease, therefore writes nothing: its token is an old one, whatever its own clock says.
+holds the lease, therefore writes nothing: its token is an old one, whatever its own clock says. One that is stopped
+in the midst of a transaction keeps nobody waiting for longer than the lease: the database undoes it (PostgreSQL).
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select, text, update
 
-from mlops.registry.database import Database
+from mlops.registry.database import Database, limit_silence
 from mlops.registry.schema import leases
 from tickserve.errors import ConflictError
 
@@ -69,6 +70,7 @@ class Leases:
         """Keeps it for another `ttl_s`; False where it is lost."""
 
         def change(connection: Connection) -> bool:
+            limit_silence(connection, self.ttl_s)
             if not self.is_held(connection, lease):
                 return False
             expires_at_ms = self.now_ms(connection) + self._ttl_ms
@@ -89,6 +91,7 @@ class Leases:
 
     def check(self, connection: Connection, lease: Lease) -> None:
         """Raises LeaseLostError unless the lease is held; called in the transaction that writes."""
+        limit_silence(connection, self.ttl_s)
         if not self.is_held(connection, lease):
             raise LeaseLostError(f"{lease.holder} does not hold the lease {lease.name!r} any more", field="lease")
 
@@ -107,6 +110,7 @@ class Leases:
         return str(row.holder) if row is not None and self.now_ms(connection) < row.expires_at_ms else ""
 
     def _acquire(self, connection: Connection, name: str, holder: str) -> Lease | None:
+        limit_silence(connection, self.ttl_s)
         row = connection.execute(select(leases).where(leases.c.name == name)).one_or_none()
         now_ms = self.now_ms(connection)
         latest_ms = now_ms + round(LONGEST_S * 1000)

@@ -34,7 +34,7 @@ from mlops.rollout.store import (
     replace_progress,
     spec_of,
 )
-from mlops.rollout.sums import CountedWindow, read_outputs, read_windows, sum_outputs
+from mlops.rollout.sums import CountedWindow, read_late, read_outputs, read_windows, sum_outputs
 from mlops.rollout.taking import STABLE_ROLE, window_ns_of
 from tickserve.errors import ConflictError, RegistryError, TickserveError, UnreachableError
 
@@ -139,7 +139,8 @@ class Controller:
             rows: tuple[CountedWindow, ...] = ()
             if progress.has_begun:
                 first_ns = min(progress.next_window_ns, max(progress.counted_to_ns, 0) or progress.next_window_ns)
-                rows = read_windows(connection, found.model, first_ns)
+                late = read_late(connection, found.model, progress.began_ns, first_ns, progress.taken_to)
+                rows = (*late, *read_windows(connection, found.model, first_ns))
             look = Look(now_ns, covered, rows, desired)
             if not progress.has_begun:
                 moved = prepare(found, spec, progress, look, _latencies(connection, found, spec, now_ns))
@@ -154,6 +155,8 @@ class Controller:
     def _is_worth_writing(self, spec: RolloutSpec, before: Progress, moved: Moved) -> bool:
         """Whether something was decided or counted, or so much time passed that it has to be kept."""
         if moved.decision.audit or moved.progress.next_window_ns != before.next_window_ns:
+            return True
+        if moved.progress.reached != before.reached:
             return True
         passed_ns = moved.progress.state.looked_unix_ns - before.state.looked_unix_ns
         return moved.progress.state.phase is Phase.RUNNING and (passed_ns < 0 or passed_ns >= window_ns_of(spec))
@@ -176,7 +179,10 @@ class Controller:
                 raise ConflictError(f"rollout {found.rollout} has ended", field="rollout")
             if replaces is not None:
                 replace_progress(write.connection, found.rollout, replaces)
-            return apply(write, found, spec, moved, expected), write.sequence
+            progress = apply(write, found, spec, moved, expected)
+            # Again: one that was stopped since then, for longer than its lease, has nothing to say any more.
+            self.leases.check(write.connection, lease)
+            return progress, write.sequence
 
         author = Author(audit[0].actor, audit[0].reason) if audit else Author(CONTROLLER)
         action = f"rollout-{audit[0].event}" if audit else "rollout"

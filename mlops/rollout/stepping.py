@@ -4,7 +4,7 @@ Pure but for the outputs of a step, which are read when they are needed. The sam
 same next progress, whoever looks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,9 +20,9 @@ from mlops.rollout.guard import LiveFigure
 from mlops.rollout.machine import CONTROLLER, Decision, Phase, RolloutState, begin, decide, is_due, pause, share_of
 from mlops.rollout.metrics import Verdict
 from mlops.rollout.spec import RolloutSpec
-from mlops.rollout.store import Progress
+from mlops.rollout.store import Progress, reached_key
 from mlops.rollout.sums import CountedWindow
-from mlops.rollout.taking import aligned, horizon, resumed, take, window_ns_of
+from mlops.rollout.taking import aligned, exposure, horizon, reached, resumed, take, window_ns_of
 
 Counts = NDArray[np.int64]
 #: Answers of stable that the edge is frozen from, at least.
@@ -87,6 +87,11 @@ def go_on(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look, 
         progress = replace(progress, desired_revision=look.desired.revision)
     window_ns = window_ns_of(spec)
     start_ns = resumed(progress.next_window_ns, progress.counted_to_ns, look.now_ns, window_ns)
+    # Bad answers count whenever they come, also where their window was not waited for any longer.
+    late = [row for row in look.rows if row.start_ns < start_ns and _is_new(row, progress)]
+    if late:
+        analysis.expose(*exposure(found, spec, late))
+    reached_ns = dict(progress.reached) | _keys(reached(late))
     end_ns = max(start_ns, horizon(look.now_ns, look.coverage.complete_to_ns, window_ns))
     taken = take(
         found,
@@ -97,12 +102,14 @@ def go_on(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look, 
         start_ns=start_ns,
         end_ns=end_ns,
         complete_to_ns=look.coverage.complete_to_ns,
+        evidence_from_ns=max((row.end_ns for row in late), default=0),
     )
     next_ns, step_from_ns, counted_to_ns = start_ns, progress.step_from_ns, progress.counted_to_ns
     unwatched, state, decision = progress.unwatched, progress.state, None
     for window in taken:
         unwatched += _missing(next_ns, window.start_ns, look.coverage.complete_to_ns, window_ns)
         next_ns = counted_to_ns = window.end_ns
+        reached_ns |= _keys(window.reached)
         unwatched += not window.is_watched
         if window.counts is None:
             analysis.expose(window.exposed, window.stable)
@@ -128,6 +135,7 @@ def go_on(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look, 
         counted_to_ns=counted_to_ns,
         step_from_ns=0 if decision.state.step != progress.state.step else step_from_ns,
         unwatched=unwatched,
+        reached=reached_ns,
     )
     return Moved(after, decision)
 
@@ -164,6 +172,7 @@ def prepare(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look
         edge_ns=edge_ns,
         next_window_ns=first_ns,
         counted_to_ns=first_ns,
+        began_ns=look.now_ns,
     )
     return Moved(after, decision)
 
@@ -244,6 +253,16 @@ def _foreign(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Loo
         f"revision {desired.revision} of the desired state is not this rollout's: {desired.actor} changed who gets "
         f"which requests ({desired.reason}); continue to have the rollout's split again, or abort"
     )
+
+
+def _is_new(row: CountedWindow, progress: Progress) -> bool:
+    """Whether a window was not taken yet, and has anything of the rollout's time."""
+    taken_ns = progress.reached.get(reached_key(row.reporter, row.boot))
+    return row.end_ns > progress.began_ns if taken_ns is None else row.start_ns >= taken_ns
+
+
+def _keys(ends: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    return {reached_key(*of): end_ns for of, end_ns in ends.items()}
 
 
 def _missing(start_ns: int, end_ns: int, complete_to_ns: int, window_ns: int) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ __all__ = [
     "latest_rollout",
     "open_rollout",
     "open_rollouts",
+    "reached_key",
     "read_decisions",
     "read_progress",
     "read_rollout",
@@ -77,6 +78,10 @@ class Progress:
         The model's desired revision that this rollout wrote, or found in order, last.
     unwatched : int
         Windows that were left out because not every server's counts came.
+    began_ns : int
+        When the first share was given, by the database's clock.
+    reached : mapping
+        By `reached_key`, the end of the last window that was taken of each sidecar and server.
     """
 
     revision: int
@@ -88,11 +93,18 @@ class Progress:
     step_from_ns: int = 0
     desired_revision: int = 0
     unwatched: int = 0
+    began_ns: int = 0
+    reached: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_begun(self) -> bool:
         """Whether the first step's share was given."""
         return self.edge_ns is not None
+
+    @property
+    def taken_to(self) -> Mapping[tuple[str, str], int]:
+        """`reached` by reporter and boot."""
+        return {(key.rpartition(" ")[0], key.rpartition(" ")[2]): end_ns for key, end_ns in self.reached.items()}
 
     def body(self) -> str:
         """As JSON. Times are text; floats keep every bit."""
@@ -106,6 +118,8 @@ class Progress:
             "step_from_ns": str(self.step_from_ns),
             "desired_revision": self.desired_revision,
             "unwatched": self.unwatched,
+            "began_ns": str(self.began_ns),
+            "reached": {name: str(end_ns) for name, end_ns in self.reached.items()},
         }
         return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
@@ -125,6 +139,8 @@ class Progress:
             step_from_ns=int(plain["step_from_ns"]),
             desired_revision=int(plain["desired_revision"]),
             unwatched=int(plain["unwatched"]),
+            began_ns=int(plain["began_ns"]),
+            reached={name: int(end_ns) for name, end_ns in plain["reached"].items()},
         )
 
 
@@ -143,6 +159,11 @@ class Decided:
     facts: Mapping[str, Any]
     revision: int
     at: datetime
+
+
+def reached_key(reporter: str, boot: str) -> str:
+    """How `Progress.reached` names a sidecar and a life of its server; neither holds a blank."""
+    return f"{reporter} {boot}"
 
 
 class DamagedProgressError(RegistryError):
@@ -172,7 +193,7 @@ def read_progress(connection: Connection, rollout: int) -> Progress:
         raise DamagedProgressError(rollout, row.revision)
     try:
         return Progress.of_body(row.revision, row.body)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedProgressError(rollout, row.revision) from None
 
 

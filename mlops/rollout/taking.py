@@ -1,6 +1,6 @@
 """Which windows a rollout takes next, and what each of them is: evidence, or bad answers alone."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlops.registry.rollouts import RolloutRow
@@ -21,7 +21,7 @@ class Taken:
     """One window: `counts` where it is evidence under the present share, `exposed` what clients got, stable's beside.
 
     It may be longer than the spec says, where a sidecar came late. `is_watched` is False where a server's counts are
-    missing.
+    missing. `reached` is how far each sidecar and server is with it, as `reached`.
     """
 
     start_ns: int
@@ -30,6 +30,7 @@ class Taken:
     exposed: SideCounts
     stable: SideCounts
     is_watched: bool
+    reached: Mapping[tuple[str, str], int]
 
 
 def window_ns_of(spec: RolloutSpec) -> int:
@@ -68,6 +69,7 @@ def take(
     start_ns: int,
     end_ns: int,
     complete_to_ns: int,
+    evidence_from_ns: int = 0,
 ) -> Iterator[Taken]:
     """The windows in [start, end) of which anything is there, in order.
 
@@ -79,15 +81,32 @@ def take(
         The version's share of the keys at this step. Windows under another one are no evidence about it.
     complete_to_ns : int
         Windows that end later lack the counts of a server.
+    evidence_from_ns : int
+        Windows that begin earlier are no evidence: what belongs to them came late, together with what lies before.
     """
     for together in _together(row for row in rows if row.start_ns >= start_ns):
         first_ns, last_ns = together[0].start_ns, max(row.end_ns for row in together)
         if last_ns > end_ns:
             return
         is_watched = last_ns <= complete_to_ns
-        counts = _evidence(found, spec, together, share_bp, edge_ns) if is_watched else None
-        exposed, stable = _sum(together, _clients(found, spec)), _sum(together, _compared(found, spec)[1])
-        yield Taken(first_ns, last_ns, counts, exposed, stable, is_watched)
+        is_whole = is_watched and first_ns >= evidence_from_ns
+        counts = _evidence(found, spec, together, share_bp, edge_ns) if is_whole else None
+        exposed, stable = exposure(found, spec, together)
+        yield Taken(first_ns, last_ns, counts, exposed, stable, is_watched, reached(together))
+
+
+def exposure(found: RolloutRow, spec: RolloutSpec, rows: Iterable[CountedWindow]) -> tuple[SideCounts, SideCounts]:
+    """What clients got of the rollout's version in these windows, and what stable answered beside it."""
+    rows = tuple(rows)
+    return _sum(rows, _clients(found, spec)), _sum(rows, _compared(found, spec)[1])
+
+
+def reached(rows: Iterable[CountedWindow]) -> dict[tuple[str, str], int]:
+    """By reporter and boot, the end of the last of these windows."""
+    ends: dict[tuple[str, str], int] = {}
+    for row in rows:
+        ends[row.reporter, row.boot] = max(ends.get((row.reporter, row.boot), 0), row.end_ns)
+    return ends
 
 
 def _together(rows: Iterable[CountedWindow]) -> Iterator[list[CountedWindow]]:

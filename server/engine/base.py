@@ -13,13 +13,17 @@ STAGES = ("wait", "decode", "validate_input", "run", "validate_output", "encode"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A version that is loaded, warmed and checked, and may be installed; all figures were measured on this machine."""
+    """A version that is loaded, warmed and checked, and may be installed; all figures were measured on this machine.
+
+    `shadow_bytes` is what it takes at most beside `resident_bytes` where a plan makes it a shadow; 0 where nothing.
+    """
 
     version: VersionPlan
     run_time_ns: int
     resident_bytes: int
     golden_max_error: float | None
     load_seconds: float
+    shadow_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ class NativeEngine:
         self._waiting: dict[tuple[str, str, bytes], Any] = {}
         self._tap: Tap | None = None
         self.producers = workers + 1
+        self._pool_threads = pool_threads
         bounds = {
             **asdict(connections),
             "max_message_bytes": max_message_bytes,
@@ -146,6 +147,8 @@ class NativeEngine:
             resident_bytes=resident_bytes,
             golden_max_error=golden_max_error,
             load_seconds=load_seconds,
+            # The thread of shadows makes a session of its own; each thread of the pool has one, workers have perhaps.
+            shadow_bytes=resident_bytes // self._pool_threads,
         )
 
     def install(self, plan: Plan) -> None:

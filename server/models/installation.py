@@ -10,7 +10,7 @@ from server.engine import Engine
 from server.models import changes
 from server.models.events import EventLog
 from server.models.loading import Memory
-from server.models.local import LocalState, Overrides
+from server.models.local import LocalState
 from server.models.records import ModelRecord, last_served, refused_versions
 from server.models.served import LastServed, ServedFile
 from server.models.values import Target
@@ -22,14 +22,17 @@ _log = structlog.get_logger()
 class Installation:
     """The one place that gives the engine a plan.
 
-    `lock` covers the records, what was decided here and the install; never a load, the source or (but for a switch by
-    hand) a disk. Every method but `keep_served` is called with it held.
+    `lock` covers the records, what was decided here and the install; never a load, the source or a file that is synced,
+    so that a halt is obeyed while the disk hangs. Every method is called with it held but for `keep_served` and those
+    that write, which are called without it.
     """
 
     def __init__(
         self, engine: Engine, local: LocalState, served: ServedFile | None, memory: Memory, events: EventLog
     ) -> None:
         self.lock = threading.RLock()
+        #: One writes at a time, and what is newest then. Taken before `lock`, never with it held.
+        self._disk = threading.Lock()
         self.plan: Plan = EMPTY_PLAN
         self.records: Mapping[str, ModelRecord] = {}
         self.overrides = local.read_overrides()
@@ -101,43 +104,46 @@ class Installation:
             self.put(changes.without(record, unneeded))
             self.account()
 
-    def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> OSError | None:
-        """Obeys first and then writes: a full disk must not keep a model answering that someone wants stopped.
-
-        Returns what kept it from being written.
-        """
+    def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> None:
+        """Obeys; `write_halts` comes after it: a full disk must not keep a model answering that is to be stopped."""
         self._halts = change(self._halts)
         self.install_all(self.records)
-        return _written(lambda: self._local.write_halts(self._halts))
 
-    def change_overrides(self, change: Callable[[Overrides], Overrides]) -> OSError | None:
-        """Changes what is held and refused. Returns what kept it from being written."""
-        self.overrides = change(self.overrides)
-        return self.write_overrides()
+    def write_halts(self) -> OSError | None:
+        """Keeps which models are halted. Returns what kept it from being written."""
+        with self._disk:
+            with self.lock:
+                halts = self._halts
+            return _written(lambda: self._local.write_halts(halts))
 
     def write_overrides(self) -> OSError | None:
         """Keeps what is held and refused. Returns what kept it from being written."""
-        return _written(lambda: self._local.write_overrides(self.overrides))
+        with self._disk:
+            with self.lock:
+                overrides = self.overrides
+            return _written(lambda: self._local.write_overrides(overrides))
 
     def account(self) -> None:
         """Tells the budget what the versions that are loaded take."""
         self._memory.keep(
             {
                 (name, version): loaded.prepared.resident_bytes
+                + (loaded.prepared.shadow_bytes if _is_shadow(record, version) else 0)
                 for name, record in self.records.items()
                 for version, loaded in record.loaded.items()
             }
         )
 
     def keep_served(self) -> None:
-        """Writes what is served where that changed; not under the lock, for a disk may take its time."""
-        with self.lock:
-            if self._served is None or self._is_served_kept or self.is_closed:
-                return
-            self._is_served_kept = True
-            # A model that serves nothing yet keeps what it served last.
-            served = {name: last for name, record in self.records.items() if (last := last_served(record))}
-        self._served.write(served)
+        """Writes what is served where that changed."""
+        with self._disk:
+            with self.lock:
+                if self._served is None or self._is_served_kept or self.is_closed:
+                    return
+                self._is_served_kept = True
+                # A model that serves nothing yet keeps what it served last.
+                served = {name: last for name, record in self.records.items() if (last := last_served(record))}
+            self._served.write(served)
 
     def _tell_misfits(self, record: ModelRecord) -> None:
         """Says once of each version that it cannot be what it is meant to be."""
@@ -149,6 +155,11 @@ class Installation:
 
     def _halt(self, record: ModelRecord) -> Halt | None:
         return self._halts.get(record.name) or record.desired.halt
+
+
+def _is_shadow(record: ModelRecord, version: str) -> bool:
+    shadow = None if record.plan is None else record.plan.shadow
+    return shadow is not None and shadow.version == version
 
 
 def _written(write: Callable[[], None]) -> OSError | None:

@@ -43,7 +43,7 @@ class Preparer:
         base = self._served(record, ref)
         if base is not None:
             require_schema(base, plan, lambda: self.source.accepts_schema(target, base, plan))
-        prepared = self._prepare(record, plan)
+        prepared = self._prepare(record, target, plan)
         return Loaded(plan, prepared, target.rules, ref.place, "" if base is None else base.digest.hex())
 
     def load_previous(self, record: ModelRecord, target: Target, ref: VersionRef) -> Loaded:
@@ -52,11 +52,12 @@ class Preparer:
         Raises as `load` does.
         """
         plan = with_rules(self.source.open(record.name, ref), target.rules)
-        return Loaded(plan, self._prepare(record, plan), target.rules, ref.place)
+        return Loaded(plan, self._prepare(record, target, plan), target.rules, ref.place)
 
-    def _prepare(self, record: ModelRecord, plan: VersionPlan) -> Prepared:
+    def _prepare(self, record: ModelRecord, target: Target, plan: VersionPlan) -> Prepared:
         key = record.name, plan.version
-        self._reserve(key, record, plan)
+        is_shadow = target.shadow is not None and target.shadow.version == plan.version
+        self._reserve(key, record, plan, is_shadow=is_shadow)
         try:
             if self.trials is not None:
                 self.trials.run(plan, self.memory.room_bytes(key))
@@ -77,8 +78,11 @@ class Preparer:
             # It is gone or no longer what it was: nobody can be held to it.
             return None
 
-    def _reserve(self, key: tuple[str, str], record: ModelRecord, plan: VersionPlan) -> None:
-        known = [(_size(loaded.plan), loaded.prepared.resident_bytes) for loaded in record.loaded.values()]
+    def _reserve(self, key: tuple[str, str], record: ModelRecord, plan: VersionPlan, *, is_shadow: bool) -> None:
+        known = [
+            (_size(each.plan), each.prepared.resident_bytes + (each.prepared.shadow_bytes if is_shadow else 0))
+            for each in record.loaded.values()
+        ]
         expected_bytes = expected_resident_bytes(_size(plan), known)
         try:
             self.memory.reserve(key, expected_bytes)

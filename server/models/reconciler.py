@@ -141,12 +141,14 @@ class Reconciler:
     def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> OSError | None:
         """Changes which models are halted here, at once. Returns what kept it from being written."""
         with self._lock:
-            return self._installation.change_halts(change)
+            self._installation.change_halts(change)
+        return self._installation.write_halts()
 
     def change_overrides(self, change: Callable[[Overrides], Overrides]) -> OSError | None:
         """Changes what is held and refused; the next pass obeys. Returns what kept it from being written."""
         with self._lock:
-            return self._installation.change_overrides(change)
+            self._installation.overrides = change(self._installation.overrides)
+        return self._installation.write_overrides()
 
     def switch_now(
         self, model: str, choose: Callable[[ModelRecord], Target], refuse: Callable[[Overrides], Overrides]
@@ -162,10 +164,11 @@ class Reconciler:
             installation.overrides = refuse(installation.overrides)
             if not self._stopping.is_set():
                 installation.switch(record, target)
-            # In this order: a process that is killed between the two must find a way back that is not refused.
-            installation.keep_served()
-            installation.write_overrides()
-            return installation.records[model]
+            switched = installation.records[model]
+        # In this order: a process that is killed between the two must find a way back that is not refused.
+        installation.keep_served()
+        installation.write_overrides()
+        return switched
 
     def retry(self, model: str) -> None:
         """Lets what failed be tried again in the next pass."""

@@ -17,9 +17,14 @@ from typing import Any
 
 import pytest
 from onnx import TensorProto, helper
+from structlog.testing import capture_logs
 
 from mlops.package import MANIFEST_FILE, MODEL_FILE, load_private_key, new_key, sign_package
 from mlops.registry import Registry
+from mlops.registry.desired import make_state
+from mlops.registry.store import ArtifactStore
+from mlops.registry.values import Share
+from server.metrics import ServerCollector
 from server.models import (
     DirectorySource,
     EventLog,
@@ -96,7 +101,7 @@ class Rig:
             self.source,
             self.bench.engine,
             LocalState(self.folder),
-            loader=ThreadLoader(2, 60.0, wake=lambda: None, drop=self.bench.engine.discard),
+            loader=ThreadLoader(2, 60.0, wake=lambda: None, drop=self.bench.engine.discard, clock=lambda: self.now),
             memory=self.memory,
             trials=self.trials if self.uses_trials else None,
             events=self.events,
@@ -118,6 +123,12 @@ class Rig:
                 return found[0]
             threading.Event().wait(0.01)
         pytest.fail(f"not within {WITHIN_S} s: {self.reconciler.snapshot().models}")
+
+    def metrics(self) -> set[tuple[str, str]]:
+        """The changes that failed, by model and version, as they are scraped."""
+        collector = ServerCollector("test", self.bench.engine.counters, self.reconciler.snapshot, lambda: True)
+        [family] = [found for found in collector.collect() if found.name == "tickserve_failed_change"]
+        return {(sample.labels["model"], sample.labels["version"]) for sample in family.samples if sample.value == 1}
 
     def serves(self, version: str) -> None:
         self.until(lambda record: record.target is not None and record.target.stable == version)
@@ -266,6 +277,26 @@ def disk_full(rig: Rig) -> tuple[Code, str, Mend]:
     return Code.FAILED_PRECONDITION, "No space left on device", rig.patch.undo
 
 
+def fetch_timeout(rig: Rig) -> tuple[Code, str, Mend]:
+    entered, release = threading.Event(), threading.Event()
+    get = ArtifactStore.get
+
+    def hanging(store: ArtifactStore, sha256: str, size_bytes: int) -> bytes:
+        entered.set()
+        release.wait(WITHIN_S)
+        return get(store, sha256, size_bytes)
+
+    rig.patch.setattr(ArtifactStore, "get", hanging)
+    # Not by promoting it: the gates read the package too.
+    found = rig.registry.desired("demo")
+    state = make_state(split=(Share(version=2, role="stable", weight_bp=10_000),))
+    rig.registry.set_desired("demo", state, ANN, found.revision)
+    rig.reconciler.reconcile()
+    assert entered.wait(WITHIN_S)
+    rig.now += 61.0
+    return Code.DEADLINE_EXCEEDED, "was not loaded within 60 s", release.set
+
+
 def registry_gone_half_way(rig: Rig) -> tuple[Code, str, Mend]:
     rig.registry.promote("demo", 2, ANN)
     artifacts = rig.folder / "artifacts"
@@ -290,6 +321,7 @@ FAULTS: dict[str, Fault] = {
         loader_that_needs_more_memory_than_is_left,
         clock_step,
         disk_full,
+        fetch_timeout,
         registry_gone_half_way,
     )
 }
@@ -307,11 +339,17 @@ def test_failed_change_leaves_what_was_served_and_happens_once_it_can(
     rig.serves("1")
     load = Load(bench.address)
     with load.running():
-        code, text, mend = FAULTS[fault](rig)
-        record = rig.until(lambda record: "2" in record.failed)
+        with capture_logs() as logs:
+            code, text, mend = FAULTS[fault](rig)
+            record = rig.until(lambda record: "2" in record.failed)
+            rig.reconciler.reconcile()
         failed = record.failed["2"]
         assert (failed.error.code, text in failed.error.message) == (code, True), failed.error.message
-        rig.reconciler.reconcile()
+        # The same reason once wherever it is told.
+        logged = [(entry["version"], entry["error"]) for entry in logs if entry["event"] == "change_failed"]
+        told = [(event.version, event.message) for event in rig.events.after(0) if event.kind == "failed"]
+        assert logged == told == [("2", failed.error.message)]
+        assert rig.metrics() == {("demo", "2")}
         assert record.target is not None
         assert record.target.stable == "1"
         answered = len(load.versions)
@@ -407,6 +445,7 @@ def with_trials(rig: Rig) -> None:
 BEFORE: dict[str, Callable[[Rig], None]] = {
     "signature": with_keys,
     "disk_full": with_registry,
+    "fetch_timeout": with_registry,
     "registry_gone_half_way": with_registry,
     "killed_loader": with_trials,
     "loader_that_hangs": with_trials,

@@ -299,24 +299,19 @@ def metrics(running: Running) -> str:
         return str(response.read().decode())
 
 
+#: Those in which an engine has a part, and those in which none has.
+STEPS_OF_ENGINES = ("before-prepare", "prepared", "installed")
+STEPS = ("before-state", "after-state", "half-fetched", "fetched", "before-written", "written")
+
+
 @pytest.mark.parametrize(
-    "step",
-    [
-        "before-state",
-        "after-state",
-        "half-fetched",
-        "fetched",
-        "before-prepare",
-        "prepared",
-        "installed",
-        "before-written",
-        "written",
-    ],
+    ("step", "engine"),
+    [*((step, "auto") for step in STEPS), *((step, engine) for step in STEPS_OF_ENGINES for engine in ENGINES)],
 )
 def test_server_that_is_killed_at_any_step_of_a_swap_comes_back_with_a_verified_version(
-    launcher: Launcher, step: str
+    launcher: Launcher, step: str, engine: str
 ) -> None:
-    desk = Desk(launcher, "auto")
+    desk = Desk(launcher, engine)
     for value in (1.0, 2.0):
         desk.add(value)
     desk.promote(1)

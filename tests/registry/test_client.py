@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from mlops.package import Horizon, OutcomeSpec, read_package
 from mlops.registry import Client, Status
 from mlops.registry.gates import GatePolicy, LatencyLevels
-from server.engine.python.session import Session
+from server.engine.python.session import load
 from tests.support.packages import flip_byte
 from tickserve.errors import DamagedPackageError, DataError, InvalidInputError, UnknownError
 
@@ -64,7 +64,7 @@ def test_what_is_loaded_gives_the_servers_bits(rows: pd.DataFrame, tmp_path: Pat
     with Client(home=tmp_path, actor="ann") as client:
         loaded = client.load("demo", 1)
         package = client.registry.fetch(loaded.version)
-    session = Session(package.model, package.manifest.inputs, package.manifest.outputs)
+    session = load(package.model, package.manifest.inputs, package.manifest.outputs)
     array = rows.to_numpy(np.float32)
     [expected] = session.run([array])
     assert loaded(rows).tobytes() == expected.tobytes()

@@ -1,14 +1,19 @@
-"""What a process keeps open of a registry in a file."""
+"""What a process keeps open of a registry, and who waits for whom."""
 
 import contextlib
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from mlops.registry import Registry, database
 from mlops.registry.database import Database
+from tests.support.registry import ANN, Packages
+from tickserve.errors import UnreachableError
 
 
 def open_files(path: Path) -> Counter[str]:
@@ -21,31 +26,127 @@ def open_files(path: Path) -> Counter[str]:
     return +found
 
 
+@pytest.fixture
+def numbers(tmp_path: Path) -> Iterator[Database]:
+    """A file with one table of one row."""
+    found = Database(f"sqlite:///{tmp_path / 'registry.db'}")
+    found.write(lambda connection: connection.exec_driver_sql("CREATE TABLE numbers (number INTEGER)"))
+    add(found)
+    yield found
+    found.close()
+
+
+def add(found: Database) -> None:
+    found.write(lambda connection: connection.exec_driver_sql("INSERT INTO numbers VALUES (1)"))
+
+
+def count(found: Database) -> int:
+    with found.read() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM numbers").scalar_one())
+
+
+def on_another_thread(act: Callable[[], int]) -> int:
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(act).result(30)
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="there is no /proc here")
-def test_threads_that_met_leave_one_connection_behind(tmp_path: Path) -> None:
+def test_threads_that_meet_open_nothing_more(numbers: Database, tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
-    database = Database(f"sqlite:///{path}")
+    count(numbers)
+    settled = open_files(path)
+    # One connection that reads and one that writes.
+    assert settled == {"": 2, "-wal": 2, "-shm": 1}
+    met = threading.Barrier(12)
 
-    database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE numbers (number INTEGER)"))
+    def work(place: int) -> None:
+        met.wait(30)
+        for _ in range(10):
+            if place % 2:
+                add(numbers)
+            else:
+                assert count(numbers) >= 1
+            assert open_files(path) == settled
 
-    def read(met: threading.Barrier) -> None:
-        with database.read() as connection:
-            connection.exec_driver_sql("SELECT * FROM numbers").all()
-            met.wait(30)
-
-    def meet() -> Counter[str]:
-        met = threading.Barrier(6)
-        threads = [threading.Thread(target=read, args=(met,)) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert not met.broken
-        return open_files(path)
-
-    for _ in range(3):
-        found = meet()
-        # To close a file would end the locks of others on it, so SQLite may keep those for the next connections.
-        assert (found["-wal"], found["-shm"], found[""] <= 6) == (1, 1, True)
-    database.close()
+    with ThreadPoolExecutor(12) as threads:
+        list(threads.map(work, range(12)))
+    assert count(numbers) == 61
+    assert open_files(path) == settled
+    numbers.close()
     assert open_files(path) == {}
+
+
+def test_a_read_within_another_one_sees_the_same_moment(numbers: Database) -> None:
+    with numbers.read() as outer:
+        assert count(numbers) == 1
+        on_another_thread(lambda: add(numbers) or 0)
+        with numbers.read() as inner:
+            assert inner is outer
+        assert count(numbers) == 1
+    assert count(numbers) == 2
+
+
+def test_a_read_within_a_write_sees_what_is_being_written(numbers: Database) -> None:
+    def change(connection: object) -> int:
+        connection.exec_driver_sql("INSERT INTO numbers VALUES (2)")  # type: ignore[attr-defined]
+        assert on_another_thread(lambda: count(numbers)) == 1
+        return count(numbers)
+
+    assert numbers.write(change) == 2
+
+
+def test_a_write_within_another_moment_is_refused(numbers: Database) -> None:
+    with numbers.read(), pytest.raises(AssertionError, match="the same moment"):
+        add(numbers)
+    with pytest.raises(AssertionError, match="the same moment"):
+        numbers.write(lambda connection: add(numbers))
+    add(numbers)
+    assert count(numbers) == 2
+
+
+def test_readers_do_not_wait_behind_a_writer_that_waits_for_another_process(numbers: Database, tmp_path: Path) -> None:
+    other = Database(f"sqlite:///{tmp_path / 'registry.db'}")
+    with ThreadPoolExecutor(1) as thread:
+        waiting = threading.Event()
+
+        def write() -> None:
+            waiting.set()
+            add(numbers)
+
+        def hold(connection: object) -> int:
+            nonlocal written
+            written = thread.submit(write)
+            assert waiting.wait(30)
+            found = on_another_thread(lambda: count(numbers))
+            assert not written.done()
+            return found
+
+        written = None
+        assert other.write(hold) == 1
+        assert written is not None
+        written.result(60)
+    other.close()
+    assert count(numbers) == 2
+
+
+def test_the_wait_for_a_turn_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    found = Database(f"sqlite:///{tmp_path / 'registry.db'}")
+    with found.read(), pytest.raises(UnreachableError, match=r"other threads of this process kept .* 0\.05 s"):
+        on_another_thread(lambda: count(found))
+    found.close()
+
+
+def test_nobody_who_reads_waits_for_the_store(
+    registry: Registry, packages: Packages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = registry.register(packages(1), ANN)
+    get, seen = registry._store.get, []
+
+    def slow(*given: object) -> bytes:
+        seen.append(on_another_thread(lambda: registry.revision))
+        return get(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(registry._store), "get", lambda self, *given: slow(*given))
+    assert registry.fetch(version).digest == version.digest
+    assert seen

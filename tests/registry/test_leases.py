@@ -9,6 +9,8 @@ from mlops.registry.database import Database
 from mlops.registry.leases import LONGEST_S, LeaseLostError, Leases, database_now_ms
 from mlops.registry.schema import leases as table
 from tests.support.registry import Backend
+from tests.support.waiting import until
+from tickserve.errors import UnreachableError
 
 
 class Clock:
@@ -101,3 +103,40 @@ def test_of_many_at_once_one_gets_it(backend: Backend) -> None:
         assert connection.execute(select(table.c.token)).scalar_one() == 1
         assert database_now_ms(connection) > 1_700_000_000_000
     database.close()
+
+
+def test_holder_that_is_stopped_within_a_transaction_keeps_nobody_waiting_for_longer_than_its_lease(
+    backend: Backend,
+) -> None:
+    if not backend.url.startswith("postgresql"):
+        pytest.skip("a file of SQLite is locked for as long as its writer lives")
+    backend.open().close()
+    one, two = (Leases(Database(backend.url), ttl_s=0.5) for _ in range(2))
+    lease = one.acquire("x", "one")
+    assert lease is not None
+    stopped, woken = threading.Event(), threading.Event()
+    failed: list[Exception] = []
+
+    def write() -> None:
+        def change(connection: Connection) -> None:
+            one.check(connection, lease)
+            stopped.set()
+            woken.wait(60)
+
+        try:
+            one.database.write(change)
+        except UnreachableError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert stopped.wait(30)
+    taken = until(lambda: two.acquire("x", "two"))
+    assert taken is not None
+    assert taken.token == lease.token + 1
+    assert thread.is_alive(), "it has not ended: it was passed over"
+    woken.set()
+    thread.join(30)
+    assert failed, "what it wrote was undone"
+    for each in (one, two):
+        each.database.close()

@@ -132,6 +132,29 @@ def test_one_that_slept_longer_than_its_lease_writes_nothing(world: World) -> No
     assert world.alarms == []
 
 
+def test_one_that_is_stopped_while_it_writes_for_longer_than_its_lease_has_written_nothing(world: World) -> None:
+    begun(world)
+    engine = world.registry.journal.database.engine
+    before = everything(world.registry)
+
+    def stop(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "INTO rollout_decisions" in statement:
+            world.now_ns += 11 * 10**9
+
+    world.canary = side(failures=9)
+    event.listen(engine, "before_cursor_execute", stop)
+    try:
+        with pytest.raises(LeaseLostError):
+            world.seconds(6)
+    finally:
+        event.remove(engine, "before_cursor_execute", stop)
+    after = everything(world.registry)
+    assert {name: after[name] for name in after if name != "rollout_progress"} == {
+        name: before[name] for name in before if name != "rollout_progress"
+    }
+    assert world.alarms == []
+
+
 def test_of_two_looks_at_the_same_moment_one_is_written(world: World) -> None:
     begun(world)
     world.count()

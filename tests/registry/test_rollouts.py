@@ -1,5 +1,7 @@
 """Rollouts from start to end, on windows that sidecars wrote: nothing moves but by evidence or by people."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sqlalchemy import update
@@ -11,7 +13,9 @@ from mlops.registry.desired import write_state
 from mlops.registry.rollouts import open_rollout
 from mlops.registry.schema import rollout_progress
 from mlops.rollout import Order, Phase
-from mlops.rollout.store import open_rollouts
+from mlops.rollout.analysis import Analysis
+from mlops.rollout.store import open_rollouts, spec_of
+from mlops.rollout.sums.write import write_windows
 from mlops.rollout.view import read_view
 from mlops.tap.layout import BUCKETS, COMPARED_ROLE
 from tests.support.registry import ANN, Clock, Packages, add
@@ -118,6 +122,54 @@ def test_window_that_a_server_is_missing_from_is_waited_for_and_then_left_out(wo
     assert world.progress.unwatched >= 5
     assert world.progress.analysis["windows"] == 2  # type: ignore[index]
     assert world.split[2] == 1_000
+
+
+def bad_answers(world: World) -> int:
+    analysis = world.progress.analysis
+    assert analysis is not None
+    return Analysis.restored(spec_of(world.rollout), dict(analysis)).evidence().bad_answers
+
+
+def test_bad_answers_that_come_after_their_window_was_left_out_count_once(world: World) -> None:
+    world.servers = ["s1", "s2"]
+    world.counted = {"s1", "s2"}
+    analysis = {"errors": None, "violations": RULE, "latency": None}
+    steps = [{"share": 10.0, "min_time_s": 200.0, "max_time_s": 400.0}]
+    world.start(make_spec(max_bad_answers=100, analysis=analysis, steps=steps))
+    world.report()
+    world.look()
+    world.seconds(2)
+    world.counted = {"s1"}
+    since_ns = world.now_ns
+    world.seconds(17)
+    progress = world.progress
+    assert progress.unwatched >= 5
+    assert since_ns < progress.next_window_ns
+    # The other sidecar is back, and has one window from where it was to now.
+    rows = [
+        replace(world.row("s2", version, role, 0, -1, counts), start_ns=since_ns, window_ns=world.now_ns - since_ns)
+        for version, role, counts in ((2, 2, side(1, 90, failures=1)), (1, 1, side(10)))
+    ]
+    world.write(lambda connection: write_windows(connection, "demo", rows))
+    windows = progress.analysis["windows"]  # type: ignore[index]
+    world.counted = {"s1", "s2"}
+    world.second(looks=3)
+    assert bad_answers(world) == 90
+    assert world.split[2] == 1_000
+    world.seconds(3)
+    assert bad_answers(world) == 90
+    assert world.progress.analysis["windows"] > windows  # type: ignore[index]
+    # What pushes it over the bound comes late, too.
+    world.counted = {"s1"}
+    since_ns = world.now_ns
+    world.seconds(15)
+    late = replace(
+        world.row("s2", 2, 2, 0, -1, side(1, 20, failures=1)), start_ns=since_ns, window_ns=world.now_ns - since_ns
+    )
+    world.write(lambda connection: write_windows(connection, "demo", [late]))
+    world.look()
+    assert world.split == {1: 10_000}
+    assert "bad answers reached clients" in world.decisions[-1].reason
 
 
 def test_server_without_a_sidecar_holds_the_rollout_and_is_named(world: World) -> None:

@@ -30,8 +30,18 @@ _INITDB = (
 class Cluster:
     """A running server."""
 
-    def __init__(self, socket: Path, user: str) -> None:
+    def __init__(self, socket: Path, user: str, account: int | None) -> None:
         self._socket, self._user, self._numbers = socket, user, count(1)
+        self._account = account
+
+    def start(self) -> None:
+        """Starts it, again where it was stopped."""
+        options = f"-k {self._socket} -c listen_addresses= -c fsync=off -c max_connections=120"
+        self._control("--options", options, "--log", str(self._socket / "log"), "--wait", "start")
+
+    def stop(self) -> None:
+        """Stops it as a crash would: at once, whatever is under way."""
+        self._control("--mode", "immediate", "--wait", "stop")
 
     @contextmanager
     def database(self, template_url: str = "") -> Iterator[str]:
@@ -44,6 +54,15 @@ class Cluster:
         finally:
             # Hundreds of them take longer to remove with the whole cluster than a test may take.
             self._execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def _control(self, *arguments: str) -> None:
+        subprocess.run(
+            [program("pg_ctl"), "--pgdata", self._socket / "data", *arguments],
+            user=self._account,
+            cwd=self._socket,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
     def _execute(self, statement: str) -> None:
         with psycopg.connect(host=str(self._socket), user=self._user, dbname="postgres", autocommit=True) as connection:
@@ -66,24 +85,12 @@ def cluster() -> Iterator[Cluster]:
             check=True,
             capture_output=True,
         )
-        options = f"-k {folder} -c listen_addresses= -c fsync=off -c max_connections=120"
-        subprocess.run(
-            [program("pg_ctl"), "--pgdata", data, "--options", options, "--log", folder / "log", "--wait", "start"],
-            user=user,
-            cwd=folder,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        made = Cluster(folder, "registry", user)
+        made.start()
         try:
-            yield Cluster(folder, "registry")
+            yield made
         finally:
-            subprocess.run(
-                [program("pg_ctl"), "--pgdata", data, "--mode", "immediate", "--wait", "stop"],
-                user=user,
-                cwd=folder,
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
+            made.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import threading
 from importlib import resources
 from typing import Any, TypeAlias
 
@@ -16,6 +19,7 @@ CLIENT_FORMAT = 2
 #: How the extension says that a call failed: code, message, trailers, whether the request was sent.
 Failed: TypeAlias = tuple[int, str, list[tuple[str, str]], bool]
 
+_loading = threading.Lock()
 _CODES = {int(code): code for code in Code if code is not Code.OK}
 
 
@@ -24,6 +28,7 @@ def find_native() -> Any:
 
     Raises ConfigurationError where it is not installed, does not start here, or is of another format.
     """
+    _load_on_a_thread_that_stays()
     try:
         import tickserve_native as module
     except ImportError as error:
@@ -39,6 +44,31 @@ def find_native() -> Any:
             field="transport",
         )
     return module
+
+
+def _load_on_a_thread_that_stays() -> None:
+    """Loads the extension from another thread than this one, which may end, unless this is the main one.
+
+    Its allocator (mimalloc 3) takes the thread that loads it for the main one. Once that has ended, the next thread
+    that is given its number by the system crashes.
+    """
+    with _loading:
+        if "tickserve_native" in sys.modules or threading.current_thread() is threading.main_thread():
+            return
+        tried = threading.Event()
+
+        def load() -> None:
+            try:
+                # Whoever asked imports it again, and hears what is wrong with it.
+                with contextlib.suppress(ImportError):
+                    import tickserve_native  # noqa: F401
+            finally:
+                tried.set()
+            if "tickserve_native" in sys.modules:
+                threading.Event().wait()
+
+        threading.Thread(target=load, name="tickserve-native", daemon=True).start()
+        tried.wait()
 
 
 def connect(address: str, tls: Tls | None) -> Any:

@@ -1,9 +1,9 @@
 """Reading the sums of all sidecars. A row that is not as it was written is an error that names it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, false, not_, or_, select
 
 from mlops.registry.schema import reporters, window_counts, window_outputs
 from mlops.rollout.sums.body import Arrays, unpack
@@ -25,10 +25,38 @@ def read_windows(connection: Connection, model: str, start_ns: int) -> tuple[Cou
     RegistryError
         Naming a row that is damaged.
     """
+    return _windows(connection, model, window_counts.c.start_ns >= start_ns)
+
+
+def read_late(
+    connection: Connection, model: str, since_ns: int, before_ns: int, taken_to: Mapping[tuple[str, str], int]
+) -> tuple[CountedWindow, ...]:
+    """The windows that ended after `since_ns`, began before `before_ns`, and were not taken: ordered as `read_windows`.
+
+    Parameters
+    ----------
+    taken_to : mapping
+        By reporter and boot, the end of the last window that was taken.
+
+    Raises
+    ------
+    RegistryError
+        Naming a row that is damaged.
+    """
+    columns = window_counts.c
+    taken = [
+        and_(columns.reporter == reporter, columns.boot == boot, columns.start_ns < end_ns)
+        for (reporter, boot), end_ns in taken_to.items()
+    ]
+    between = and_(columns.start_ns < before_ns, columns.start_ns + columns.window_ns > since_ns)
+    return _windows(connection, model, and_(between, not_(or_(false(), *taken))))
+
+
+def _windows(connection: Connection, model: str, which: ColumnElement[bool]) -> tuple[CountedWindow, ...]:
     columns = window_counts.c
     found = connection.execute(
         select(window_counts)
-        .where(columns.model == model, columns.start_ns >= start_ns)
+        .where(columns.model == model, which)
         .order_by(columns.start_ns, columns.reporter, columns.boot, columns.version, columns.role, columns.edge_ns)
     )
     return tuple(

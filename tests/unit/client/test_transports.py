@@ -1,5 +1,6 @@
 """Which transport a client takes, and what it says where that cannot be had."""
 
+import subprocess
 import sys
 import types
 
@@ -45,6 +46,28 @@ def test_with_the_wheel_auto_is_native() -> None:
     pytest.importorskip("tickserve_native")
     assert is_native("auto")
     assert not is_native("grpcio")
+
+
+#: Most of the later threads are given the number of the first, which has ended.
+THREADS = """
+import threading
+from tickserve import Client
+
+def work():
+    Client("localhost:1", model="m", transport="native").close()
+
+for _ in range(300):
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+print("fine")
+"""
+
+
+def test_the_thread_that_makes_the_first_client_may_end() -> None:
+    pytest.importorskip("tickserve_native")
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "fine\n")
 
 
 def test_the_second_request_is_the_same_as_the_first(client: Client, script: Script) -> None:

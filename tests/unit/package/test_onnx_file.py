@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mlops.package import TensorSpec, read_graph
+from mlops.package.onnx_parts import take_apart
 from tests.unit.package.builders import linear_model
 from tickserve.errors import PackageError
 
@@ -77,6 +78,61 @@ def test_external_data_is_refused_wherever_it_is(place: str) -> None:
 
     with pytest.raises(PackageError, match="'elsewhere' lies in another file"):
         read_graph(linear_model(edit))
+
+
+def large(model: Any) -> None:
+    """As a tree ensemble is: an operator with a long list of numbers."""
+    model.graph.node.append(node(name="nodes_nodeids", type=onnx.AttributeProto.INTS, ints=[300] * 500_000))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_external_data_is_refused_wherever_it_is_in_a_large_file(place: str) -> None:
+    def edit(model: Any) -> None:
+        large(model)
+        PLACES[place](model)
+
+    model = linear_model(edit)
+    assert take_apart(model) is not None
+    with pytest.raises(PackageError, match="'elsewhere' lies in another file"):
+        read_graph(model)
+
+
+def test_nothing_of_a_large_file_is_left_out_or_changed() -> None:
+    model = onnx.ModelProto.FromString(linear_model(large))
+    # Several graphs are one whose parts are merged.
+    data = model.SerializeToString() + onnx.ModelProto(graph=inner(node(name="late", i=1))).SerializeToString()
+    parts = take_apart(data)
+    assert parts is not None
+    rest, attributes = parts
+    expected = onnx.ModelProto.FromString(data)
+    found = [onnx.AttributeProto.FromString(bytes(each)) for each in attributes]
+    assert found == [each for operator in expected.graph.node for each in operator.attribute]
+    del expected.graph.node[:]
+    assert onnx.ModelProto.FromString(rest) == expected
+    assert read_graph(data) == read_graph(linear_model())
+
+
+def test_no_byte_less_of_a_large_file_is_taken_for_whole() -> None:
+    model = linear_model(large)
+    for cut in (1, 2, 1000, len(model) // 2, len(model) - 3):
+        with pytest.raises(PackageError, match="no ONNX file, or is cut short"):
+            read_graph(model[:-cut])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x3a\xff",  # a length that goes on
+        b"\x3a\x05\x0a",  # a graph that is cut short
+        b"\x3a\x02\x0a\x09",  # an operator that is cut short
+        b"\x38\x01",  # a graph that is a number
+        b"\x3a\x02\x08\x01",  # an operator that is a number
+        b"\x3b\x3c",  # a group
+        b"\x80" * 11,
+    ],
+)
+def test_what_is_not_as_expected_is_left_to_the_parser(data: bytes) -> None:
+    assert take_apart(data) is None
 
 
 def test_a_training_graph_is_refused() -> None:

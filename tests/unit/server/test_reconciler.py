@@ -1,6 +1,10 @@
 """The reconciler: what the directory holds is served; whatever goes wrong leaves what was served."""
 
+import os
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -278,6 +282,36 @@ def test_halt_is_obeyed_even_where_it_cannot_be_written(
     (tmp_path / "halts.json").rmdir()
     operations.halt("demo", actor="kim", reason="now")
     assert list(LocalState(tmp_path).read_halts()) == ["demo"]
+
+
+def test_halts_are_obeyed_while_the_disk_hangs(
+    reconciler: Reconciler, operations: Operations, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        add_constant(models, 1.0, name=name)
+    reconciler.reconcile()
+    hanging, release, sync = threading.Event(), threading.Event(), os.fsync
+
+    def hang(descriptor: int) -> None:
+        hanging.set()
+        release.wait(60)
+        sync(descriptor)
+
+    monkeypatch.setattr("server.models.files.os.fsync", hang)
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            asked = [threads.submit(operations.halt, "a", actor="kim", reason="now")]
+            assert hanging.wait(30)
+            asked.append(threads.submit(operations.halt, "b", actor="kim", reason="now"))
+            end = time.monotonic() + 30
+            while plan(reconciler).models["b"].halt is None:
+                assert time.monotonic() < end, "not obeyed"
+                threading.Event().wait(0.01)
+            assert not any(each.done() for each in asked), "it is not written yet"
+        finally:
+            release.set()
+        assert [each.result(30) for each in asked] == [["a"], ["b"]]
+    assert list(LocalState(tmp_path).read_halts()) == ["a", "b"]
 
 
 def test_load_that_ends_after_the_server_installs_nothing(

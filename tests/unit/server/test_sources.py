@@ -23,7 +23,7 @@ from server.models import (
     parse_policy,
 )
 from server.models.registry import RegistrySource, connect
-from server.models.values import WHOLE_BP, Share, Target, only
+from server.models.values import WHOLE_BP, ShadowShare, Share, Target, only
 from server.plan import Role
 from tests.support.packages import add_constant, build_constant
 from tests.support.registry import ANN, add, gates
@@ -161,6 +161,37 @@ def test_room_is_made_by_giving_up_what_is_kept_warm(models: Path, engine: Pytho
     assert (stable(reconciler), reconciler.snapshot().models[0].previous) == ("5", "4")
     kinds = [(event.kind, event.version) for event in reconciler.events.after(0)]
     assert kinds[-2:] == [("previous_released", "3"), ("installed", "5")]
+
+
+def test_a_shadow_counts_what_it_takes_beside_what_was_measured(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    memory, mb = Memory(), 1 << 20
+    prepare = engine.prepare
+    engine.prepare = lambda version: replace(  # type: ignore[method-assign]
+        prepare(version), resident_bytes=300 * mb, shadow_bytes=150 * mb
+    )
+    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path), memory=memory)
+    reconciler.reconcile()
+    operations = Operations(reconciler)
+
+    def desire(target: Target) -> int:
+        operations.set_desired("demo", target, None, None, actor="kim", reason="try it")
+        reconciler.retry("demo")
+        reconciler.reconcile()
+        return memory.taken_bytes // mb
+
+    assert memory.taken_bytes == 300 * mb
+    # Beside the stable one it would fit by what was measured, and not with what it makes as a shadow.
+    memory.budget_bytes = 700 * mb
+    shadowed = replace(only("3"), shadow=ShadowShare("2", 1000))
+    assert desire(shadowed) == 300
+    assert "should need 450.0 MiB" in reconciler.snapshot().models[0].failed["2"].error.message
+    memory.budget_bytes = 800 * mb
+    assert desire(shadowed) == 750
+    assert reconciler.snapshot().plan.models["demo"].shadow is not None
+    assert desire(only("3", pins=frozenset({"2"}))) == 600
 
 
 class Desk:
