@@ -97,6 +97,7 @@ def main(environment: Mapping[str, str]) -> dict[str, Any]:
         cells=float(environment.get("CELLS", usual.cells)),
         latency=float(environment.get("LATENCY", usual.latency)),
         alpha=float(environment.get("ALPHA", usual.alpha)),
+        skew=float(environment.get("SKEW", usual.skew)),
         engine=environment.get("ENGINE", usual.engine),
         most_s=float(environment.get("DURATION_S", usual.most_s)),
     )

@@ -147,12 +147,15 @@ def set_state(write: Write, model: str, state: DesiredState, expected: int | Non
     Raises
     ------
     RegistryError
-        Where a rollout is open and the state would give requests to other versions, or as `write_state`.
+        Where a rollout is open and the state would give requests to other versions, a new shadow would get no copies,
+        or as `write_state`.
     ConflictError
         As `write_state`.
     """
     before = read_desired(write.connection, model)
     require_revision(before, model, expected)
+    if before is None or state.shadow != before.state.shadow:
+        _require_copies(model, state)
     found = open_rollout(write.connection, model)
     if found is None or before is None:
         return write_state(write, model, state, expected)
@@ -166,6 +169,23 @@ def set_state(write: Write, model: str, state: DesiredState, expected: int | Non
     if moves_traffic(before.state, state):
         require_no_rollout(write.connection, model, "changing split or shadow by hand")
     return write_state(write, model, state, expected)
+
+
+def _require_copies(model: str, state: DesiredState) -> None:
+    """Raises RegistryError where a shadow would never get a copy. Only of a shadow that is new: splits change later."""
+    shadow = state.shadow
+    if shadow is None:
+        return
+    asked = {share.version for share in state.split} - {shadow.version}
+    if shadow.of is not None:
+        asked &= {shadow.of}
+    if not asked:
+        whose = "another version" if shadow.of is None else f"version {shadow.of}"
+        raise RegistryError(
+            f"version {shadow.version} of model {model!r} would be a shadow without copies: {whose} has no share "
+            "of the requests",
+            field="shadow",
+        )
 
 
 def require_revision(found: Desired | None, model: str, expected: int | None) -> None:

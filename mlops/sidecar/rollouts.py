@@ -64,6 +64,8 @@ class RolloutWorker:
         self._registry: Registry | None = None
         self._lease: Lease | None = None
         self._views: tuple[RolloutView, ...] = ()
+        #: Of open rollouts: a package is hashed whole when it is read, and a step may wait for its outputs for hours.
+        self._baselines: dict[tuple[str, int], NDArray[np.int64] | None] = {}
         self._untold: list[Alarm] = []
         #: Heard, but still in the registry.
         self._told: list[Alarm] = []
@@ -173,6 +175,7 @@ class RolloutWorker:
             if self._lease is not None:
                 leases.release(self._lease)
                 self._lease, self._views = None, ()
+            self._baselines.clear()
             return 0.0
         now = time.monotonic()
         if self._lease is None or (now >= renew_at and not leases.renew(self._lease)):
@@ -185,7 +188,7 @@ class RolloutWorker:
         # Also those of a sidecar that held the lease before, and was killed.
         self._untold += [alarm for alarm in untold if alarm not in self._untold]
         controller = Controller(
-            registry, leases, lambda model, version: baseline_of(registry, model, version), self._alarm
+            registry, leases, lambda model, version: self._baseline(registry, model, version), self._alarm
         )
         try:
             controller.step_all(self._lease)
@@ -193,6 +196,12 @@ class RolloutWorker:
             with registry.journal.database.read() as connection:
                 self._views = tuple(read_view(connection, found, leases) for found in all_open(connection))
         return renew_at
+
+    def _baseline(self, registry: Registry, model: str, version: int) -> NDArray[np.int64] | None:
+        key = model, version
+        if key not in self._baselines:
+            self._baselines[key] = baseline_of(registry, model, version)
+        return self._baselines[key]
 
     def _opened(self) -> Registry | None:
         if self._registry is None:

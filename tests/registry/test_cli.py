@@ -80,6 +80,8 @@ def test_desired_state_is_set_part_by_part(run: Run, packages: Packages) -> None
     assert "no desired state yet" in run("desired", "show", "demo", code=2)
     run("models", "approve", "demo", "1", "--reason", "fine", "--inconclusive")
     run("models", "promote", "demo", "1", "--reason", "go")
+    run("models", "register", packages(2))
+    run("models", "approve", "demo", "2", "--reason", "fine", "--inconclusive")
     given = ("--position-scale", 0.5, "--fallback", 1, "--pin", "1=desk,risk", "--rule", "values_finite=flag")
     state = run("desired", "set", "demo", *given, "--reason", "careful", "--json")["state"]
     assert (state["position_scale"], state["fallback_version"]) == (0.5, 1)
@@ -88,12 +90,14 @@ def test_desired_state_is_set_part_by_part(run: Run, packages: Packages) -> None
     kept = run("desired", "set", "demo", "--pin", "none", "--rule", "values_finite=", "--reason", "back", "--json")
     assert (kept["state"]["allowed_pins"], kept["state"]["rule_overrides"]) == ([], [])
     assert kept["state"]["position_scale"] == 0.5
-    shadow = run("desired", "set", "demo", "--shadow", "1=2.5", "--reason", "watch", "--json")["state"]["shadow"]
-    assert (shadow["version"], shadow["fraction_bp"], shadow["of"]) == (1, 250, None)
+    shadow = run("desired", "set", "demo", "--shadow", "2=2.5", "--reason", "watch", "--json")["state"]["shadow"]
+    assert (shadow["version"], shadow["fraction_bp"], shadow["of"]) == (2, 250, None)
     assert len(shadow["salt"]) == 16
-    grown = run("desired", "set", "demo", "--shadow", "1=100%", "--reason", "all", "--json")["state"]["shadow"]
+    grown = run("desired", "set", "demo", "--shadow", "2=100%", "--reason", "all", "--json")["state"]["shadow"]
     assert grown == shadow | {"fraction_bp": 10_000}, "the sample of a shadow that grows holds what it held"
     assert "shadow" in run("desired", "show", "demo")
+    refused = run("desired", "set", "demo", "--shadow", "1=5", "--reason", "itself", code=1)
+    assert "a shadow without copies" in refused
     gone = run("desired", "set", "demo", "--shadow", "none", "--reason", "enough", "--json")["state"]
     assert gone["shadow"] is None
     for wrong in ("1", "1=", "1=0", "1=101", "1=0.001", "x=5", "1=5:", "1=5:1", "1=5:x"):

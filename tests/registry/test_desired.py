@@ -65,6 +65,29 @@ def test_promotion_keeps_the_rest_of_the_state(registry: Registry, packages: Pac
     assert registry.promote("demo", 3, ANN)[0].state.shadow is None
 
 
+@pytest.mark.parametrize(
+    ("shadow", "whose"),
+    [
+        (Shadow(version=1, fraction_bp=500), "another version"),
+        (Shadow(version=2, fraction_bp=500, of=9), "version 9"),
+    ],
+)
+def test_shadow_that_would_get_no_copies_is_refused(
+    registry: Registry, packages: Packages, shadow: Shadow, whose: str
+) -> None:
+    for value in (1, 2):
+        add(registry, packages(value))
+    registry.promote("demo", 1, ANN)
+    with pytest.raises(RegistryError, match=f"a shadow without copies: {whose} has no share"):
+        registry.set_desired("demo", only(1).model_copy(update={"shadow": shadow}), ANN, 1)
+    kept = Shadow(version=2, fraction_bp=500, of=1)
+    registry.set_desired("demo", only(1).model_copy(update={"shadow": kept}), ANN, 1)
+    # Who changes something else is not asked about a shadow that is there.
+    found = registry.desired("demo")
+    assert found is not None
+    registry.set_desired("demo", only(2).model_copy(update={"shadow": kept}), ANN, found.revision)
+
+
 def test_a_state_is_written_only_over_the_revision_it_was_based_on(registry: Registry, packages: Packages) -> None:
     for value in (1, 2):
         add(registry, packages(value))

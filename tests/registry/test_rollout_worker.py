@@ -8,7 +8,9 @@ import pytest
 
 from mlops.alerts.actions import Notice
 from mlops.registry import Registry
+from mlops.registry.leases import Lease
 from mlops.rollout import Order
+from mlops.rollout.controller import Controller
 from mlops.rollout.untold import read_untold
 from mlops.sidecar.rollouts import RolloutWorker
 from tests.support.registry import ANN, Backend, Packages, add
@@ -188,3 +190,22 @@ def test_connections_that_are_cut_at_any_moment_cost_no_decision(
     assert samples(worker)["tickserve_rollout_controller_faults_total", "lost"] == 0
     assert samples(worker)["tickserve_rollout_controller_faults_total", "failed"] == 0
     assert world.registry.verify().findings == ()
+
+
+def test_baseline_is_read_once_however_long_a_step_waits_for_its_outputs(
+    world: World, workers: Callable[..., RolloutWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, asked = [], threading.Event()
+
+    def step_all(controller: Controller, lease: Lease) -> None:
+        if controller.baseline("demo", 2) is None and controller.baseline("demo", 2) is None:
+            asked.set()
+
+    monkeypatch.setattr("mlops.sidecar.rollouts.baseline_of", lambda *of: read.append(of[1:]))
+    monkeypatch.setattr(Controller, "step_all", step_all)
+    world.start(make_spec())
+    workers()
+    until(asked.is_set)
+    asked.clear()
+    until(asked.is_set)
+    assert read == [("demo", 2)]

@@ -14,6 +14,7 @@ from mlops.registry.rollouts import open_rollout
 from mlops.registry.schema import rollout_progress
 from mlops.rollout import Order, Phase
 from mlops.rollout.analysis import Analysis
+from mlops.rollout.beside import read_beside
 from mlops.rollout.store import open_rollouts, spec_of
 from mlops.rollout.sums.write import write_windows
 from mlops.rollout.view import read_view
@@ -349,6 +350,27 @@ def test_sign_flips_against_stables_shadow_are_judged(world: World, monkeypatch:
 def blue_green() -> object:
     step = {"share": 50.0, "min_time_s": 3.0, "max_time_s": 60.0, "min_requests": 100}
     return make_spec(strategy="blue_green", steps=[step])
+
+
+def test_both_versions_are_shown_beside_each_other_on_the_same_requests(world: World) -> None:
+    world.start()
+    world.second()
+    world.canary = side(violations=1)
+    world.second()
+    slow, fast = np.zeros(histogram.BUCKETS, np.int64), np.zeros(histogram.BUCKETS, np.int64)
+    slow[histogram.bucket(400_000)], fast[histogram.bucket(100_000)] = 30, 70
+    world.outputs(2, 2, answers=30, total_ns=slow)
+    world.outputs(1, 1, answers=70, total_ns=fast)
+    few = np.zeros(BUCKETS, np.int64)
+    few[0] = 5
+    world.outputs(2, COMPARED_ROLE, pairs=2 * few, flips=few)
+    with world.registry.journal.database.read() as connection:
+        found = read_beside(connection, world.rollout, world.now_ns)
+    assert (found.canary.answers, found.stable.answers) == (30, 70)
+    assert found.canary.p50_us == pytest.approx(400, rel=0.04)
+    assert found.stable.p99_us == pytest.approx(100, rel=0.04)
+    assert (found.of_canary.violations, found.of_stable.violations) == (BUCKETS, 0)
+    assert (found.requests, found.pairs, found.flips) == (10 * BUCKETS, 10, 5)
 
 
 def test_blue_green_gives_everything_watches_and_stays(world: World) -> None:

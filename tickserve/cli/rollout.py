@@ -31,7 +31,10 @@ from tickserve.errors import UnknownError
 
 if TYPE_CHECKING:
     from mlops.registry import Registry
+    from mlops.rollout.beside import Beside
     from mlops.rollout.view import RolloutView
+
+    Seen = tuple[RolloutView, Beside]
 
 app = typer.Typer(
     help="Rollouts: a version gets its share of the requests step by step, by evidence.", no_args_is_help=True
@@ -76,8 +79,8 @@ def start(
                 for gate in error.report.gates:
                     typer.echo(f"{gate.verdict:12} {gate.name}: {gate.text}")
             raise
-        view = _view(found, model)
-    _show(view, as_json)
+        seen = _view(found, model)
+    _show(seen, as_json)
 
 
 @app.command()
@@ -92,11 +95,11 @@ def status(
     if watch and as_json:
         raise typer.BadParameter("--watch is for people; ask again and again for JSON")
     with opened(registry, artifacts) as found:
-        view = _view(found, model)
+        seen = _view(found, model)
         if watch:
-            _watch(found, view)
+            _watch(found, seen)
             return
-    _show(view, as_json)
+    _show(seen, as_json)
 
 
 @app.command()
@@ -187,12 +190,13 @@ def _order(model: str, order: str, reason: str, actor: str, registry: str, artif
         from mlops.rollout.orders import Rollouts
 
         Rollouts(found).order(model, Order(order), author(actor, reason))
-        view = _view(found, model)
-    _show(view, as_json)
+        seen = _view(found, model)
+    _show(seen, as_json)
 
 
-def _view(registry: "Registry", model: str) -> "RolloutView":
+def _view(registry: "Registry", model: str) -> "Seen":
     from mlops.registry.leases import Leases
+    from mlops.rollout.beside import read_beside
     from mlops.rollout.store import latest_rollout
     from mlops.rollout.view import read_view
 
@@ -202,30 +206,36 @@ def _view(registry: "Registry", model: str) -> "RolloutView":
         found = latest_rollout(connection, model)
         if found is None:
             raise UnknownError(f"model {model!r} never had a rollout", field="rollout")
-        return read_view(connection, found, Leases(database))
+        leases = Leases(database)
+        view = read_view(connection, found, leases)
+        ended_at = found.ended_at
+        now_ns = leases.now_ms(connection) * 1_000_000 if ended_at is None else int(ended_at.timestamp() * 1e9)
+        return view, read_beside(connection, found, now_ns)
 
 
-def _watch(registry: "Registry", view: "RolloutView") -> None:
+def _watch(registry: "Registry", seen: "Seen") -> None:
     console = Console(highlight=False)
-    with Live(_render(view), console=console, auto_refresh=False) as live:
-        while view.rollout.ended_at is None:
+    with Live(_render(seen), console=console, auto_refresh=False) as live:
+        while seen[0].rollout.ended_at is None:
             time.sleep(_LOOK_S)
-            view = _view(registry, view.rollout.model)
-            live.update(_render(view), refresh=True)
+            seen = _view(registry, seen[0].rollout.model)
+            live.update(_render(seen), refresh=True)
 
 
-def _show(view: "RolloutView", as_json: bool) -> None:
+def _show(seen: "Seen", as_json: bool) -> None:
     if as_json:
-        print_json(plain(view.as_dict()))
+        view, beside = seen
+        print_json(plain(view.as_dict() | {"beside": beside.as_dict()}))
     else:
-        Console(highlight=False).print(_render(view))
+        Console(highlight=False).print(_render(seen))
 
 
-def _render(view: "RolloutView") -> Group:
+def _render(seen: "Seen") -> Group:
     """The whole view: what it is, where it is, and what each metric says."""
+    view, beside = seen
     found = view.rollout
     title = f"{found.model}: {found.strategy.replace('_', '-')} of version {found.canary} beside {found.stable}"
-    lines: list[Any] = [Text(title, style="bold"), _facts(view)]
+    lines: list[Any] = [Text(title, style="bold"), _facts(view, beside)]
     if view.evidence.verdicts:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("metric", "verdict", "why"):
@@ -236,7 +246,7 @@ def _render(view: "RolloutView") -> Group:
     return Group(*lines)
 
 
-def _facts(view: "RolloutView") -> Table:
+def _facts(view: "RolloutView", beside: "Beside") -> Table:
     evidence, spec = view.evidence, view.rollout.spec
     traffic = "" if view.traffic_share is None else f", {view.traffic_share:.2%} of the traffic"
     step = spec["steps"][min(view.step, view.steps) - 1]
@@ -250,6 +260,8 @@ def _facts(view: "RolloutView") -> Table:
         f"bound {spec['max_bad_answers']}",
         "windows": f"{evidence.windows} counted, {view.unwatched} left out",
         "edge": "" if not view.edge_ns else f"{view.edge_ns / 1e3:.1f} us",
+        "latency": _latency(beside),
+        "both saw": _both(beside),
         "held": view.hold,
         "controller": view.controller or "none: nothing advances until a sidecar decides",
     }
@@ -262,3 +274,25 @@ def _facts(view: "RolloutView") -> Table:
         if text:
             table.add_row(name, escape(cell(text)))
     return table
+
+
+def _latency(beside: "Beside") -> str:
+    """Ratios of quantiles are for people: what decides is how often the edge is passed."""
+    ours, theirs = beside.canary, beside.stable
+    if ours.p50_us is None or ours.p99_us is None or theirs.p50_us is None or theirs.p99_us is None:
+        return ""
+    return (
+        f"p50 {ours.p50_us:.0f} us, {ours.p50_us / theirs.p50_us:.2f} of the other's; "
+        f"p99 {ours.p99_us:.0f} us, {ours.p99_us / theirs.p99_us:.2f}"
+    )
+
+
+def _both(beside: "Beside") -> str:
+    if not beside.requests:
+        return ""
+    ours, theirs = beside.of_canary, beside.of_stable
+    signs = f", other signs in {beside.flips} of {beside.pairs} rows" if beside.pairs else ""
+    return (
+        f"{beside.requests} requests: broken rules {ours.violations} beside {theirs.violations}, "
+        f"failures {ours.failures} beside {theirs.failures}{signs}"
+    )

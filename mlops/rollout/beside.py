@@ -1,0 +1,98 @@
+"""Both versions of a rollout side by side over the last minutes, for people: nothing is decided on it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from mlops import histogram
+from mlops.registry.rollouts import RolloutRow
+from mlops.rollout.counts import SideCounts
+from mlops.rollout.sums import CountedOutputs, Side, read_outputs, read_windows, sum_outputs
+from mlops.rollout.taking import CANARY_ROLE, STABLE_ROLE
+from mlops.tap.layout import COMPARED_ROLE, SHADOW_ROLE
+
+#: How far it looks back.
+LOOK_BACK_NS = 600_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Of answers to clients, all stages, in us, from the log; None where there were none."""
+
+    answers: int
+    p50_us: float | None
+    p99_us: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a version made of the requests that both saw: failures, and requests that broke an output rule."""
+
+    failures: int
+    violations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The rollout's version beside the other one.
+
+    `requests` are those that a shadow ran, too; of `pairs` rows with a signal on both sides `flips` had another sign.
+    """
+
+    canary: Latencies
+    stable: Latencies
+    requests: int
+    of_canary: Made
+    of_stable: Made
+    pairs: int
+    flips: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def read_beside(connection: Connection, found: RolloutRow, now_ns: int) -> Beside:
+    """Both versions since the rollout began, of the last ten minutes. Raises RegistryError where a row is damaged."""
+    start_ns = max(int(found.started_at.timestamp() * 1e6) * 1_000, now_ns - LOOK_BACK_NS)
+    outputs = read_outputs(connection, found.model, start_ns, now_ns)
+    sides: dict[Side, SideCounts] = {}
+    for row in read_windows(connection, found.model, start_ns):
+        side = Side(row.version, row.role)
+        sides[side] = sides.get(side, SideCounts.empty()) + row.counts
+    ours = sides.get(Side(found.canary, COMPARED_ROLE), SideCounts.empty())
+    theirs = sides.get(Side(found.stable, SHADOW_ROLE), SideCounts.empty())
+    pairs = _of(outputs, found.canary, COMPARED_ROLE)
+    return Beside(
+        canary=_latencies(outputs, found.canary),
+        stable=_latencies(outputs, found.stable),
+        requests=int(ours.requests.sum()),
+        of_canary=_made(ours),
+        of_stable=_made(theirs),
+        pairs=0 if pairs is None else int(pairs.pairs.sum()),
+        flips=0 if pairs is None else int(pairs.flips.sum()),
+    )
+
+
+def _latencies(outputs: tuple[CountedOutputs, ...], version: int) -> Latencies:
+    total = sum_outputs([each for each in outputs if each.version == version and each.role in _CLIENTS])
+    if total is None:
+        return Latencies(0, None, None)
+    return Latencies(total.answers, _us(total, 0.5), _us(total, 0.99))
+
+
+_CLIENTS = (STABLE_ROLE, CANARY_ROLE)
+
+
+def _us(outputs: CountedOutputs, q: float) -> float | None:
+    found = histogram.quantile_ns(outputs.total_ns, q)
+    return None if found is None else found / 1_000
+
+
+def _made(side: SideCounts) -> Made:
+    return Made(int(side.failures.sum()), int(side.violations.sum()))
+
+
+def _of(outputs: tuple[CountedOutputs, ...], version: int, role: int) -> CountedOutputs | None:
+    return sum_outputs([each for each in outputs if (each.version, each.role) == (version, role)])
