@@ -6,14 +6,13 @@ so together, WINDOW_S, CELLS, LATENCY and ALPHA are window, tolerances and level
 """
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.soak.clients import processes
 from benchmarks.soak.retrained import MODEL, Answers, build
 from benchmarks.soak.swap import serving
 from mlops.registry import Author, Registry
@@ -197,28 +197,9 @@ def watching(home: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(30)
 
 
-@contextmanager
-def clients(address: str, plan: Plan, answers: Answers, count: int = 2) -> Iterator[Any]:
+def clients(address: str, plan: Plan, answers: Answers, count: int = 2) -> AbstractContextManager[Callable[[], Seen]]:
     """Client processes; what is yielded ends them and gives what they saw."""
-    context = multiprocessing.get_context("spawn")
-    stopping, results, ready = context.Event(), context.Queue(), context.Barrier(count + 1)
-    given = (address, plan, plan.rate / count, answers, stopping, ready, results)
-    processes = [context.Process(target=ask, args=(place, *given), daemon=True) for place in range(count)]
-    for process in processes:
-        process.start()
-    ready.wait(_START_S)
-
-    def stop() -> Seen:
-        stopping.set()
-        return Seen.joined([results.get(timeout=60) for _ in processes])
-
-    try:
-        yield stop
-    finally:
-        stopping.set()
-        for process in processes:
-            process.join(5)
-            process.kill()
+    return processes(ask, [(place, address, plan, plan.rate / count, answers) for place in range(count)], Seen.joined)
 
 
 def ask(

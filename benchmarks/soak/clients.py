@@ -1,15 +1,18 @@
 """Client processes of a soak: requests at fixed times whatever comes back, every answer held against an offline run."""
 
+import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 #: Distinct rows that are sent in turn.
 ROWS = 16
-_TIMEOUT_S = 10.0
+_TIMEOUT_S, _START_S = 10.0, 60.0
+_Joined = TypeVar("_Joined")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,36 @@ class Answers:
         """All of them."""
         names = cls.__dataclass_fields__
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+@contextmanager
+def processes(
+    target: Callable[..., None], arguments: Sequence[tuple[Any, ...]], joined: Callable[[list[Any]], _Joined]
+) -> Iterator[Callable[[], _Joined]]:
+    """A process for each of the arguments, which go on until what is yielded ends them and joins what they give.
+
+    `target` takes, after its arguments, an event that ends it, a barrier to wait at before it begins, and a queue.
+    """
+    context = multiprocessing.get_context("spawn")
+    stopping, results, ready = context.Event(), context.Queue(), context.Barrier(len(arguments) + 1)
+    started = [
+        context.Process(target=target, args=(*each, stopping, ready, results), daemon=True) for each in arguments
+    ]
+    for process in started:
+        process.start()
+    ready.wait(_START_S)
+
+    def stop() -> _Joined:
+        stopping.set()
+        return joined([results.get(timeout=60) for _ in started])
+
+    try:
+        yield stop
+    finally:
+        stopping.set()
+        for process in started:
+            process.join(5)
+            process.kill()
 
 
 def run_client(kind: str, address: str, rate: float, expected: Any, stopping: Any, ready: Any, results: Any) -> None:

@@ -7,7 +7,6 @@ differ in their models.
 """
 
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import ratio_of_rounds
-from benchmarks.soak.clients import Answers, run_client
+from benchmarks.soak.clients import Answers, processes, run_client
 from benchmarks.soak.versions import FEATURES, MODEL, Expected, add_versions, megabyte, resident, slow, small
 from mlops.registry import Author, Registry
 from mlops.registry.desired import make_state
@@ -263,30 +262,9 @@ def _serving(home: Path, engine: str, *options: str) -> Iterator[tuple[int, Cont
         log.close()
 
 
-@contextmanager
-def clients(address: str, rate: float, expected: Expected) -> Iterator[Any]:
+def clients(address: str, rate: float, expected: Expected) -> AbstractContextManager[Callable[[], Answers]]:
     """Two client processes, one with a call a request and one with a stream; what is yielded ends them."""
-    context = multiprocessing.get_context("spawn")
-    stopping, results, ready = context.Event(), context.Queue(), context.Barrier(3)
-    processes = [
-        context.Process(target=run_client, args=(kind, address, rate, expected, stopping, ready, results), daemon=True)
-        for kind in ("unary", "stream")
-    ]
-    for process in processes:
-        process.start()
-    ready.wait(_START_S)
-
-    def stop() -> Answers:
-        stopping.set()
-        return Answers.joined([results.get(timeout=60) for _ in processes])
-
-    try:
-        yield stop
-    finally:
-        stopping.set()
-        for process in processes:
-            process.join(5)
-            process.kill()
+    return processes(run_client, [(kind, address, rate, expected) for kind in ("unary", "stream")], Answers.joined)
 
 
 def time_rollback(address: str, control: ControlClient, version: str) -> float:
