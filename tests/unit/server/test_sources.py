@@ -27,7 +27,7 @@ from server.models.values import WHOLE_BP, ShadowShare, Share, Target, only
 from server.plan import Role
 from tests.support.packages import add_constant, build_constant
 from tests.support.registry import ANN, add, gates
-from tickserve.errors import Code, ConfigurationError, ControlError, UnknownError
+from tickserve.errors import Code, ConfigurationError, ControlError, PackageError, UnknownError
 
 
 @pytest.fixture
@@ -264,6 +264,17 @@ def test_change_of_schema_that_a_server_missed_is_taken_for_accepted(desk: Desk)
     assert not source.accepts_schema(now.targets[0], new, old)
 
 
+def test_package_that_is_another_one_than_desired_is_refused(desk: Desk) -> None:
+    source = desk.source()
+    first = source.read().models["demo"].versions["1"]
+    with pytest.raises(PackageError, match=f"has digest {first.digest} in the registry now, desired is {'ab' * 32}"):
+        source.open("demo", replace(first, digest="ab" * 32))
+    # Nor one of another model, whatever the cache holds.
+    assert source.open("demo", first).version == "1"
+    with pytest.raises(PackageError, match="of model 'other'"):
+        source.open("other", first)
+
+
 def test_cache_keeps_within_its_bound_but_for_what_is_in_use(desk: Desk) -> None:
     first = desk.source().read().models["demo"].versions["1"]
     desk.registry.promote("demo", 2, ANN)
@@ -285,11 +296,18 @@ def test_events_are_kept_in_order_waited_for_and_written(tmp_path: Path) -> None
     assert [event.kind for event in events.after(0)] == ["halted", "installed"]
     assert [event.kind for event in events.after(1)] == ["installed"]
     assert events.after(2, wait_s=0.01) == []
-    written = [json.loads(line) for line in (tmp_path / "state" / "events.jsonl").read_text().splitlines()]
-    assert [(line["sequence"], line["kind"], line["actor"]) for line in written] == [
-        (1, "halted", "kim"),
-        (2, "installed", ""),
-    ]
+
+    def written() -> list[tuple[int, str, str]]:
+        lines = map(json.loads, (tmp_path / "state" / "events.jsonl").read_text().splitlines())
+        return [(line["sequence"], line["kind"], line["actor"]) for line in lines]
+
+    # What a person did is there at once.
+    assert written() == [(1, "halted", "kim")]
+    events.flush()
+    assert written() == [(1, "halted", "kim"), (2, "installed", "")]
+    events.add("failed", model="demo", version="3")
+    events.close()
+    assert written()[2:] == [(3, "failed", "")]
 
 
 def test_damaged_overrides_keep_the_server_from_starting(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
