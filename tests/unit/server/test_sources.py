@@ -22,6 +22,7 @@ from server.models import (
     ServedFile,
     parse_policy,
 )
+from server.models.loading import InlineLoader, Job, Result
 from server.models.registry import RegistrySource, connect
 from server.models.values import WHOLE_BP, ShadowShare, Share, Target, only
 from server.plan import Role
@@ -123,6 +124,63 @@ def test_other_schema_needs_its_name_also_over_a_restart(models: Path, engine: P
     reconciler.retry("demo")
     reconciler.reconcile()
     assert stable(reconciler) == "4"
+
+
+class HeldLoader:
+    """Loads a version when the test says so."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[tuple[str, str], Job] = {}
+        self.ended: list[Result] = []
+
+    def start(self, key: tuple[str, str], job: Job) -> bool:
+        self.jobs[key] = job
+        return True
+
+    def take(self) -> list[Result]:
+        ended, self.ended = self.ended, []
+        return ended
+
+    @property
+    def loading(self) -> frozenset[tuple[str, str]]:
+        return frozenset(self.jobs)
+
+    def load(self, version: str) -> None:
+        inline = InlineLoader()
+        inline.start(("demo", version), self.jobs.pop(("demo", version)))
+        self.ended += inline.take()
+
+
+def test_schema_is_held_against_what_is_stable_when_the_load_ends(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    source, loader = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json")), HeldLoader()
+    reconciler = Reconciler(source, engine, LocalState(tmp_path), loader=loader)
+
+    def load(version: str) -> None:
+        loader.load(version)
+        reconciler.reconcile()
+
+    def desire(target: Target) -> None:
+        source.write("demo", target, None, None, actor="kim", reason="try it")
+        reconciler.reconcile()
+
+    reconciler.reconcile()
+    load("3")
+    assert stable(reconciler) == "3"
+    desire(only("2"))
+    add_constant(models, 4.0, feature_names=("rsi", "momentum", "volume"))
+    desire(only("4", schema_override="4"))
+    load("4")
+    assert stable(reconciler) == "4"
+    # Its load began beside version 3, whose schema it has.
+    desire(only("2"))
+    load("2")
+    assert stable(reconciler) == "4"
+    load("2")
+    assert stable(reconciler) == "4"
+    text = "has other feature names or their order than version 4"
+    assert text in reconciler.snapshot().models[0].failed["2"].error.message
 
 
 def test_version_that_should_not_fit_is_refused_before_it_is_loaded(models: Path, engine: PythonEngine) -> None:
