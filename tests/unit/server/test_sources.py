@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlops.package import new_key
 from mlops.registry import Registry
 from mlops.routing import MAX_HASH, upper_bound
 from server.engine.python import PythonEngine
@@ -126,6 +127,26 @@ def test_other_schema_needs_its_name_also_over_a_restart(models: Path, engine: P
     assert stable(reconciler) == "4"
 
 
+def test_what_a_rollback_took_out_comes_back_with_the_next_write(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    operations = Operations(reconciler)
+    reconciler.reconcile()
+
+    def desire(version: str) -> str:
+        operations.set_desired("demo", only(version), None, None, actor="kim", reason="try it")
+        reconciler.reconcile()
+        return stable(reconciler)
+
+    assert desire("2") == "2"
+    assert operations.rollback("demo", actor="kim", reason="bad fills")[0] == "3"
+    reconciler.reconcile()
+    assert stable(reconciler) == "3"
+    assert desire("2") == "2"
+
+
 class HeldLoader:
     """Loads a version when the test says so."""
 
@@ -219,6 +240,24 @@ def test_room_is_made_by_giving_up_what_is_kept_warm(models: Path, engine: Pytho
     assert (stable(reconciler), reconciler.snapshot().models[0].previous) == ("5", "4")
     kinds = [(event.kind, event.version) for event in reconciler.events.after(0)]
     assert kinds[-2:] == [("previous_released", "3"), ("installed", "5")]
+
+
+def test_no_room_is_made_of_what_clients_may_still_pin(models: Path, engine: PythonEngine) -> None:
+    memory = Memory()
+    source = DirectorySource(models, policies={"*": parse_policy("latest 2")})
+    reconciler = Reconciler(source, engine, LocalState(models.parent), memory=memory)
+    prepare = engine.prepare
+    engine.prepare = lambda version: replace(prepare(version), resident_bytes=300 << 20)  # type: ignore[method-assign]
+    reconciler.reconcile()
+    add_constant(models, 4.0)
+    reconciler.reconcile()
+    memory.budget_bytes = 800 << 20
+    add_constant(models, 5.0)
+    reconciler.reconcile()
+    [record] = reconciler.snapshot().models
+    assert record.failed["5"].error.code is Code.RESOURCE_EXHAUSTED
+    assert (stable(reconciler), record.previous) == ("4", "3")
+    assert reconciler.snapshot().plan.models["demo"].versions.keys() == {"3", "4"}
 
 
 def test_a_shadow_counts_what_it_takes_beside_what_was_measured(
@@ -320,6 +359,20 @@ def test_change_of_schema_that_a_server_missed_is_taken_for_accepted(desk: Desk)
     assert now.targets[0].schema_override in ("", "0")
     assert source.accepts_schema(now.targets[0], old, new)
     assert not source.accepts_schema(now.targets[0], new, old)
+
+
+def test_signatures_that_the_registry_requires_are_required_while_it_is_away_too(desk: Desk) -> None:
+    source = desk.source()
+    first = source.read().models["demo"].versions["1"]
+    assert source.open("demo", first).version == "1"
+    new_key(desk.folder / "keys", "desk")
+    desk.registry.require_signature(True, ANN)
+    desk.source().read()
+    desk.away()
+    restarted = desk.source()
+    assert restarted.last_good() is not None
+    with pytest.raises(UnknownError, match="there is no registry at"):
+        restarted.open("demo", first)
 
 
 def test_package_that_is_another_one_than_desired_is_refused(desk: Desk) -> None:
