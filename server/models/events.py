@@ -16,6 +16,8 @@ _log = structlog.get_logger()
 ALARMING = ("breaker_tripped", "breaker_halted", "breaker_without_way_back")
 _KEPT = 1024
 _AUDIT_BYTES = 16 << 20
+#: How long the end waits for whoever writes.
+_LAST_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,9 @@ class Event:
 class EventLog:
     """The newest events of this process, and an append-only file of all of them.
 
+    What a person did is in the file once `add` returns; what the server did by itself with the next `flush`, because it
+    is told where nobody may wait for a disk.
+
     Parameters
     ----------
     audit : Path, optional
@@ -46,6 +51,9 @@ class EventLog:
         self._events: deque[Event] = deque(maxlen=_KEPT)
         self._sequence = 0
         self._changed = threading.Condition()
+        #: Events that are not in the file yet. `_disk` is taken before `_changed`: one writes at a time, in order.
+        self._unwritten: deque[Event] = deque()
+        self._disk = threading.Lock()
         self._is_closed = False
         self.lost = 0
         self._counts = Counter(dict.fromkeys(ALARMING, 0))
@@ -62,8 +70,11 @@ class EventLog:
             event = Event(self._sequence, time.time_ns(), kind, model, version, actor, message)
             self._events.append(event)
             self._counts[kind] += 1
-            self._write(event)
+            if self._audit is not None:
+                self._unwritten.append(event)
             self._changed.notify_all()
+        if actor:
+            self.flush()
 
     def after(self, sequence: int, wait_s: float = 0.0) -> Sequence[Event]:
         """The events that are kept and came after `sequence`; waits for one for up to `wait_s` seconds."""
@@ -72,30 +83,40 @@ class EventLog:
                 self._changed.wait(wait_s)
             return [event for event in self._events if event.sequence > sequence]
 
+    def flush(self) -> None:
+        """Writes what is not in the file yet. Not to be called with a lock that others wait for."""
+        with self._disk:
+            with self._changed:
+                events = list(self._unwritten)
+                self._unwritten.clear()
+            if events and self._audit is not None:
+                self._write(self._audit, events)
+
     def close(self) -> None:
-        """Lets nobody wait any more."""
+        """Lets nobody wait any more, and writes what is not in the file yet unless the disk hangs."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+        if self._disk.acquire(timeout=_LAST_S):
+            self._disk.release()
+            self.flush()
 
     @property
     def is_closed(self) -> bool:
         """Whether no event comes any more."""
         return self._is_closed
 
-    def _write(self, event: Event) -> None:
-        if self._audit is None:
-            return
+    def _write(self, audit: Path, events: Sequence[Event]) -> None:
         try:
-            self._audit.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._audit, "a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(event)) + "\n")
+            audit.parent.mkdir(parents=True, exist_ok=True)
+            with open(audit, "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(event)) + "\n" for event in events)
                 file.flush()
-                if event.actor:
+                if any(event.actor for event in events):
                     os.fsync(file.fileno())
                 is_full = file.tell() > _AUDIT_BYTES
             if is_full:
-                self._audit.replace(self._audit.with_name(self._audit.name + ".1"))
+                audit.replace(audit.with_name(audit.name + ".1"))
         except OSError as error:
-            self.lost += 1
-            _log.error("event_not_written", kind=event.kind, error=error.strerror)
+            self.lost += len(events)
+            _log.error("event_not_written", kinds=[event.kind for event in events], error=error.strerror)

@@ -22,8 +22,8 @@ _log = structlog.get_logger()
 class Installation:
     """The one place that gives the engine a plan.
 
-    `lock` covers the records, what was decided here and the install; never a load, the source or a file that is synced,
-    so that a halt is obeyed while the disk hangs. Every method is called with it held but for `keep_served` and those
+    `lock` covers the records, what was decided here and the install; never a load, the source or a disk, so that a halt
+    is obeyed while the disk hangs. Every method is called with it held but for `keep_served` and those
     that write, which are called without it.
     """
 

@@ -73,6 +73,7 @@ class Reconciler:
     def refresh(self) -> None:
         """Reads the source. Where that fails, what was read last stands; at first, what an earlier process read."""
         self._watch.refresh()
+        self.events.flush()
 
     def converge(self) -> None:
         """Goes towards what is desired as far as it can without waiting: starts loads, installs what is loaded."""
@@ -88,6 +89,7 @@ class Reconciler:
             if not results:
                 break
         self._installation.keep_served()
+        self.events.flush()
 
     def stop(self) -> None:
         """Lets a pass that is under way load no further model."""

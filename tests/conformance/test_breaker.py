@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from mlops.package import OutputRule
+from mlops.package import MODEL_FILE, OutputRule
 from server.models import BreakerLimits, DirectorySource, Guard, LocalState, Operations, Reconciler
 from tests.conformance.conftest import Bench
+from tests.support.models import echo_model, failing_model
 from tests.support.packages import add_constant, add_sum
 from tickserve.client import Client
-from tickserve.errors import HaltedError, OutputRuleError
+from tickserve.errors import HaltedError, InternalError, OutputRuleError
 
 LIMITS = BreakerLimits(bad_share=0.2, run_factor=5.0, requests=20, window_s=10.0)
 RULE = (OutputRule(name="at-most-100", output="values", kind="range", maximum=100.0),)
@@ -121,6 +122,24 @@ def test_bad_answers_halt_where_that_is_configured_or_nothing_is_kept_warm(rig: 
         rig.look()
         with pytest.raises(HaltedError, match="keeps no earlier version warm"):
             client.predict(ROW)
+
+
+def test_version_that_fails_on_requests_is_taken_out(rig: Rig) -> None:
+    for version, model in (("1", echo_model()), ("2", failing_model())):
+        path = rig.models / "demo" / version
+        path.mkdir(parents=True)
+        (path / MODEL_FILE).write_bytes(model)
+        rig.reconciler.reconcile()
+        rig.look()
+    assert rig.stable == "2"
+    with client_of(rig) as client:
+        for _ in range(20):
+            with pytest.raises(InternalError):
+                client.predict([5.0, 2.0, 3.0])
+        rig.look()
+        assert rig.stable == "1"
+        assert client.predict([5.0, 2.0, 3.0]).version == "1"
+    assert len(rig.bench.engine.take_faults()) == 20
 
 
 def test_what_callers_do_wrong_trips_nothing(rig: Rig) -> None:

@@ -1,11 +1,13 @@
 """The reconciler: what the directory holds is served; whatever goes wrong leaves what was served."""
 
+import json
 import os
 import shutil
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,7 +15,7 @@ from structlog.testing import capture_logs
 from mlops.package import MANIFEST_FILE, MODEL_FILE
 from server.engine import Prepared
 from server.engine.python import PythonEngine
-from server.models import DirectorySource, LocalState, ModelRecord, Operations, Reconciler, Settling
+from server.models import DirectorySource, EventLog, LocalState, ModelRecord, Operations, Reconciler, Settling
 from server.plan import Plan, VersionPlan
 from tests.support.models import echo_model, huge_model
 from tests.support.packages import add_constant, build_constant, flip_byte
@@ -312,6 +314,39 @@ def test_halts_are_obeyed_while_the_disk_hangs(
             release.set()
         assert [each.result(30) for each in asked] == [["a"], ["b"]]
     assert list(LocalState(tmp_path).read_halts()) == ["a", "b"]
+
+
+def test_versions_are_installed_and_halts_obeyed_while_no_event_can_be_written(
+    models: Path, engine: PythonEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = tmp_path / "events.jsonl"
+    reconciler = Reconciler(DirectorySource(models), engine, LocalState(tmp_path), events=EventLog(audit))
+    operations = Operations(reconciler)
+    hanging, release = threading.Event(), threading.Event()
+
+    def hang(*given: Any, **named: Any) -> Any:
+        hanging.set()
+        release.wait(60)
+        return open(*given, **named)
+
+    monkeypatch.setattr("server.models.events.open", hang, raising=False)
+    add_constant(models, 1.0)
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            asked: list[Future[Any]] = [threads.submit(reconciler.reconcile)]
+            assert hanging.wait(30)
+            assert served(reconciler) == ["1"]
+            asked.append(threads.submit(operations.halt, "demo", actor="kim", reason="now"))
+            end = time.monotonic() + 30
+            while plan(reconciler).models["demo"].halt is None:
+                assert time.monotonic() < end, "not obeyed"
+                threading.Event().wait(0.01)
+            assert not any(each.done() for each in asked), "it is not written yet"
+        finally:
+            release.set()
+        for each in asked:
+            each.result(30)
+    assert [json.loads(line)["kind"] for line in audit.read_text().splitlines()] == ["installed", "halted"]
 
 
 def test_load_that_ends_after_the_server_installs_nothing(

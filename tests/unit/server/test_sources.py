@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlops.package import new_key
 from mlops.registry import Registry
 from mlops.routing import MAX_HASH, upper_bound
 from server.engine.python import PythonEngine
@@ -22,12 +23,13 @@ from server.models import (
     ServedFile,
     parse_policy,
 )
+from server.models.loading import InlineLoader, Job, Result
 from server.models.registry import RegistrySource, connect
 from server.models.values import WHOLE_BP, ShadowShare, Share, Target, only
 from server.plan import Role
 from tests.support.packages import add_constant, build_constant
 from tests.support.registry import ANN, add, gates
-from tickserve.errors import Code, ConfigurationError, ControlError, UnknownError
+from tickserve.errors import Code, ConfigurationError, ControlError, PackageError, UnknownError
 
 
 @pytest.fixture
@@ -125,6 +127,83 @@ def test_other_schema_needs_its_name_also_over_a_restart(models: Path, engine: P
     assert stable(reconciler) == "4"
 
 
+def test_what_a_rollback_took_out_comes_back_with_the_next_write(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    operations = Operations(reconciler)
+    reconciler.reconcile()
+
+    def desire(version: str) -> str:
+        operations.set_desired("demo", only(version), None, None, actor="kim", reason="try it")
+        reconciler.reconcile()
+        return stable(reconciler)
+
+    assert desire("2") == "2"
+    assert operations.rollback("demo", actor="kim", reason="bad fills")[0] == "3"
+    reconciler.reconcile()
+    assert stable(reconciler) == "3"
+    assert desire("2") == "2"
+
+
+class HeldLoader:
+    """Loads a version when the test says so."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[tuple[str, str], Job] = {}
+        self.ended: list[Result] = []
+
+    def start(self, key: tuple[str, str], job: Job) -> bool:
+        self.jobs[key] = job
+        return True
+
+    def take(self) -> list[Result]:
+        ended, self.ended = self.ended, []
+        return ended
+
+    @property
+    def loading(self) -> frozenset[tuple[str, str]]:
+        return frozenset(self.jobs)
+
+    def load(self, version: str) -> None:
+        inline = InlineLoader()
+        inline.start(("demo", version), self.jobs.pop(("demo", version)))
+        self.ended += inline.take()
+
+
+def test_schema_is_held_against_what_is_stable_when_the_load_ends(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    source, loader = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json")), HeldLoader()
+    reconciler = Reconciler(source, engine, LocalState(tmp_path), loader=loader)
+
+    def load(version: str) -> None:
+        loader.load(version)
+        reconciler.reconcile()
+
+    def desire(target: Target) -> None:
+        source.write("demo", target, None, None, actor="kim", reason="try it")
+        reconciler.reconcile()
+
+    reconciler.reconcile()
+    load("3")
+    assert stable(reconciler) == "3"
+    desire(only("2"))
+    add_constant(models, 4.0, feature_names=("rsi", "momentum", "volume"))
+    desire(only("4", schema_override="4"))
+    load("4")
+    assert stable(reconciler) == "4"
+    # Its load began beside version 3, whose schema it has.
+    desire(only("2"))
+    load("2")
+    assert stable(reconciler) == "4"
+    load("2")
+    assert stable(reconciler) == "4"
+    text = "has other feature names or their order than version 4"
+    assert text in reconciler.snapshot().models[0].failed["2"].error.message
+
+
 def test_version_that_should_not_fit_is_refused_before_it_is_loaded(models: Path, engine: PythonEngine) -> None:
     memory = Memory(1 << 30)
     loads: list[str] = []
@@ -161,6 +240,24 @@ def test_room_is_made_by_giving_up_what_is_kept_warm(models: Path, engine: Pytho
     assert (stable(reconciler), reconciler.snapshot().models[0].previous) == ("5", "4")
     kinds = [(event.kind, event.version) for event in reconciler.events.after(0)]
     assert kinds[-2:] == [("previous_released", "3"), ("installed", "5")]
+
+
+def test_no_room_is_made_of_what_clients_may_still_pin(models: Path, engine: PythonEngine) -> None:
+    memory = Memory()
+    source = DirectorySource(models, policies={"*": parse_policy("latest 2")})
+    reconciler = Reconciler(source, engine, LocalState(models.parent), memory=memory)
+    prepare = engine.prepare
+    engine.prepare = lambda version: replace(prepare(version), resident_bytes=300 << 20)  # type: ignore[method-assign]
+    reconciler.reconcile()
+    add_constant(models, 4.0)
+    reconciler.reconcile()
+    memory.budget_bytes = 800 << 20
+    add_constant(models, 5.0)
+    reconciler.reconcile()
+    [record] = reconciler.snapshot().models
+    assert record.failed["5"].error.code is Code.RESOURCE_EXHAUSTED
+    assert (stable(reconciler), record.previous) == ("4", "3")
+    assert reconciler.snapshot().plan.models["demo"].versions.keys() == {"3", "4"}
 
 
 def test_a_shadow_counts_what_it_takes_beside_what_was_measured(
@@ -264,6 +361,31 @@ def test_change_of_schema_that_a_server_missed_is_taken_for_accepted(desk: Desk)
     assert not source.accepts_schema(now.targets[0], new, old)
 
 
+def test_signatures_that_the_registry_requires_are_required_while_it_is_away_too(desk: Desk) -> None:
+    source = desk.source()
+    first = source.read().models["demo"].versions["1"]
+    assert source.open("demo", first).version == "1"
+    new_key(desk.folder / "keys", "desk")
+    desk.registry.require_signature(True, ANN)
+    desk.source().read()
+    desk.away()
+    restarted = desk.source()
+    assert restarted.last_good() is not None
+    with pytest.raises(UnknownError, match="there is no registry at"):
+        restarted.open("demo", first)
+
+
+def test_package_that_is_another_one_than_desired_is_refused(desk: Desk) -> None:
+    source = desk.source()
+    first = source.read().models["demo"].versions["1"]
+    with pytest.raises(PackageError, match=f"has digest {first.digest} in the registry now, desired is {'ab' * 32}"):
+        source.open("demo", replace(first, digest="ab" * 32))
+    # Nor one of another model, whatever the cache holds.
+    assert source.open("demo", first).version == "1"
+    with pytest.raises(PackageError, match="of model 'other'"):
+        source.open("other", first)
+
+
 def test_cache_keeps_within_its_bound_but_for_what_is_in_use(desk: Desk) -> None:
     first = desk.source().read().models["demo"].versions["1"]
     desk.registry.promote("demo", 2, ANN)
@@ -285,11 +407,18 @@ def test_events_are_kept_in_order_waited_for_and_written(tmp_path: Path) -> None
     assert [event.kind for event in events.after(0)] == ["halted", "installed"]
     assert [event.kind for event in events.after(1)] == ["installed"]
     assert events.after(2, wait_s=0.01) == []
-    written = [json.loads(line) for line in (tmp_path / "state" / "events.jsonl").read_text().splitlines()]
-    assert [(line["sequence"], line["kind"], line["actor"]) for line in written] == [
-        (1, "halted", "kim"),
-        (2, "installed", ""),
-    ]
+
+    def written() -> list[tuple[int, str, str]]:
+        lines = map(json.loads, (tmp_path / "state" / "events.jsonl").read_text().splitlines())
+        return [(line["sequence"], line["kind"], line["actor"]) for line in lines]
+
+    # What a person did is there at once.
+    assert written() == [(1, "halted", "kim")]
+    events.flush()
+    assert written() == [(1, "halted", "kim"), (2, "installed", "")]
+    events.add("failed", model="demo", version="3")
+    events.close()
+    assert written()[2:] == [(3, "failed", "")]
 
 
 def test_damaged_overrides_keep_the_server_from_starting(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
