@@ -14,8 +14,10 @@ def live_metrics(figures: Iterable[OutcomeFigure]) -> tuple[dict[str, Metric], i
 
     A horizon other than the first is named, as `ic:5d`.
     """
-    chosen = [each for each in figures if each.state == "ok" and each.value is not None]
-    first = chosen[0].horizon if chosen else ""
+    known = list(figures)
+    # Whether or not it may be relied on yet: a name must not mean one horizon today and another one tomorrow.
+    first = known[0].horizon if known else ""
+    chosen = [each for each in known if each.state == "ok" and each.value is not None]
     metrics = {
         each.figure if each.horizon == first else f"{each.figure}:{each.horizon}": Metric(
             value=each.value, standard_error=each.standard_error, n=each.n
