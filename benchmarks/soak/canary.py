@@ -1,8 +1,9 @@
 """The scenario of rollouts: a second version that is good goes to everything by itself, one that is not is taken back.
 
 Server, sidecar and clients are processes as users run them. CANARY says what the second version is (good, violations,
-slow, shifted, failing), SHARES its steps in percent, KEYS how many routing keys ask and RATE how often a second they do
-so together, WINDOW_S, CELLS, LATENCY and ALPHA are window, tolerances and level of the spec, ENGINE who serves.
+slow, shifted, failing), STRATEGY how it is rolled out, SHARES its steps in percent, KEYS how many routing keys ask and
+RATE how often a second they do so together, SKEW how unequally; WINDOW_S, CELLS, LATENCY and ALPHA are window, tolerances
+and level of the spec, ENGINE who serves.
 """
 
 import json
@@ -39,6 +40,7 @@ class Plan:
     """One rollout: see the module."""
 
     canary: str = "good"
+    strategy: str = "canary"
     shares: tuple[float, ...] = (1.0, 5.0, 25.0, 50.0)
     keys: int = 3_000
     rate: float = 1_000.0
@@ -65,7 +67,13 @@ class Plan:
             "latency": {"quantile": 0.9, "worse": 0.2, "tolerance": self.latency},
             "sign_flips": {"tolerance": 0.2},
         }
-        return {"keys": self.keys, "window_s": self.window_s, "steps": steps, "analysis": analysis}
+        return {
+            "strategy": self.strategy,
+            "keys": self.keys,
+            "window_s": self.window_s,
+            "steps": steps,
+            "analysis": analysis,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +96,7 @@ def main(environment: Mapping[str, str]) -> dict[str, Any]:
     usual = Plan()
     plan = Plan(
         canary=environment.get("CANARY", usual.canary),
+        strategy=environment.get("STRATEGY", usual.strategy),
         shares=tuple(float(share) for share in environment["SHARES"].split(","))
         if "SHARES" in environment
         else usual.shares,

@@ -70,3 +70,14 @@ def test_a_bad_version_is_taken_back_by_itself(canary: str, engine: str) -> None
     assert found["bad_answers"] <= found["failed"] + found["flagged_of_canary"]
     assert (found["failed"] > 0) == (canary == "failing")
     assert (found["wrong"], found["last_version"]) == (0, 1)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("engine", dict.fromkeys([BEST, "python"]))
+@pytest.mark.parametrize(("canary", "phase", "live"), [("good", "finished", 2), ("failing", "aborted", 1)])
+def test_blue_green_watches_itself(canary: str, phase: str, live: int, engine: str) -> None:
+    found = play(canary=canary, strategy="blue_green", shares=(50.0,), engine=engine, rate=RATES[engine])
+    assert (found["engine"], found["phase"], found["last_version"]) == (engine, phase, live), found
+    assert 100.0 in found["shares"]
+    assert found["wrong"] == 0
