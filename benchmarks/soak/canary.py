@@ -2,8 +2,8 @@
 
 Server, sidecar and clients are processes as users run them. CANARY says what the second version is (good, violations,
 slow, shifted, failing), STRATEGY how it is rolled out, SHARES its steps in percent, KEYS how many routing keys ask and
-RATE how often a second they do so together, SKEW how unequally; WINDOW_S, CELLS, LATENCY and ALPHA are window, tolerances
-and level of the spec, ENGINE who serves.
+RATE how often a second they do so together, SKEW how unequally; WINDOW_S, CELLS, LATENCY and ALPHA are window,
+tolerances and level of the spec, ENGINE who serves.
 """
 
 import json
