@@ -12,7 +12,6 @@ from typing import Any
 from mlops.rollout.metrics import MetricVerdict, Verdict
 from mlops.rollout.spec import OutcomeRule
 from mlops.statistics.directions import HIGHER_IS_BETTER
-from mlops.statistics.student import quantile
 
 #: The chance to see a drop, that the power is stated for.
 _POWER = 0.8
@@ -45,10 +44,12 @@ def drop_of(rule: OutcomeRule, canary: LiveFigure, stable: LiveFigure, alpha: fl
     The errors of both add up as if versions were independent. They trade the same market, so their difference varies
     less: the bound errs to the safe side.
     """
+    from scipy.special import stdtrit
+
     sign = 1 if HIGHER_IS_BETTER[rule.figure.partition(":")[0]] else -1
     value = sign * (stable.value - canary.value)
     error = math.hypot(canary.standard_error, stable.standard_error)
-    width = quantile(1 - alpha, min(canary.n, stable.n) - 1) * error
+    width = float(stdtrit(min(canary.n, stable.n) - 1, 1 - alpha)) * error
     return Drop(value, value - width, rule.worse + width + NormalDist().inv_cdf(_POWER) * error)
 
 

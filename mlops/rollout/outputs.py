@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops.statistics.shares import psi_of, smoothed
-from mlops.statistics.student import quantile
 
 #: Under so many key buckets nothing is said.
 MIN_BUCKETS = 20
@@ -46,7 +45,7 @@ def sign_flips(pairs: Counts, flips: Counts, alpha: float) -> Bounds | None:
     # agree it is 0, and the rule of three over buckets stands in for it.
     spread = flips[live] - share * pairs[live]
     error = math.sqrt(buckets / (buckets - 1) * float((spread**2).sum())) / total
-    width = quantile(1 - alpha, buckets - 1) * error
+    width = _reach(alpha, buckets) * error
     least = -math.log(alpha) / buckets
     lower = max(0.0, share - width) if share < 1 else 1 - least
     upper = min(1.0, share + width) if share > 0 else least
@@ -78,7 +77,7 @@ def psi_bounds(canary: Counts, baseline: Counts, alpha: float) -> Bounds | None:
         for each in (without_bucket, without_block)
     )
     corrected = max(0.0, value - bias)
-    width = quantile(1 - alpha, min(len(canary), len(baseline)) - 1) * math.sqrt(variance)
+    width = _reach(alpha, min(len(canary), len(baseline))) * math.sqrt(variance)
     return Bounds(corrected, max(0.0, corrected - width), corrected + width, len(canary))
 
 
@@ -86,3 +85,10 @@ def _psi(reference: Counts, window: Counts) -> float:
     shares = smoothed(reference, window)
     # A side of so many buckets has rows, without one of them too.
     return 0.0 if shares is None else float(psi_of(*shares))
+
+
+def _reach(alpha: float, n: int) -> float:
+    """Student's t with n - 1 degrees of freedom, upper quantile."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, 1 - alpha))
