@@ -60,16 +60,22 @@ def quantile_ns(counts: Sequence[int] | NDArray[np.int64], q: float) -> float | 
 
     The nearest-rank definition: the smallest duration with at least `ceil(q * n)` at or below it.
     """
-    cumulative = np.cumsum(np.asarray(counts, dtype=np.int64))
-    total = int(cumulative[-1])
-    if total == 0:
+    index = quantile_bucket(counts, q)
+    if index is None:
         return None
-    rank = max(1, int(np.ceil(q * total)))
-    index = int(np.searchsorted(cumulative, rank))
     edges = lower_edges_ns()
     if index == _OVERFLOW:
         return float(TOP_NS)
     return float(edges[index] + edges[index + 1]) / 2
+
+
+def quantile_bucket(counts: Sequence[int] | NDArray[np.int64], q: float) -> int | None:
+    """The bucket that holds the q-quantile, as `quantile_ns`; None without any."""
+    cumulative = np.cumsum(np.asarray(counts, dtype=np.int64))
+    total = int(cumulative[-1])
+    if total == 0:
+        return None
+    return int(np.searchsorted(cumulative, max(1, int(np.ceil(q * total)))))
 
 
 def exposition_buckets() -> list[tuple[float, int]]:

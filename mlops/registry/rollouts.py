@@ -42,6 +42,11 @@ class RolloutRow:
         """`canary` or `blue_green`."""
         return str(self.spec["strategy"])
 
+    @property
+    def started_ns(self) -> int:
+        """When it was started, unix time."""
+        return int(self.started_at.timestamp() * 1e6) * 1_000
+
     def is_in(self, state: DesiredState) -> bool:
         """Whether it has given its version any requests: before that nothing of it is in the desired state."""
         return any(share.version == self.canary for share in state.split)

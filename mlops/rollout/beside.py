@@ -8,9 +8,8 @@ from sqlalchemy import Connection
 from mlops import histogram
 from mlops.registry.rollouts import RolloutRow
 from mlops.rollout.counts import SideCounts
-from mlops.rollout.sums import CountedOutputs, Side, read_outputs, read_windows, sum_outputs
-from mlops.rollout.taking import CANARY_ROLE, STABLE_ROLE
-from mlops.tap.layout import COMPARED_ROLE, SHADOW_ROLE
+from mlops.rollout.sums import CountedOutputs, Side, outputs_of, read_outputs, read_windows, sum_side
+from mlops.tap.layout import CANARY_ROLE, COMPARED_ROLE, SHADOW_ROLE, STABLE_ROLE
 
 #: How far it looks back.
 LOOK_BACK_NS = 600_000_000_000
@@ -55,15 +54,12 @@ class Beside:
 
 def read_beside(connection: Connection, found: RolloutRow, now_ns: int) -> Beside:
     """Both versions since the rollout began, of the last ten minutes. Raises RegistryError where a row is damaged."""
-    start_ns = max(int(found.started_at.timestamp() * 1e6) * 1_000, now_ns - LOOK_BACK_NS)
+    start_ns = max(found.started_ns, now_ns - LOOK_BACK_NS)
     outputs = read_outputs(connection, found.model, start_ns, now_ns)
-    sides: dict[Side, SideCounts] = {}
-    for row in read_windows(connection, found.model, start_ns):
-        side = Side(row.version, row.role)
-        sides[side] = sides.get(side, SideCounts.empty()) + row.counts
-    ours = sides.get(Side(found.canary, COMPARED_ROLE), SideCounts.empty())
-    theirs = sides.get(Side(found.stable, SHADOW_ROLE), SideCounts.empty())
-    pairs = _of(outputs, found.canary, COMPARED_ROLE)
+    rows = read_windows(connection, found.model, start_ns)
+    compared = Side(found.canary, COMPARED_ROLE)
+    ours, theirs = sum_side(rows, compared), sum_side(rows, Side(found.stable, SHADOW_ROLE))
+    pairs = outputs_of(outputs, compared)
     return Beside(
         canary=_latencies(outputs, found.canary),
         stable=_latencies(outputs, found.stable),
@@ -76,13 +72,10 @@ def read_beside(connection: Connection, found: RolloutRow, now_ns: int) -> Besid
 
 
 def _latencies(outputs: tuple[CountedOutputs, ...], version: int) -> Latencies:
-    total = sum_outputs([each for each in outputs if each.version == version and each.role in _CLIENTS])
+    total = outputs_of(outputs, Side(version, STABLE_ROLE), Side(version, CANARY_ROLE))
     if total is None:
         return Latencies(0, None, None)
     return Latencies(total.answers, _us(total, 0.5), _us(total, 0.99))
-
-
-_CLIENTS = (STABLE_ROLE, CANARY_ROLE)
 
 
 def _us(outputs: CountedOutputs, q: float) -> float | None:
@@ -92,7 +85,3 @@ def _us(outputs: CountedOutputs, q: float) -> float | None:
 
 def _made(side: SideCounts) -> Made:
     return Made(int(side.failures.sum()), int(side.violations.sum()))
-
-
-def _of(outputs: tuple[CountedOutputs, ...], version: int, role: int) -> CountedOutputs | None:
-    return sum_outputs([each for each in outputs if (each.version, each.role) == (version, role)])

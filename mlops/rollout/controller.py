@@ -6,7 +6,7 @@ advances; the next one goes on from what is stored.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,10 @@ from mlops.rollout.store import (
     replace_progress,
     spec_of,
 )
-from mlops.rollout.sums import CountedWindow, read_late, read_outputs, read_windows, sum_outputs
-from mlops.rollout.taking import STABLE_ROLE, window_ns_of
+from mlops.rollout.sums import CountedWindow, Side, outputs_of, read_late, read_outputs, read_windows
+from mlops.rollout.taking import window_ns_of
 from mlops.rollout.untold import Alarm
+from mlops.tap.layout import STABLE_ROLE
 from tickserve.errors import ConflictError, RegistryError, TickserveError, UnreachableError
 
 Counts = NDArray[np.int64]
@@ -62,7 +63,6 @@ class Controller:
     leases: Leases
     baseline: Callable[[str, int], Counts | None]
     tell: Callable[[Alarm], None] = lambda alarm: None
-    _seen: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def step_all(self, lease: Lease) -> None:
         """One step of each open rollout; one that fails stops no other, and is raised after them.
@@ -127,7 +127,8 @@ class Controller:
             covered = read_coverage(connection, found, now_ns)
             rows: tuple[CountedWindow, ...] = ()
             if progress.has_begun:
-                first_ns = min(progress.next_window_ns, max(progress.counted_to_ns, 0) or progress.next_window_ns)
+                # It may have to go back to where it counted last: see `resumed`.
+                first_ns = min(progress.next_window_ns, progress.counted_to_ns)
                 late = read_late(connection, found.model, progress.began_ns, first_ns, progress.taken_to)
                 rows = (*late, *read_windows(connection, found.model, first_ns))
             look = Look(now_ns, covered, rows, desired)
@@ -207,9 +208,8 @@ class Controller:
 
 def _latencies(connection: Connection, found: RolloutRow, spec: RolloutSpec, now_ns: int) -> Counts:
     """Stable's latencies since the rollout was started: whole ones, or of blue-green those of the model's run."""
-    started_ns = int(found.started_at.timestamp() * 1e6) * 1_000
-    outputs = read_outputs(connection, found.model, started_ns, now_ns) if spec.analysis.latency else ()
-    total = sum_outputs([each for each in outputs if (each.version, each.role) == (found.stable, STABLE_ROLE)])
+    outputs = read_outputs(connection, found.model, found.started_ns, now_ns) if spec.analysis.latency else ()
+    total = outputs_of(outputs, Side(found.stable, STABLE_ROLE))
     if total is None:
         return np.zeros(histogram.BUCKETS, np.int64)
     return total.run_ns if spec.strategy == "blue_green" else total.total_ns

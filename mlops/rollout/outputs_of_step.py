@@ -12,8 +12,8 @@ from mlops.registry.rollouts import RolloutRow
 from mlops.rollout.guard import LiveFigure
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.stepping import StepOutputs
-from mlops.rollout.sums import CountedOutputs, drop_share, read_outputs, sum_outputs
-from mlops.rollout.taking import CANARY_ROLE, STABLE_ROLE
+from mlops.rollout.sums import Side, drop_share, outputs_of, read_outputs
+from mlops.rollout.taking import clients_of
 from mlops.tap.layout import COMPARED_ROLE
 
 Counts = NDArray[np.int64]
@@ -39,16 +39,15 @@ def read_step_outputs(
     )
     if drop_share(windows) > MAX_LOST:
         return known
-    role = STABLE_ROLE if spec.strategy == "blue_green" else CANARY_ROLE
     bins = baseline_bins = pairs = flips = None
     if spec.analysis.psi is not None:
-        answered = _of(windows, found.canary, role)
+        answered = outputs_of(windows, clients_of(found, spec))
         if answered is not None and answered.bins is not None and answered.unbinned <= MAX_LOST * answered.answers:
             bins, baseline_bins = answered.bins, baseline(found.model, found.canary)
     if bins is not None and baseline_bins is not None and bins.shape[1] != baseline_bins.shape[1]:
         bins = None
     if spec.analysis.sign_flips is not None:
-        compared = _of(windows, found.canary, COMPARED_ROLE)
+        compared = outputs_of(windows, Side(found.canary, COMPARED_ROLE))
         if compared is not None:
             pairs, flips = compared.pairs, compared.flips
     return replace(known, canary_bins=bins, baseline_bins=baseline_bins, pairs=pairs, flips=flips)
@@ -65,7 +64,3 @@ def _live(connection: Connection, found: RolloutRow, version: int, spec: Rollout
     if row is None or row.value is None or row.standard_error is None or row.n < 2 or row.at < found.started_at:
         return None
     return LiveFigure(row.value, row.standard_error, row.n)
-
-
-def _of(windows: tuple[CountedOutputs, ...], version: int, role: int) -> CountedOutputs | None:
-    return sum_outputs([each for each in windows if (each.version, each.role) == (version, role)])

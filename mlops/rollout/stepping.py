@@ -180,11 +180,11 @@ def prepare(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look
 def frozen_edge_ns(spec: RolloutSpec, latencies_ns: Counts) -> int | None:
     """Upper edge of the bin that holds stable's quantile, `margin_bins` bins further on; None of too few answers."""
     rule = spec.analysis.latency
-    total = int(latencies_ns.sum())
-    if rule is None or total < MIN_EDGE_ANSWERS:
+    if rule is None or int(latencies_ns.sum()) < MIN_EDGE_ANSWERS:
         return None
-    rank = max(1, int(np.ceil(rule.quantile * total)))
-    index = int(np.searchsorted(np.cumsum(latencies_ns), rank))
+    index = histogram.quantile_bucket(latencies_ns, rule.quantile)
+    if index is None:
+        raise AssertionError("there are answers")
     edges = histogram.lower_edges_ns()
     return int(edges[min(index + 1 + rule.margin_bins, len(edges) - 1)])
 

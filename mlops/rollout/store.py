@@ -18,14 +18,12 @@ from tickserve.errors import ConflictError, RegistryError
 __all__ = [
     "DamagedProgressError",
     "Decided",
-    "OpenRollout",
     "Progress",
     "RolloutRow",
     "all_open",
     "insert_progress",
     "latest_rollout",
     "open_rollout",
-    "open_rollouts",
     "reached_key",
     "read_decisions",
     "read_progress",
@@ -33,25 +31,12 @@ __all__ = [
     "read_rollouts",
     "replace_progress",
     "spec_of",
+    "window_lengths",
     "write_progress",
 ]
 
 #: Of what is kept of a rollout. Evidence of another one cannot be gone on from, and counts as lost.
 FORMAT = 2
-
-
-@dataclass(frozen=True, slots=True)
-class OpenRollout:
-    """What those who count have to know of an open rollout; `edge_ns` is None until it is frozen."""
-
-    rollout: int
-    model: str
-    canary: int
-    stable: int
-    strategy: str
-    window_ns: int
-    edge_ns: int | None
-    started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +164,9 @@ def spec_of(found: RolloutRow) -> RolloutSpec:
     return parse_spec(found.spec)
 
 
-def open_rollouts(connection: Connection) -> tuple[OpenRollout, ...]:
-    """Every open rollout, the oldest first: whose windows are to be counted, and how long they are."""
-    return tuple(_open(connection, found) for found in all_open(connection))
+def window_lengths(connection: Connection) -> Mapping[str, int]:
+    """How long the windows of each model with an open rollout are, in ns: so they are to be counted."""
+    return {found.model: round(float(found.spec["window_s"]) * 1e9) for found in all_open(connection)}
 
 
 def read_progress(connection: Connection, rollout: int) -> Progress:
@@ -235,24 +220,6 @@ def read_decisions(connection: Connection, rollout: int) -> tuple[Decided, ...]:
     table = rollout_decisions
     rows = connection.execute(select(table).where(table.c.rollout == rollout).order_by(table.c.sequence, table.c.place))
     return tuple(Decided(**row._mapping) for row in rows)
-
-
-def _open(connection: Connection, found: RolloutRow) -> OpenRollout:
-    try:
-        edge_ns = read_progress(connection, found.rollout).edge_ns
-    except DamagedProgressError:
-        edge_ns = None
-    window_ns = round(float(found.spec["window_s"]) * 1e9)
-    return OpenRollout(
-        found.rollout,
-        found.model,
-        found.canary,
-        found.stable,
-        found.strategy,
-        window_ns,
-        edge_ns,
-        found.started_at,
-    )
 
 
 def _sha256(body: str) -> str:

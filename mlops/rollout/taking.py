@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from mlops.registry.rollouts import RolloutRow
 from mlops.rollout.counts import SideCounts, WindowCounts
 from mlops.rollout.spec import RolloutSpec
-from mlops.rollout.sums import CountedWindow, Side, sum_window
+from mlops.rollout.sums import CountedWindow, Side, sum_side, sum_window
 from mlops.routing import WHOLE_BP
-from mlops.tap.layout import COMPARED_ROLE, SHADOW_ROLE
+from mlops.tap.layout import CANARY_ROLE, COMPARED_ROLE, SHADOW_ROLE, STABLE_ROLE
 
 _NS = 1_000_000_000
-STABLE_ROLE, CANARY_ROLE = 1, 2
 #: What a window is waited for at least, where a server's counts are missing.
 _LEAST_WAIT_NS = 10 * _NS
 
@@ -98,7 +97,7 @@ def take(
 def exposure(found: RolloutRow, spec: RolloutSpec, rows: Iterable[CountedWindow]) -> tuple[SideCounts, SideCounts]:
     """What clients got of the rollout's version in these windows, and what stable answered beside it."""
     rows = tuple(rows)
-    return _sum(rows, _clients(found, spec)), _sum(rows, _compared(found, spec)[1])
+    return sum_side(rows, clients_of(found, spec)), sum_side(rows, _compared(found, spec)[1])
 
 
 def reached(rows: Iterable[CountedWindow]) -> dict[tuple[str, str], int]:
@@ -128,7 +127,7 @@ def _evidence(
 ) -> WindowCounts | None:
     canary, stable = _compared(found, spec)
     if spec.strategy == "blue_green":
-        live = [row for row in rows if Side(row.version, row.role) == _clients(found, spec)]
+        live = [row for row in rows if Side(row.version, row.role) == clients_of(found, spec)]
         if not live or any(row.share_bp != WHOLE_BP for row in live):
             return None
         counts = sum_window(rows, canary=canary, stable=stable, edge_ns=edge_ns, share_bp=WHOLE_BP)
@@ -137,7 +136,7 @@ def _evidence(
     return counts if counts is not None and counts.share_bp == share_bp else None
 
 
-def _clients(found: RolloutRow, spec: RolloutSpec) -> Side:
+def clients_of(found: RolloutRow, spec: RolloutSpec) -> Side:
     """The side whose answers clients get of the rollout's version."""
     return Side(found.canary, STABLE_ROLE if spec.strategy == "blue_green" else CANARY_ROLE)
 
@@ -147,11 +146,3 @@ def _compared(found: RolloutRow, spec: RolloutSpec) -> tuple[Side, Side]:
     if spec.strategy == "blue_green":
         return Side(found.canary, COMPARED_ROLE), Side(found.stable, SHADOW_ROLE)
     return Side(found.canary, CANARY_ROLE), Side(found.stable, STABLE_ROLE)
-
-
-def _sum(rows: Sequence[CountedWindow], side: Side) -> SideCounts:
-    total = SideCounts.empty()
-    for row in rows:
-        if Side(row.version, row.role) == side:
-            total = total + row.counts
-    return total

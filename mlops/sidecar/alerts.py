@@ -17,10 +17,10 @@ from mlops.drift import WindowResult
 from mlops.outcomes import OutcomeFigure
 from mlops.prediction_log import Batch
 from mlops.sidecar.rates import RateWindows
+from mlops.tap.layout import STABLE_ROLE
 from tickserve.errors import ConfigurationError
 
 _log = structlog.get_logger()
-_STABLE = 1
 #: What could not be done is tried again after this long, doubled each time up to the longest.
 _SHORTEST_S, _LONGEST_S = 1.0, 60.0
 #: A policy that could not be opened is tried again after this long.
@@ -64,7 +64,7 @@ class AlertConsumer:
 
     def add(self, batch: Batch) -> None:
         """Learns which version answers as stable."""
-        if (batch.role == _STABLE).any():
+        if (batch.role == STABLE_ROLE).any():
             self._stable[batch.model] = batch.version
 
     def checkpoint(self) -> bytes:

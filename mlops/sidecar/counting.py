@@ -2,13 +2,11 @@
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import Connection
-
 from mlops.registry.opening import open_database
-from mlops.rollout.store import open_rollouts
+from mlops.rollout.store import window_lengths
 from mlops.sidecar.counts import CountsConsumer
 from mlops.sidecar.counts.outputs import OutputWindows
 from mlops.sidecar.counts.pages import PageCounter
@@ -47,11 +45,6 @@ def make_counts(
         lag_s=lag_s,
         position=position,
     )
-
-
-def window_lengths(connection: Connection) -> Mapping[str, int]:
-    """How long the windows of a model are while a rollout of it is open."""
-    return {rollout.model: rollout.window_ns for rollout in open_rollouts(connection)}
 
 
 def own_id(path: Path) -> str:

@@ -13,7 +13,6 @@ from mlops.alerts.rates import Counts, difference
 from mlops.tap import CATALOG, COUNTERS, BlockCounts, PageReader, boots, layout, read_catalog
 from tickserve.errors import TickserveError
 
-_STABLE = 1
 _Key = tuple[str, int, int]
 
 
@@ -80,7 +79,7 @@ class RateWindows:
                     page.close()
                 for block in blocks:
                     version = catalog.versions.get(block.identity.version)
-                    if version is not None and block.identity.role == _STABLE:
+                    if version is not None and block.identity.role == layout.STABLE_ROLE:
                         yield (boot.name, block.block, block.epoch), version.model, version.version, block
 
 

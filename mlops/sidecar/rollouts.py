@@ -178,10 +178,9 @@ class RolloutWorker:
             self._baselines.clear()
             return 0.0
         now = time.monotonic()
-        if self._lease is None or (now >= renew_at and not leases.renew(self._lease)):
-            self._lease = leases.acquire(LEASE, self._holder)
-            renew_at = now + self._lease_s / 3
-        elif now >= renew_at:
+        if self._lease is None or now >= renew_at:
+            if self._lease is None or not leases.renew(self._lease):
+                self._lease = leases.acquire(LEASE, self._holder)
             renew_at = now + self._lease_s / 3
         if self._lease is None:
             return 0.0

@@ -37,6 +37,8 @@ BUCKETS = 256
 COLUMNS = 8
 WRITER_BYTES = BUCKETS * COLUMNS * 8
 REQUESTS, ERRORS, FAILURES, VIOLATIONS, OUTPUT_VIOLATIONS, OVER_BUDGET, OVER_EDGE, RUN_OVER_EDGE = range(COLUMNS)
+#: Blocks of requests that clients had answers to.
+STABLE_ROLE, CANARY_ROLE = 1, 2
 #: Blocks of copied requests: what the shadow made of them, and what the version that answered them had made of them.
 SHADOW_ROLE, COMPARED_ROLE = 3, 6
 

@@ -46,18 +46,22 @@ def sum_window(
         if len(shares) > 1:
             return None
         share_bp = shares.pop()
-    sides = []
-    for side in (canary, stable):
-        counts = SideCounts.empty()
-        for row in chosen:
-            if Side(row.version, row.role) == side:
-                counts = counts + row.counts
-        sides.append(counts)
-    return WindowCounts(share_bp, *sides)
+    return WindowCounts(share_bp, sum_side(chosen, canary), sum_side(chosen, stable))
+
+
+def sum_side(rows: Iterable[CountedWindow], side: Side) -> SideCounts:
+    """What a side has in these windows, whatever their shares and edges."""
+    counts = (row.counts for row in rows if Side(row.version, row.role) == side)
+    return sum(counts, SideCounts.empty())
+
+
+def outputs_of(windows: Iterable[CountedOutputs], *sides: Side) -> CountedOutputs | None:
+    """The windows of these sides added up; None where there are none."""
+    return sum_outputs([each for each in windows if Side(each.version, each.role) in sides])
 
 
 def sum_outputs(windows: Sequence[CountedOutputs]) -> CountedOutputs | None:
-    """Windows of one version in one role added up over time and reporters; None of none.
+    """Windows of one version added up over time and reporters; None of none.
 
     The key is that of the first window; `window_ns` reaches to the last end. `bins` is None, and every answer unbinned,
     where windows hold bins of different columns.

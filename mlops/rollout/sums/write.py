@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Table, and_, delete, insert, select, text, update
+from sqlalchemy import Connection, Table, and_, delete, insert, select, update
 
+from mlops.registry.leases import database_now_ms
 from mlops.registry.schema import reporters, window_counts, window_outputs
 from mlops.rollout.sums.body import Arrays, pack
 from mlops.rollout.sums.read import ENDED, decoded
@@ -149,11 +150,8 @@ def forget(connection: Connection, before_ns: int) -> int:
 
 
 def database_now(connection: Connection) -> datetime:
-    """The time by the database's clock; a file of SQLite has this machine's."""
-    if connection.dialect.name == "sqlite":
-        return datetime.now(UTC)
-    found: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    return found.astimezone(UTC)
+    """The time by the database's clock."""
+    return datetime.fromtimestamp(database_now_ms(connection) / 1e3, UTC)
 
 
 def _replace(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:

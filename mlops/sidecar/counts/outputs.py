@@ -15,9 +15,8 @@ from mlops.rollout.sums import CountedOutputs
 from mlops.rollout.sums.body import pack, unpack
 from mlops.sidecar.counts.pairs import Pair, Pairs
 from mlops.sidecar.counts.reading import OutputReader
-from mlops.sidecar.counts.windows import CANARY_ROLE, STABLE_ROLE
 from mlops.tap import Why
-from mlops.tap.layout import BUCKETS, COMPARED_ROLE, SHADOW_ROLE
+from mlops.tap.layout import BUCKETS, CANARY_ROLE, COMPARED_ROLE, SHADOW_ROLE, STABLE_ROLE
 
 #: A window is held for records that come late for so long, by the times of the version's records.
 HOLD_NS = 60_000_000_000

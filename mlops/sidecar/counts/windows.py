@@ -12,9 +12,8 @@ from mlops.rollout.sums.body import Arrays
 from mlops.routing import WHOLE_BP
 from mlops.tap import BlockCounts, Identity
 from mlops.tap.catalog import Split
-from mlops.tap.layout import COMPARED_ROLE, OVER_EDGE, RUN_OVER_EDGE, SHADOW_ROLE
+from mlops.tap.layout import CANARY_ROLE, COMPARED_ROLE, OVER_EDGE, RUN_OVER_EDGE, SHADOW_ROLE, STABLE_ROLE
 
-STABLE_ROLE, CANARY_ROLE = 1, 2
 #: By role: the column that says how often the edge was passed.
 _SLOW = {
     STABLE_ROLE: OVER_EDGE,
