@@ -98,6 +98,7 @@ class Pipeline:
         wait = 0
         job: Job[_Request, _Pending] | None = None
         shadow: Serving | None = None
+        asked: Asked | None = None
         answer: bytes | None = None
         drawn_id = f"{self._boot}-{next(self._drawn):x}"
         refusal: TickserveError
@@ -113,7 +114,8 @@ class Pipeline:
             shape = codec.shape(serving, pending)
             job = Job(codec, serving, pending, shape, arrived, deadline)
             if serving.shadow is not None:
-                shadow = _sampled(serving, codec.ask(request, pending), drawn_id, job)
+                asked = codec.ask(request, pending)
+                shadow = _sampled(serving, asked, drawn_id, job)
             if shape.values * serving.runtime.ns_per_value > _INLINE_NS or size_bytes > _INLINE_BYTES:
                 answer = await self._in_pool(job)
             else:
@@ -127,9 +129,9 @@ class Pipeline:
                 # Of the version that was asked first; the fallback answered.
                 raise job.refusal
             job.count(wait)
-            self._record(codec, serving, request, pending, drawn_id, job, wait)
-            if shadow is not None:
-                self._copy(codec, serving, shadow, request, pending, drawn_id, size_bytes, job)
+            self._record(codec, serving, request, pending, asked, drawn_id, job, wait)
+            if shadow is not None and asked is not None:
+                self._copy(codec, serving, shadow, pending, asked, drawn_id, size_bytes, job)
         except asyncio.CancelledError:
             # The thread may be at it still.
             job = None
@@ -154,11 +156,11 @@ class Pipeline:
         refusal.request_id = texts.bounded(codec.identify(request, drawn_id), _MAX_ID_BYTES)
         if serving is not None:
             serving.tally.count_error(refusal.reason or "")
-            self._record(codec, serving, request, pending, drawn_id, job, wait, refusal)
+            self._record(codec, serving, request, pending, asked, drawn_id, job, wait, refusal)
             if job is not None and job.retry is not None:
-                self._count_retry(codec, job.retry, request, pending, drawn_id, wait)
-            if shadow is not None and job is not None and pending is not None:
-                self._copy(codec, serving, shadow, request, pending, drawn_id, size_bytes, job, refusal)
+                self._count_retry(codec, job.retry, request, pending, asked, drawn_id, wait)
+            if shadow is not None and asked is not None and job is not None and pending is not None:
+                self._copy(codec, serving, shadow, pending, asked, drawn_id, size_bytes, job, refusal)
         else:
             self.count_refusal(refusal, codec.model(request))
         if answer is not None:
@@ -190,6 +192,7 @@ class Pipeline:
         serving: Serving,
         request: _Request,
         pending: _Pending | None,
+        asked: Asked | None,
         drawn_id: str,
         job: Job[_Request, _Pending] | None,
         wait: int,
@@ -198,7 +201,7 @@ class Pipeline:
         if self.recorder is None or pending is None:
             return
         try:
-            self.recorder.record(serving, codec.ask(request, pending), drawn_id, job, wait, refusal)
+            self.recorder.record(serving, asked or codec.ask(request, pending), drawn_id, job, wait, refusal)
         except Exception:  # noqa: BLE001 - a record that cannot be written costs no answer, and is in the log
             self.keep_fault()
 
@@ -208,6 +211,7 @@ class Pipeline:
         retry: Retry,
         request: _Request,
         pending: _Pending | None,
+        asked: Asked | None,
         drawn_id: str,
         wait: int,
     ) -> None:
@@ -221,15 +225,15 @@ class Pipeline:
             tally.count_error(retry.refusal.reason or "")
         elif job is not None:
             job.count(wait)
-        self._record(codec, retry.serving, request, pending, drawn_id, job, wait, retry.refusal)
+        self._record(codec, retry.serving, request, pending, asked, drawn_id, job, wait, retry.refusal)
 
     def _copy(
         self,
         codec: Codec[_Request, _Pending],
         serving: Serving,
         shadow: Serving,
-        request: _Request,
         pending: _Pending,
+        asked: Asked,
         drawn_id: str,
         size_bytes: int,
         job: Job[_Request, _Pending],
@@ -246,7 +250,7 @@ class Pipeline:
             shadow=shadow,
             codec=codec,
             pending=pending,
-            asked=codec.ask(request, pending),
+            asked=asked,
             drawn_id=drawn_id,
             size_bytes=size_bytes,
             compared=None if serving.tapped is None else serving.tapped.compared,
