@@ -17,7 +17,7 @@ from mlops.registry import Author, Registry
 from mlops.registry.desired import read_desired
 from mlops.registry.journal import Write
 from mlops.registry.leases import Lease, LeaseLostError, Leases
-from mlops.registry.rollouts import RolloutRow
+from mlops.registry.rollouts import RolloutRow, all_open, read_rollout
 from mlops.rollout.analysis import Evidence
 from mlops.rollout.applying import apply
 from mlops.rollout.coverage import read_coverage
@@ -25,15 +25,7 @@ from mlops.rollout.machine import CONTROLLER, Audit, Decision, DesiredChange, Ph
 from mlops.rollout.outputs_of_step import read_step_outputs
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.stepping import Look, Moved, StepOutputs, go_on, prepare
-from mlops.rollout.store import (
-    DamagedProgressError,
-    Progress,
-    all_open,
-    read_progress,
-    read_rollout,
-    replace_progress,
-    spec_of,
-)
+from mlops.rollout.store import DamagedProgressError, Progress, read_progress, replace_progress, spec_of
 from mlops.rollout.sums import CountedWindow, Side, outputs_of, read_late, read_outputs, read_windows
 from mlops.rollout.taking import window_ns_of
 from mlops.rollout.untold import Alarm

@@ -15,7 +15,7 @@ from mlops.registry.desired import check_state, read_desired, read_manifest
 from mlops.registry.journal import Write, require_reason
 from mlops.registry.leases import DatabaseClock, database_now_ms
 from mlops.registry.lookup import require_model, require_version
-from mlops.registry.rollouts import RolloutRow, insert_decision, open_rollout, require_no_rollout
+from mlops.registry.rollouts import RolloutRow, insert_decision, open_rollout, read_rollout, require_no_rollout
 from mlops.registry.schema import rollouts
 from mlops.rollout import desired as states
 from mlops.rollout.analysis import Analysis, Evidence
@@ -29,7 +29,6 @@ from mlops.rollout.store import (
     Progress,
     insert_progress,
     read_progress,
-    read_rollout,
     replace_progress,
     spec_of,
 )

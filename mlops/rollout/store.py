@@ -9,31 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from mlops.registry.rollouts import RolloutRow, all_open, latest_rollout, open_rollout, read_rollout, read_rollouts
+from mlops.registry.rollouts import RolloutRow, all_open
 from mlops.registry.schema import rollout_decisions, rollout_progress
 from mlops.rollout.machine import RolloutState
 from mlops.rollout.spec import RolloutSpec, parse_spec
 from tickserve.errors import ConflictError, RegistryError
-
-__all__ = [
-    "DamagedProgressError",
-    "Decided",
-    "Progress",
-    "RolloutRow",
-    "all_open",
-    "insert_progress",
-    "latest_rollout",
-    "open_rollout",
-    "reached_key",
-    "read_decisions",
-    "read_progress",
-    "read_rollout",
-    "read_rollouts",
-    "replace_progress",
-    "spec_of",
-    "window_lengths",
-    "write_progress",
-]
 
 #: Of what is kept of a rollout. Evidence of another one cannot be gone on from, and counts as lost.
 FORMAT = 2

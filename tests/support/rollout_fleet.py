@@ -23,9 +23,10 @@ from mlops.package.runtime import open_model
 from mlops.registry import Registry
 from mlops.registry.desired import desired_history_of
 from mlops.registry.leases import Leases
+from mlops.registry.rollouts import all_open, latest_rollout
 from mlops.rollout import parse_spec
 from mlops.rollout.orders import Rollouts
-from mlops.rollout.store import Decided, all_open, latest_rollout, read_decisions
+from mlops.rollout.store import Decided, read_decisions
 from mlops.rollout.view import RolloutView, read_view
 from mlops.tap import default_folder
 from tests.e2e.conftest import Launcher, Running

@@ -12,12 +12,13 @@ from mlops import histogram
 from mlops.registry import Author, Registry
 from mlops.registry.fleet import ServedModel, ServerReport
 from mlops.registry.leases import Lease, Leases
+from mlops.registry.rollouts import RolloutRow, latest_rollout
 from mlops.registry.schema import reporters
 from mlops.rollout import Order, SideCounts, parse_spec
 from mlops.rollout.analysis import Analysis, Evidence
 from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.orders import Rollouts
-from mlops.rollout.store import Decided, Progress, RolloutRow, latest_rollout, read_decisions, read_progress, spec_of
+from mlops.rollout.store import Decided, Progress, read_decisions, read_progress, spec_of
 from mlops.rollout.sums import CountedOutputs, CountedWindow
 from mlops.rollout.sums.write import Progress as Reported
 from mlops.rollout.sums.write import outputs_row, write_outputs, write_progress, write_windows

@@ -158,7 +158,8 @@ def finish(
 def log(model: ModelName, registry: RegistryUrl = "", artifacts: Artifacts = "", as_json: Json = False) -> None:
     """Show every decision of the rollouts of a model, and on what evidence (--json)."""
     with opened(registry, artifacts) as found:
-        from mlops.rollout.store import read_decisions, read_rollouts
+        from mlops.registry.rollouts import read_rollouts
+        from mlops.rollout.store import read_decisions
 
         found.model(model)
         with found.journal.database.read() as connection:
@@ -196,8 +197,8 @@ def _order(model: str, order: str, reason: str, actor: str, registry: str, artif
 
 def _view(registry: "Registry", model: str) -> "Seen":
     from mlops.registry.leases import Leases
+    from mlops.registry.rollouts import latest_rollout
     from mlops.rollout.beside import read_beside
-    from mlops.rollout.store import latest_rollout
     from mlops.rollout.view import read_view
 
     registry.model(model)
