@@ -54,7 +54,7 @@ test: native-if-cargo
 ifdef CARGO
 	$(IN_NATIVE) test --quiet --locked
 endif
-	$(BIN)/pytest -m "not integration" --numprocesses auto --maxprocesses 4 --dist loadscope
+	$(BIN)/pytest -m "not integration" --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 integration: native-if-cargo
 	tests/integration/install-clients
@@ -79,6 +79,7 @@ endif
 	$(BIN)/python -m benchmarks.studies.alert_rows
 	$(BIN)/python -m benchmarks.studies.routing_shares
 	$(BIN)/python -m benchmarks.studies.rollout_levels
+	$(BIN)/python -m benchmarks.studies.blue_green_levels
 
 run: setup
 	@$(BIN)/tickserve demo

@@ -89,14 +89,14 @@ def _bad(
 ) -> Counts:
     proneness = np.exp(world.spread * draw.normal(size=(world.keys, 1)) - world.spread**2 / 2)
     # A burst of one key makes half of its requests bad for some windows, one of all keys every fifth.
-    own = _runs(draw, (world.keys, world.windows), world.key_bursts)
-    common = _runs(draw, (1, world.windows), world.common_bursts)
+    own = runs(draw, (world.keys, world.windows), world.key_bursts)
+    common = runs(draw, (1, world.windows), world.common_bursts)
     chance = np.maximum(np.maximum(rate * proneness, 0.5 * own), np.maximum(0.2 * common, broken))
     chance = np.where(is_on, np.minimum(1.0, chance * ratio + added), np.minimum(1.0, chance))
     return draw.binomial(asked, chance)
 
 
-def _runs(draw: np.random.Generator, shape: tuple[int, int], begins: float) -> NDArray[np.bool_]:
+def runs(draw: np.random.Generator, shape: tuple[int, int], begins: float) -> NDArray[np.bool_]:
     """Runs of three windows that begin with a chance."""
     starts = draw.random(shape) < begins
     found = starts.copy()

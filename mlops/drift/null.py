@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from mlops.drift import figures
 from mlops.drift.columns import Column, Integers
@@ -203,6 +202,8 @@ class _Null:
 
     def missing(self, column: Column, window: Integers) -> Level:
         """The missing share, tested for itself: two-sided, by the null's variance or exactly where counts are few."""
+        from scipy.special import ndtr, ndtri
+
         value = figures.missing_share(window)
         if not self.occupied[-1] or value is None:
             return Level(value, 0.0, 0.0, 0.0, 1.0)
@@ -211,12 +212,15 @@ class _Null:
         variance = max(both, sum(float((side[:, -1] ** 2).sum()) for side in (self.cells.reference, self.cells.window)))
         deviation = math.sqrt(variance)
         difference = abs(value - int(column.reference[-1]) / self.n)
-        p = float(2 * stats.norm.sf(difference / deviation)) if deviation > 0 else 1.0
+        p = float(2 * ndtr(-difference / deviation)) if deviation > 0 else 1.0
         if min(share, 1 - share) * min(self.n, self.m) < 10:
+            # A second to import, which most processes never need.
+            from scipy.stats import fisher_exact
+
             absent, absent_before = int(window[-1]), int(column.reference[-1])
             table = np.array([[absent, self.m - absent], [absent_before, self.n - absent_before]])
-            p = max(p, float(stats.fisher_exact(table).pvalue))
-        q95, q99 = (min(1.0, share + float(stats.norm.isf(tail)) * deviation) for tail in (0.05, 0.01))
+            p = max(p, float(fisher_exact(table).pvalue))
+        q95, q99 = (min(1.0, share - float(ndtri(tail)) * deviation) for tail in (0.05, 0.01))
         return Level(value, share, q95, q99, min(p, 1.0))
 
     def _shares(self, generator: np.random.Generator, vectors: Floats) -> Floats:

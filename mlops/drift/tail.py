@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from mlops.drift.figures import Floats
 
@@ -37,8 +36,13 @@ class Tail:
         """How probable each of these values, or more, is."""
         if not self.scale:
             return np.where(values > self.shift, 0.0, 1.0)
-        return np.asarray(stats.chi2.sf((values - self.shift) / self.scale, self.freedom))
+        from scipy.special import chdtrc
+
+        # At and below 0 it is 1; the function itself is defined for more.
+        return np.asarray(chdtrc(self.freedom, np.maximum((values - self.shift) / self.scale, 0.0)))
 
     def quantile(self, tail: float) -> float:
         """What is exceeded with probability `tail`."""
-        return float(self.shift + self.scale * stats.chi2.isf(tail, self.freedom))
+        from scipy.special import chdtri
+
+        return float(self.shift + self.scale * chdtri(self.freedom, tail))

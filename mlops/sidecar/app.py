@@ -1,6 +1,8 @@
 """One sidecar process, from settings to exit."""
 
+import contextlib
 import fcntl
+import queue
 import signal
 import sqlite3
 import threading
@@ -57,6 +59,9 @@ class Sidecar:
     ) -> None:
         self._settings = settings
         self._stopping = threading.Event()
+        self._is_told_to_stop = False
+        # `put` may be called by a signal's handler while the main thread is in `get`; an Event would block for ever.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._fault: BaseException | None = None
         files = settings.tls_files()
         self._certificates = Certificates(files) if files is not None else None
@@ -152,8 +157,9 @@ class Sidecar:
         _log.info("stopped", **status_line(self._facts))
 
     def stop(self) -> None:
-        """Has `run` end."""
-        self._stopping.set()
+        """Has `run` end. Any thread may call it, and the handler of a signal."""
+        self._is_told_to_stop = True
+        self._wake.put(None)
 
     def is_ready(self) -> bool:
         """Whether the log can be written, and the rings were looked at just now."""
@@ -163,7 +169,7 @@ class Sidecar:
     def _follow(self) -> None:
         saved_at = said_at = time.monotonic()
         begun_at, blocked = time.monotonic(), ""
-        while not self._stopping.is_set():
+        while not self._is_told_to_stop:
             if self._fault is not None:
                 return
             if self._certificates is not None:
@@ -188,10 +194,14 @@ class Sidecar:
                 _log.info("status", **status_line(self._facts))
                 said_at = now
             if blocked:
-                self._stopping.wait(_BLOCKED_S)
+                self._rest(_BLOCKED_S)
             elif is_level and not self._follower.has_more:
-                self._stopping.wait(self._settings.poll_s)
+                self._rest(self._settings.poll_s)
         self._finish()
+
+    def _rest(self, seconds: float) -> None:
+        with contextlib.suppress(queue.Empty):
+            self._wake.get(timeout=seconds)
 
     def _finish(self) -> None:
         """Takes what is there once more, so that a sidecar that is replaced leaves little behind."""

@@ -22,6 +22,7 @@ from tests.e2e.conftest import Launcher, Running
 from tests.e2e.test_fleet import Fleet, fleet
 from tests.e2e.test_serve import ROW
 from tests.e2e.test_sidecar import Beside, beside
+from tests.support.engines import BEST_FIRST
 from tests.support.registry import ANN
 from tickserve.client import Client, ServerStatus
 
@@ -114,7 +115,7 @@ def kill(process: Any) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engine", ["python", "auto"])
+@pytest.mark.parametrize("engine", BEST_FIRST)
 def test_everything_is_counted_once_over_kills_of_sidecar_and_server_and_changes_of_the_split(
     fleet: Fleet, engine: str
 ) -> None:
@@ -178,6 +179,7 @@ def wait_final(home: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.integration
 @pytest.mark.timeout(300)
 def test_windows_of_two_servers_add_up_while_one_of_their_sidecars_is_killed(fleet: Fleet) -> None:
     for value in (1.0, 2.0):
@@ -206,7 +208,7 @@ def test_windows_of_two_servers_add_up_while_one_of_their_sidecars_is_killed(fle
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engine", ["python", "auto"])
+@pytest.mark.parametrize("engine", BEST_FIRST)
 def test_a_shadow_is_counted_with_what_it_is_compared_with_and_paired_by_request(fleet: Fleet, engine: str) -> None:
     signal = ColumnMapping(output="values", column=0)
     for value in (1.0, -1.0):

@@ -90,6 +90,7 @@ def serves(version: str) -> Any:
     return is_there
 
 
+@pytest.mark.integration
 def test_promotion_waits_for_all_and_names_the_one_that_is_held(fleet: Fleet) -> None:
     for value in (1.0, 2.0):
         fleet.add(value)

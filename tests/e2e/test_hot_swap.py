@@ -1,6 +1,5 @@
 """Hot swaps of real server processes that serve straight from a registry, on every engine."""
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -16,13 +15,13 @@ import pytest
 from mlops.package import MODEL_FILE
 from mlops.registry import HaltEntry, Registry
 from tests.e2e.conftest import PROGRAM, Launcher, Running
+from tests.support.engines import BEST, BEST_FIRST, ENGINES
 from tests.support.packages import build_constant
 from tests.support.registry import ANN, add, gates
 from tickserve.client import Client, ModelStatus, ServerStatus
 from tickserve.errors import Code, ControlError, HaltedError
 from tickserve.wire import grpc_service_pb2 as oip
 
-ENGINES = ["python", *(["native"] if importlib.util.find_spec("tickserve_native") else [])]
 LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 UNLOAD = "/inference.GRPCInferenceService/RepositoryModelUnload"
 
@@ -56,7 +55,7 @@ class Desk:
         )
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=BEST_FIRST)
 def desk(launcher: Launcher, request: pytest.FixtureRequest) -> Iterator[Desk]:
     made = Desk(launcher, request.param)
     yield made
@@ -304,10 +303,17 @@ STEPS_OF_ENGINES = ("before-prepare", "prepared", "installed")
 STEPS = ("before-state", "after-state", "half-fetched", "fetched", "before-written", "written")
 
 
-@pytest.mark.parametrize(
-    ("step", "engine"),
-    [*((step, "auto") for step in STEPS), *((step, engine) for step in STEPS_OF_ENGINES for engine in ENGINES)],
-)
+#: The others take longer than `make test` has.
+SOME = (("half-fetched", BEST), ("prepared", BEST), ("installed", "python"), ("written", BEST))
+
+
+def each_step() -> Iterator[Any]:
+    for step in (*STEPS, *STEPS_OF_ENGINES):
+        for engine in ENGINES if step in STEPS_OF_ENGINES else (BEST,):
+            yield pytest.param(step, engine, marks=() if (step, engine) in SOME else pytest.mark.integration)
+
+
+@pytest.mark.parametrize(("step", "engine"), list(each_step()))
 def test_server_that_is_killed_at_any_step_of_a_swap_comes_back_with_a_verified_version(
     launcher: Launcher, step: str, engine: str
 ) -> None:

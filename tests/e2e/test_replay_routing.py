@@ -11,6 +11,7 @@ from mlops.prediction_log.splits import SPLITS
 from tests.e2e.test_counts import ask, kill, server
 from tests.e2e.test_fleet import Fleet, fleet
 from tests.e2e.test_sidecar import beside
+from tests.support.engines import BEST_FIRST
 from tests.support.registry import ANN
 
 __all__ = ["fleet"]
@@ -26,7 +27,7 @@ def turn_around(history: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engine", ["python", "auto"])
+@pytest.mark.parametrize("engine", BEST_FIRST)
 def test_every_request_is_proven_over_changes_of_the_split_and_a_killed_sidecar(fleet: Fleet, engine: str) -> None:
     for value in (1.0, 2.0):
         fleet.add(value)

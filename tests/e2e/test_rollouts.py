@@ -1,6 +1,5 @@
 """A rollout as it is run: server, sidecar and clients are processes, and nobody helps."""
 
-import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.soak.canary import Plan, run
+from tests.support.engines import BEST_FIRST, ENGINES
 
 #: Tolerances wide enough to be decided within a test.
 QUICK = {
@@ -21,7 +21,6 @@ QUICK = {
     "most_s": 240.0,
 }
 RATES = {"native": 800.0, "python": 300.0}
-BEST = "native" if importlib.util.find_spec("tickserve_native") else "python"
 
 
 def play(**changes: Any) -> dict[str, Any]:
@@ -30,9 +29,7 @@ def play(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "engine", [BEST, *([pytest.param("python", marks=pytest.mark.integration)] if BEST != "python" else [])]
-)
+@pytest.mark.parametrize("engine", BEST_FIRST)
 def test_a_good_version_gets_everything_by_itself(engine: str) -> None:
     found = play(engine=engine, rate=RATES[engine])
     assert (found["engine"], found["phase"]) == (engine, "finished"), found
@@ -57,9 +54,7 @@ BAD = {
 @pytest.mark.parametrize(
     ("canary", "engine"),
     # The python engine has costs of its own, which vary by more than the slow version takes.
-    dict.fromkeys(
-        [(canary, engine) for canary in BAD for engine in (BEST, "python") if (canary, engine) != ("slow", "python")]
-    ),
+    [(canary, engine) for canary in BAD for engine in ENGINES if (canary, engine) != ("slow", "python")],
 )
 def test_a_bad_version_is_taken_back_by_itself(canary: str, engine: str) -> None:
     reason, changes = BAD[canary]
@@ -76,7 +71,7 @@ def test_a_bad_version_is_taken_back_by_itself(canary: str, engine: str) -> None
 
 @pytest.mark.integration
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engine", dict.fromkeys([BEST, "python"]))
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("canary", "phase", "live"), [("good", "finished", 2), ("failing", "aborted", 1)])
 def test_blue_green_watches_itself(canary: str, phase: str, live: int, engine: str) -> None:
     strict = {} if canary == "good" else STRICT

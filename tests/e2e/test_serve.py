@@ -113,7 +113,7 @@ def test_drain_answers_what_is_in_flight_refuses_the_rest_and_exits_0(
 ) -> None:
     folder = launcher.models / "slow" / "1"
     folder.mkdir(parents=True)
-    (folder / MODEL_FILE).write_bytes(slow_model(repeats=300))
+    (folder / MODEL_FILE).write_bytes(slow_model(repeats=150))
     with launcher.serve("--grace-s", "20") as running:
         client = client_of(running, check_features=False)
         outcomes: list[object] = []
@@ -178,7 +178,7 @@ def test_told_to_stop_while_loading_it_never_becomes_ready(launcher: Launcher) -
     for number in range(4):
         folder = launcher.models / f"slow-{number}" / "1"
         folder.mkdir(parents=True)
-        (folder / MODEL_FILE).write_bytes(slow_model(repeats=1000 + number))
+        (folder / MODEL_FILE).write_bytes(slow_model(repeats=500 + number))
     log = launcher.home / "server.log"
     with open(log, "w") as stderr:
         process = subprocess.Popen(

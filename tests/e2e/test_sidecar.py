@@ -20,6 +20,7 @@ from mlops.tap import default_folder
 from tests.e2e.conftest import PROGRAM, Launcher, Running
 from tests.e2e.test_serve import ROW
 from tests.support.certificates import Authority, Signed
+from tests.support.engines import BEST_FIRST
 from tests.support.packages import add_constant
 from tickserve.client import Client
 from tickserve.v1 import outcomes_pb2 as pb
@@ -104,7 +105,7 @@ def logged(launcher: Launcher) -> int:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engine", ["python", "auto"])
+@pytest.mark.parametrize("engine", BEST_FIRST)
 def test_every_answer_is_in_the_log_whoever_was_killed_meanwhile(
     launcher: Launcher, client_of: MakeClient, engine: str
 ) -> None:

@@ -41,6 +41,7 @@ def accounts(log: Path, lives: list[TapLife], *, damaged: int = 0) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.integration
 def test_sidecars_and_servers_that_are_killed_under_load_lose_nothing_and_count_nothing_twice(
     launcher: Launcher,
 ) -> None:

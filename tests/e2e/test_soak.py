@@ -1,6 +1,5 @@
 """The short form of `make soak` for swaps: nothing lost, nothing wrong; its timings are for the long one."""
 
-import importlib.util
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak.swap import SCENARIOS, SWAP, run
+from tests.support.engines import BEST_FIRST
 
-ENGINES = ["python", *(["native"] if importlib.util.find_spec("tickserve_native") else [])]
 
-
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", BEST_FIRST)
 def test_swaps_under_load_lose_and_mistake_nothing(engine: str) -> None:
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
         found = run(Path(folder), SWAP, swaps=8, duration_s=8.0, engine=engine, rate=50.0)
@@ -23,7 +21,7 @@ def test_swaps_under_load_lose_and_mistake_nothing(engine: str) -> None:
     assert found["threads_growth"] <= 4
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", BEST_FIRST)
 def test_slow_version_is_taken_out_under_load_and_nothing_is_lost(engine: str) -> None:
     scenario = replace(SCENARIOS["swap-slow"], slow_every=2)
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:

@@ -1,5 +1,6 @@
-"""Rollouts of equal versions are not taken back, worse ones are: the short form of the study of levels."""
+"""Rollouts of equal versions are not taken back, worse ones are: the short form of the studies of levels."""
 
+from benchmarks.studies import blue_green_levels
 from benchmarks.studies.rollout_levels import CANARIES, OTHERS, equal, simulate
 
 ROLLOUTS = 48
@@ -16,4 +17,15 @@ def test_equal_versions_are_seldom_taken_back_where_iid_tests_often_are() -> Non
 def test_worse_canaries_are_taken_back() -> None:
     for name in ("fails on 1% of requests", "5 points more violations", "three times slower"):
         outcomes = [simulate(0.1, CANARIES[name], 1_000_000 + seed) for seed in range(4)]
+        assert all(each.failed for each in outcomes), name
+
+
+def test_blue_green_watches_of_equal_versions_seldom_go_back_where_counting_every_window_often_does() -> None:
+    outcomes = blue_green_levels.equal(range(ROLLOUTS))
+    assert sum(bool(each.failed) for each in outcomes) <= 3
+    assert sum(each.every_cell for each in outcomes) > ROLLOUTS / 8
+
+
+def test_blue_green_watches_of_worse_versions_go_back() -> None:
+    for name, outcomes in blue_green_levels.worse(range(2)).items():
         assert all(each.failed for each in outcomes), name

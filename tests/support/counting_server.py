@@ -36,6 +36,8 @@ class _Prediction(prediction_pb2_grpc.PredictionServicer):
 
 def main() -> None:
     """Serves until it is killed; SIGTERM drains for a moment first, as the real server does."""
+    # Waited for below: a handler could come when the main thread has the lock of the event that it sets.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     address, log = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     is_draining, is_over = threading.Event(), threading.Event()
 
@@ -58,10 +60,10 @@ def main() -> None:
     server.add_generic_rpc_handlers((health,))
     if server.add_insecure_port(address) == 0:
         raise SystemExit(f"{address} is taken")
-    signal.signal(signal.SIGTERM, lambda *_: is_draining.set())
     server.start()
     print("ready", flush=True)
-    is_draining.wait()
+    signal.sigwait({signal.SIGTERM})
+    is_draining.set()
     time.sleep(0.3)
     is_over.set()
     server.stop(2).wait()

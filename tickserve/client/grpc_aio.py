@@ -10,9 +10,10 @@ from tickserve.client.grpc_channel import call_error, credentials, no_answer, op
 from tickserve.client.transport import AioByteStream, CallError, Tls, is_closed
 from tickserve.errors import Code
 
-# What grpc makes of a write that failed, and how long the server's own status may take then.
+# What grpc makes of a write that failed, and how long the server's own status may take then. It always comes: the
+# bound is for a loop that is kept from running.
 _WRITE_FAILED = "Internal error from Core"
-_STATUS_S = 1.0
+_STATUS_S = 10.0
 # Of a call that was under way: what grpc says to threads whose channel is closed, and of a stream taken back.
 _CLOSED, _CANCELLED = "Channel closed!", "the client cancelled the call"
 

@@ -1,10 +1,12 @@
 """A sidecar in this process, with faults where they happen."""
 
+import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -132,3 +134,28 @@ def test_a_damaged_file_of_the_log_is_counted_and_stops_no_consumer(tmp_path: Pa
             sidecar.stop()
             thread.join(20)
     assert consumer.records == 4
+
+
+def test_the_handler_of_a_signal_stops_it_though_it_is_about_to_wait(tmp_path: Path) -> None:
+    def interrupted(frame: FrameType, event: str, called: Any) -> None:
+        # As the interpreter runs a handler between two steps of the main thread: here when it has the lock of what it
+        # waits for, or is about to wait.
+        waits, caller = frame, frame.f_back
+        if event == "c_return" and called.__name__ == "__enter__" and caller is not None:
+            waits, caller = caller, caller.f_back
+        elif event != "c_call" or called.__name__ != "get":
+            return
+        if "_follow" in [each.f_code.co_name for each in (waits, caller) if each is not None]:
+            sys.setprofile(None)
+            sidecar.stop()
+
+    def run() -> None:
+        sys.setprofile(interrupted)
+        sidecar.run()
+
+    with memory_folder() as tap:
+        sidecar = Sidecar(settings(tmp_path, tap), lambda context: [])
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
