@@ -32,6 +32,11 @@ def read_revision(connection: Connection) -> int:
     return int(connection.execute(select(revision.c.revision)).scalar_one())
 
 
+def raise_revision(write: Write) -> None:
+    """Has servers read again what they are to obey."""
+    write.update(revision, {"id": 1}, revision=read_revision(write.connection) + 1)
+
+
 def read_desired(connection: Connection, model: str) -> Desired | None:
     """The model's desired state, or None where it never had one."""
     joined = desired.join(
@@ -128,7 +133,7 @@ def write_state(
         actor=write.author.actor,
         reason=write.author.reason,
     )
-    write.update(revision, {"id": 1}, revision=read_revision(write.connection) + 1)
+    raise_revision(write)
     return Desired(model, found + 1, state, write.at, write.author.actor, write.author.reason)
 
 

@@ -251,7 +251,7 @@ class Registry:
 
     @property
     def revision(self) -> int:
-        """Rises with every write of any desired state."""
+        """Rises with every write of any desired state, and where signatures become required or no longer are."""
         with self._database.read() as connection:
             return desired.read_revision(connection)
 

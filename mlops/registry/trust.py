@@ -7,6 +7,7 @@ from sqlalchemy import Connection, select
 
 from mlops.package import Package, require_signature, trusted_keys
 from mlops.registry.database import Database
+from mlops.registry.desired import raise_revision
 from mlops.registry.journal import Write
 from mlops.registry.schema import settings
 from tickserve.errors import PackageError
@@ -47,9 +48,11 @@ def requires_signature(connection: Connection) -> bool:
 
 
 def set_requirement(write: Write, is_required: bool) -> None:
-    """Requires signatures from now on, at registration and at loading, or no longer."""
+    """Requires signatures from now on, at registration and at loading, or no longer; servers that run learn of it."""
     known = write.connection.execute(select(settings.c.value).where(settings.c.name == _NAME)).scalar_one_or_none()
     if known is None:
         write.insert(settings, name=_NAME, value=is_required)
     elif known != is_required:
         write.update(settings, {"name": _NAME}, value=is_required)
+    if bool(known) != is_required:
+        raise_revision(write)

@@ -375,6 +375,19 @@ def test_signatures_that_the_registry_requires_are_required_while_it_is_away_too
         restarted.open("demo", first)
 
 
+def test_a_source_that_runs_learns_that_signatures_became_required_and_no_longer_are(desk: Desk) -> None:
+    source = desk.source()
+    first = source.read().models["demo"].versions["1"]
+    new_key(desk.folder / "keys", "desk")
+    desk.registry.require_signature(True, ANN)
+    assert source.read().models["demo"].versions["1"] == first
+    with pytest.raises(PackageError, match="signature"):
+        source.open("demo", first)
+    desk.registry.require_signature(False, ANN)
+    source.read()
+    assert source.open("demo", first).version == "1"
+
+
 def test_package_that_is_another_one_than_desired_is_refused(desk: Desk) -> None:
     source = desk.source()
     first = source.read().models["demo"].versions["1"]
