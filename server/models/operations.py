@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 
 import structlog
@@ -21,6 +22,8 @@ UNLOADED = "unloaded by RepositoryModelUnload"
 #: Within this time what is desired is read again where somebody else wrote it, in seconds.
 _REREAD_S = 2.0
 _PAUSE_S = 0.05
+#: A rollback waits so long for desired state to be written: longer than that, and less than its callers wait.
+_DESIRE_S = 3.0
 
 
 class Operations:
@@ -111,16 +114,30 @@ class Operations:
         left, version, plan, unwritten = self._go_back(model, mark)
         self._tell("rolled_back", [model], actor, reason, version)
         why = f"rolled back from version {left}" + (f": {reason}" if reason else "")
+        desired: Future[bool] = Future()
+
+        def desire() -> None:
+            try:
+                revision = self._desire_back(model, left, version, actor=actor, why=why)
+                known = replace(mark, until_revision=revision)
+                self._reconciler.change_overrides(lambda overrides: overrides.refusing(model, left, known))
+                desired.set_result(True)
+            except TickserveError as error:
+                self._not_desired(model, version, actor, error.message)
+                desired.set_result(False)
+            except Exception as error:  # noqa: BLE001 - raised by whoever waits
+                desired.set_exception(error)
+
+        # Whoever asked for it in a hurry does not wait for a source that does not answer.
+        threading.Thread(target=desire, name="rollback", daemon=True).start()
         try:
-            revision = self._desire_back(model, left, version, actor=actor, why=why)
-        except TickserveError as error:
-            # It stays out here all the same; somebody has to tell the others.
-            _log.error("rollback_not_desired", model=model, error=error.message)
-            self._events.add("rollback_not_desired", model=model, version=version, actor=actor, message=error.message)
+            is_desired = desired.result(_DESIRE_S)
+        except TimeoutError:
+            is_desired = False
+            text = f"the {self._reconciler.source.name} has not answered for {_DESIRE_S:g} s; it is told once it does"
+            self._not_desired(model, version, actor, text)
+        if not is_desired:
             _require_written(unwritten)
-        else:
-            known = replace(mark, until_revision=revision)
-            self._reconciler.change_overrides(lambda overrides: overrides.refusing(model, left, known))
         return version, plan
 
     def trip(self, model: str, version: str, why: str, *, halts: bool, is_slow: bool = False) -> None:
@@ -193,6 +210,11 @@ class Operations:
             raise _halted_by_desired(model, desired)
         self._reconciler.retry(model)
         self._wake()
+
+    def _not_desired(self, model: str, version: str, actor: str, why: str) -> None:
+        """Says that a version stays out here all the same, and that somebody has to tell the others."""
+        _log.error("rollback_not_desired", model=model, error=why)
+        self._events.add("rollback_not_desired", model=model, version=version, actor=actor, message=why)
 
     def _desire_back(self, model: str, left: str, version: str, *, actor: str, why: str) -> int:
         """Writes that a version is back, on top of whatever else is desired by now, and returns that revision."""

@@ -33,6 +33,7 @@ from server.models.values import WHOLE_BP, RuleChange, ShadowShare, Share, Targe
 from server.plan import Halt, Role
 from tests.support.packages import add_constant, build_constant, flip_byte
 from tests.support.registry import ANN, add, gates
+from tests.support.waiting import BOUND_S, until
 from tickserve.errors import Code, ConfigurationError, ControlError, PackageError, UnknownError
 
 
@@ -698,3 +699,26 @@ def test_rules_change_only_with_the_rest_of_what_is_desired(models: Path, engine
     assert record.target is not None
     assert record.target.weights == {"2": 1_000, "3": 9_000}
     assert {version: loaded.rules for version, loaded in record.loaded.items()} == {"2": rules, "3": rules}
+
+
+def test_rollback_does_not_wait_for_a_source_that_does_not_answer(
+    models: Path, engine: PythonEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Interrupted(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler.reconcile()
+    operations = Operations(reconciler)
+    operations.set_desired("demo", only("2"), None, 0, actor="kim", reason="try it")
+    reconciler.reconcile()
+    answer = threading.Event()
+    Interrupted.others.append(lambda: answer.wait(BOUND_S))
+    monkeypatch.setattr("server.models.operations._DESIRE_S", 0.05)
+    assert operations.rollback("demo", actor="kim", reason="bad fills")[0] == "3"
+    assert stable(reconciler) == "3"
+    [event] = [event for event in reconciler.events.after(0) if event.kind == "rollback_not_desired"]
+    assert event.message == "the directory has not answered for 0.05 s; it is told once it does"
+    assert reconciler.snapshot().overrides.refused["demo"]["2"].until_revision == 0
+    answer.set()
+    until(lambda: reconciler.snapshot().overrides.refused["demo"]["2"].until_revision == 2)
+    reconciler.reconcile()
+    assert reconciler.snapshot().models[0].desired.reason == "rolled back from version 2: bad fills"
