@@ -107,7 +107,7 @@ class Registry:
         self._clock = clock or utc_now
         self._journal = Journal(self._database, self._clock)
         #: What servers say is held against one clock, whatever those of their machines say.
-        self._now = database_now if clock is None else lambda _: clock()
+        self._now = database_now if clock is None else lambda _: self._clock()
         trust = Trust(self._database, keys)
         self._fetcher = Fetcher(self._database, self._store, cache, trust)
         self._registrar = register.Registrar(self._journal, self._store, trust)

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mlops.rollout import Order, Phase
 from mlops.rollout.controller import LEASE
 from mlops.rollout.store import spec_of
-from tests.support.registry import ANN, Backend, Packages, add
+from tests.support.registry import ANN, Backend, Clock, Packages, add
 from tests.support.rollouts import World, make_spec, side
 from tickserve.errors import ConflictError, ControlError, TickserveError
 
@@ -44,7 +44,7 @@ class Rollouts(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="rollout-"))
         shutil.copy(template() / "registry.db", self.folder / "registry.db")
         shutil.copytree(template() / "artifacts", self.folder / "artifacts")
-        self.registry = Backend(f"sqlite:///{self.folder / 'registry.db'}", self.folder).open()
+        self.registry = Backend(f"sqlite:///{self.folder / 'registry.db'}", self.folder).open(clock=Clock())
         self.world = World(self.registry)
         self.registry._clock = lambda: self.world.now  # type: ignore[method-assign]
         self.looks: dict[str, Any] = {}

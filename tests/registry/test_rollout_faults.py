@@ -14,7 +14,7 @@ from mlops.registry.schema import audit, desired_history, rollout_decisions, rol
 from mlops.rollout import Order
 from mlops.rollout.controller import LEASE
 from mlops.rollout.store import spec_of
-from tests.support.registry import ANN, Backend, Packages, add
+from tests.support.registry import ANN, Backend, Clock, Packages, add
 from tests.support.rollouts import World, side
 from tickserve.errors import ConflictError, ControlError, TickserveError
 
@@ -205,7 +205,7 @@ def test_next_controller_goes_on_to_the_same_bits(backend: Backend, packages: Pa
         folder = tmp_path / str(len(holders))
         folder.mkdir()
         url = f"sqlite:///{folder / 'r.db'}"
-        with Backend(url, folder).open() as registry:
+        with Backend(url, folder).open(clock=Clock()) as registry:
             for value in (1.0, 2.0):
                 add(registry, packages(value))
             registry.promote("demo", 1, ANN)
