@@ -150,3 +150,19 @@ def test_nobody_who_reads_waits_for_the_store(
     monkeypatch.setattr(type(registry._store), "get", lambda self, *given: slow(*given))
     assert registry.fetch(version).digest == version.digest
     assert seen
+
+
+@pytest.mark.parametrize(
+    ("query", "environment", "expected"),
+    [("", "", str(database.CONNECT_TIMEOUT_S)), ("?connect_timeout=3", "", "3"), ("", "4", None)],
+)
+def test_postgresql_that_lets_nobody_in_is_not_waited_for(
+    query: str, environment: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+    if environment:
+        monkeypatch.setenv("PGCONNECT_TIMEOUT", environment)
+    found = Database(f"postgresql://desk@127.0.0.1:1/registry{query}")
+    assert found.engine.url.query.get("connect_timeout") == expected
+    _, given = found.engine.dialect.create_connect_args(found.engine.url)
+    assert given.get("connect_timeout") == expected
