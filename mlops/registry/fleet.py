@@ -31,7 +31,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ServerReport:
-    """One server in its own words, as of `at` by the registry's clock."""
+    """One server in its own words, as of `at` by the database's clock."""
 
     server: str
     at: datetime

@@ -7,6 +7,7 @@ in the midst of a transaction keeps nobody waiting for longer than the lease: th
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection, delete, insert, select, text, update
 
@@ -39,6 +40,11 @@ def database_now_ms(connection: Connection) -> int:
     else:
         query = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
     return int(connection.execute(text(query)).scalar_one())
+
+
+def database_now(connection: Connection) -> datetime:
+    """The same as a time."""
+    return datetime.fromtimestamp(database_now_ms(connection) / 1e3, UTC)
 
 
 @dataclass(frozen=True)

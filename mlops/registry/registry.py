@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from sqlalchemy import Connection
+
 from mlops.package import Manifest, Metric, Package
 from mlops.registry import (
     aliases,
@@ -35,6 +37,7 @@ from mlops.registry.facts import set_facts
 from mlops.registry.fetch import Fetcher
 from mlops.registry.gates import GatePolicy, GateReport, evaluate
 from mlops.registry.journal import Author, Clock, Journal, Write, utc_now
+from mlops.registry.leases import database_now
 from mlops.registry.promotion import Evaluate, Promoter
 from mlops.registry.store import ArtifactStore
 from mlops.registry.trust import Trust, requires_signature, set_requirement
@@ -104,7 +107,6 @@ class Registry:
         migrate.prepare(self._database)
         self._store = ArtifactStore(artifacts)
         self._journal = Journal(self._database, clock)
-        self._clock = clock
         trust = Trust(self._database, keys)
         self._fetcher = Fetcher(self._database, self._store, cache, trust)
         self._registrar = register.Registrar(self._journal, self._store, trust)
@@ -409,9 +411,12 @@ class Registry:
         self._change("report", author, lambda write: servers.report(write, server, events))
 
     def say(self, report: fleet.ServerReport) -> None:
-        """Replaces what a server said of itself before; the time is this registry's."""
-        at = self._clock()
-        self._database.write(lambda connection: fleet.write_report(connection, replace(report, at=at)))
+        """Replaces what a server said of itself before; the time is the database's, whatever the server's is."""
+
+        def change(connection: Connection) -> None:
+            fleet.write_report(connection, replace(report, at=database_now(connection)))
+
+        self._database.write(change)
 
     def reports(self) -> list[fleet.ServerReport]:
         """What every server said of itself last."""
@@ -420,7 +425,8 @@ class Registry:
 
     def lags(self, desired: Desired) -> list[fleet.Lag]:
         """Which servers do not serve yet what is desired of a model, and why."""
-        return list(fleet.lags(self.reports(), desired, self._clock()))
+        with self._database.read() as connection:
+            return list(fleet.lags(fleet.read_reports(connection), desired, database_now(connection)))
 
     # Caring
 
@@ -444,7 +450,7 @@ class Registry:
     def find_garbage(self, retention: timedelta = gc.RETENTION, grace: timedelta = gc.GRACE) -> list[gc.Garbage]:
         """The files that `collect_garbage` would remove."""
         with self._database.read() as connection:
-            return gc.find_garbage(connection, self._store, self._clock(), retention, grace)
+            return gc.find_garbage(connection, self._store, self._journal.clock(), retention, grace)
 
     def collect_garbage(
         self, author: Author, retention: timedelta = gc.RETENTION, grace: timedelta = gc.GRACE
