@@ -294,7 +294,6 @@ def test_who_decides_on_rollouts_is_fenced_off_by_what_an_alert_moved_and_by_not
 @pytest.mark.parametrize("strategy", ["canary", "blue_green"])
 def test_open_rollout_is_ended_by_its_own_decision(desk: Desk, strategy: str) -> None:
     world = World(desk.registry)
-    desk.registry._clock = lambda: world.now  # type: ignore[method-assign]
     step = {"share": 10.0, "min_time_s": 3.0, "max_time_s": 60.0}
     world.start(make_spec(strategy=strategy, steps=[step]))
     world.report()
