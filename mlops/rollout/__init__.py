@@ -15,7 +15,7 @@ from mlops.rollout.machine import (
     decide,
 )
 from mlops.rollout.metrics import MetricVerdict, Verdict
-from mlops.rollout.pages import PageDifferences, window_counts
+from mlops.rollout.pages import PageDifferences
 from mlops.rollout.spec import (
     AnalysisSpec,
     CellRule,
@@ -55,5 +55,4 @@ __all__ = [
     "decide",
     "parse_spec",
     "read_spec",
-    "window_counts",
 ]

@@ -19,7 +19,7 @@ class Evidence:
     `share_bp` is the canary's share of the keys in the last window; `step_windows`, and the `answers` and `buckets` of
     the canary, are those since it has that share, `requests` and `stable_requests` what both were asked meanwhile;
     `bad_answers` those that reached clients from the canary
-    since the start, `excess_bad_answers` those of them that stable's rate does not explain.
+    since the start, `excess_bad_answers` those that stable's rate does not explain, since it last explained all.
     """
 
     windows: int
@@ -123,7 +123,8 @@ class Analysis:
         self._bad += canary.bad
         of_stable = int(stable.requests.sum())
         expected = stable.bad / of_stable * int(canary.requests.sum()) if of_stable else 0.0
-        self._excess += canary.bad - expected
+        # What it was better by is no credit: later bad answers would be free up to it.
+        self._excess = max(0.0, self._excess + canary.bad - expected)
 
     def _begin_step(self, share_bp: int) -> None:
         """The shares changed: what is counted by step begins anew; evidence goes on."""
@@ -166,10 +167,12 @@ class Analysis:
         ValueError
             Where this step was judged already.
         """
+        # As of the other metrics: failing is split over them, and here over the steps; passing is not.
+        levels = self.output_alpha, self._spec.analysis.alpha
         if self._psi is not None and canary_bins is not None and baseline_bins is not None:
-            self._psi.update(psi_bounds(canary_bins, baseline_bins, self.output_alpha))
+            self._psi.update(psi_bounds(canary_bins, baseline_bins, *levels))
         if self._flips is not None and pairs is not None and flips is not None:
-            self._flips.update(sign_flips(pairs, flips, self.output_alpha))
+            self._flips.update(sign_flips(pairs, flips, *levels))
         if self._outcome is not None and canary_outcome is not None and stable_outcome is not None:
             self._outcome.update(canary_outcome, stable_outcome, self.output_alpha)
 

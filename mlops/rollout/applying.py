@@ -50,7 +50,9 @@ def apply(
         raise RegistryError(f"model {found.model!r} has no desired state any more", field="model")
     if change is not None:
         state = _state(desired.state, found, spec, moved, change)
-        desired = write_state(write, found.model, state, expected, restores=_restores(write, found, desired, state))
+        desired = write_state(
+            write, found.model, state, expected, restores=restored_place(write, found, desired, state)
+        )
     write_decisions(write, found, decision, desired.revision)
     revision = desired.revision if change is not None else moved.progress.desired_revision
     return write_progress(write.connection, found.rollout, _with_revision(moved.progress, decision.state, revision))
@@ -103,7 +105,7 @@ def _state(
     return states.at_step(state, found, spec, rollout.step, edge_ns, change.salt or found.salt)
 
 
-def _restores(write: Write, found: RolloutRow, before: Desired, state: DesiredState) -> int | None:
+def restored_place(write: Write, found: RolloutRow, before: Desired, state: DesiredState) -> int | None:
     """Where going back stands in the history, so that a rollback after it goes further back."""
     is_back = before.state.named("stable") == found.canary and state.named("stable") == found.stable
     return place_of(write.connection, found.model, found.stable) if is_back else None

@@ -10,6 +10,7 @@ from mlops.registry.rollouts import RolloutRow
 from mlops.rollout.counts import SideCounts
 from mlops.rollout.sums import CountedOutputs, Side, outputs_of, read_outputs, read_windows, sum_side
 from mlops.tap.layout import CANARY_ROLE, COMPARED_ROLE, SHADOW_ROLE, STABLE_ROLE
+from tickserve.errors import RegistryError
 
 #: How far it looks back.
 LOOK_BACK_NS = 600_000_000_000
@@ -37,6 +38,7 @@ class Beside:
     """The rollout's version beside the other one.
 
     `requests` are those that a shadow ran, too; of `pairs` rows with a signal on both sides `flips` had another sign.
+    `damaged` names rows that are not as they were written, and are in none of it.
     """
 
     canary: Latencies
@@ -46,6 +48,7 @@ class Beside:
     of_stable: Made
     pairs: int
     flips: int
+    damaged: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -53,10 +56,11 @@ class Beside:
 
 
 def read_beside(connection: Connection, found: RolloutRow, now_ns: int) -> Beside:
-    """Both versions since the rollout began, of the last ten minutes. Raises RegistryError where a row is damaged."""
+    """Both versions since the rollout began, of the last ten minutes, as far as rows are as they were written."""
     start_ns = max(found.started_ns, now_ns - LOOK_BACK_NS)
-    outputs = read_outputs(connection, found.model, start_ns, now_ns)
-    rows = read_windows(connection, found.model, start_ns)
+    damaged: list[RegistryError] = []
+    outputs = read_outputs(connection, found.model, start_ns, now_ns, damaged.append)
+    rows = read_windows(connection, found.model, start_ns, damaged.append)
     compared = Side(found.canary, COMPARED_ROLE)
     ours, theirs = sum_side(rows, compared), sum_side(rows, Side(found.stable, SHADOW_ROLE))
     pairs = outputs_of(outputs, compared)
@@ -68,6 +72,7 @@ def read_beside(connection: Connection, found: RolloutRow, now_ns: int) -> Besid
         of_stable=_made(theirs),
         pairs=0 if pairs is None else int(pairs.pairs.sum()),
         flips=0 if pairs is None else int(pairs.flips.sum()),
+        damaged=tuple(each.message for each in damaged),
     )
 
 

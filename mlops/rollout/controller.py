@@ -27,6 +27,7 @@ from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.stepping import Look, Moved, StepOutputs, go_on, prepare
 from mlops.rollout.store import DamagedProgressError, Progress, read_progress, replace_progress, spec_of
 from mlops.rollout.sums import CountedWindow, Side, outputs_of, read_late, read_outputs, read_windows
+from mlops.rollout.sums.read import OnDamaged, refuse
 from mlops.rollout.taking import window_ns_of
 from mlops.rollout.untold import Alarm
 from mlops.tap.layout import STABLE_ROLE
@@ -49,12 +50,16 @@ class Controller:
         Counts of a version's baseline of its first output by block, shape (blocks, bins); None where there are none.
     tell : callable
         Takes each alarm, after what it is about was written.
+    on_damaged : callable
+        Takes what names a damaged row of counts. Where it returns, it is as if that were not there: to look at nothing
+        for the sake of one row would leave the version its share with nobody to judge it.
     """
 
     registry: Registry
     leases: Leases
     baseline: Callable[[str, int], Counts | None]
     tell: Callable[[Alarm], None] = lambda alarm: None
+    on_damaged: OnDamaged = refuse
 
     def step_all(self, lease: Lease) -> None:
         """One step of each open rollout; one that fails stops no other, and is raised after them.
@@ -116,20 +121,23 @@ class Controller:
             if desired is None:
                 raise RegistryError(f"model {found.model!r} has no desired state any more", field="model")
             now_ns = self.leases.now_ms(connection) * 1_000_000
-            covered = read_coverage(connection, found, now_ns)
+            covered = read_coverage(connection, found, now_ns, self.on_damaged)
             rows: tuple[CountedWindow, ...] = ()
             if progress.has_begun:
                 # It may have to go back to where it counted last: see `resumed`.
                 first_ns = min(progress.next_window_ns, progress.counted_to_ns)
-                late = read_late(connection, found.model, progress.began_ns, first_ns, progress.taken_to)
-                rows = (*late, *read_windows(connection, found.model, first_ns))
+                late = read_late(
+                    connection, found.model, progress.began_ns, first_ns, progress.reached, self.on_damaged
+                )
+                rows = (*late, *read_windows(connection, found.model, first_ns, self.on_damaged))
             look = Look(now_ns, covered, rows, desired)
             if not progress.has_begun:
-                moved = prepare(found, spec, progress, look, _latencies(connection, found, spec, now_ns))
+                latencies = self._latencies(connection, found, spec, progress.began_ns, now_ns)
+                moved = prepare(found, spec, progress, look, latencies)
             else:
 
                 def outputs(start_ns: int, end_ns: int) -> StepOutputs:
-                    return read_step_outputs(connection, found, spec, start_ns, end_ns, self.baseline)
+                    return read_step_outputs(connection, found, spec, start_ns, end_ns, self.baseline, self.on_damaged)
 
                 moved = go_on(found, spec, progress, look, outputs)
         return (moved if self._is_worth_writing(spec, progress, moved) else None), desired.revision
@@ -197,11 +205,14 @@ class Controller:
         revision = desired.revision if desired is not None else 0
         return self._write(found, spec, Moved(fresh, decision), revision, lease, replaces=fresh)
 
-
-def _latencies(connection: Connection, found: RolloutRow, spec: RolloutSpec, now_ns: int) -> Counts:
-    """Stable's latencies since the rollout was started: whole ones, or of blue-green those of the model's run."""
-    outputs = read_outputs(connection, found.model, found.started_ns, now_ns) if spec.analysis.latency else ()
-    total = outputs_of(outputs, Side(found.stable, STABLE_ROLE))
-    if total is None:
-        return np.zeros(histogram.BUCKETS, np.int64)
-    return total.run_ns if spec.strategy == "blue_green" else total.total_ns
+    def _latencies(
+        self, connection: Connection, found: RolloutRow, spec: RolloutSpec, since_ns: int, now_ns: int
+    ) -> Counts:
+        """Stable's latencies since the rollout was ordered: whole ones, or of blue-green those of the model's run."""
+        if spec.analysis.latency is None:
+            return np.zeros(histogram.BUCKETS, np.int64)
+        outputs = read_outputs(connection, found.model, since_ns, now_ns, self.on_damaged)
+        total = outputs_of(outputs, Side(found.stable, STABLE_ROLE))
+        if total is None:
+            return np.zeros(histogram.BUCKETS, np.int64)
+        return total.run_ns if spec.strategy == "blue_green" else total.total_ns

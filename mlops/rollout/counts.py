@@ -70,18 +70,3 @@ class WindowCounts:
     share_bp: int
     canary: SideCounts
     stable: SideCounts
-
-    def __add__(self, other: "WindowCounts") -> "WindowCounts":
-        """The same window on another server. Raises ValueError where the split is another one."""
-        if self.share_bp != other.share_bp:
-            raise ValueError(f"windows under shares of {self.share_bp} and {other.share_bp} do not add up")
-        return WindowCounts(self.share_bp, self.canary + other.canary, self.stable + other.stable)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {"share_bp": self.share_bp, "canary": self.canary.as_dict(), "stable": self.stable.as_dict()}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "WindowCounts":
-        """What `as_dict` gave."""
-        return cls(plain["share_bp"], SideCounts.from_dict(plain["canary"]), SideCounts.from_dict(plain["stable"]))

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from mlops.registry.fleet import ServerReport, read_reports
 from mlops.registry.rollouts import RolloutRow
 from mlops.rollout.sums import Reporter, read_reporters
+from mlops.rollout.sums.read import OnDamaged, refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,10 @@ def coverage(
     )
 
 
-def read_coverage(connection: Connection, found: RolloutRow, now_ns: int) -> Coverage:
+def read_coverage(connection: Connection, found: RolloutRow, now_ns: int, on_damaged: OnDamaged = refuse) -> Coverage:
     """The same, of what servers and sidecars said last; the time is the database's."""
     now = datetime.fromtimestamp(now_ns / 1e9, UTC)
-    return coverage(found, read_reports(connection, now), read_reporters(connection, found.model), now)
+    return coverage(found, read_reports(connection, now), read_reporters(connection, found.model, on_damaged), now)
 
 
 def _serves(report: ServerReport, found: RolloutRow, now: datetime) -> bool:

@@ -232,7 +232,13 @@ class OutputMetric:
             return MetricVerdict(self.name, Verdict.FAIL, f"shown to be above {self._tolerance:g}", figures)
         if last is not None and last.upper <= self._tolerance:
             return MetricVerdict(self.name, Verdict.PASS, f"shown to be at most {self._tolerance:g}", figures)
-        return MetricVerdict(self.name, Verdict.INCONCLUSIVE, "decided at the end of the step", figures)
+        if last is None:
+            return MetricVerdict(self.name, Verdict.INCONCLUSIVE, "decided at the end of the step", figures)
+        why = (
+            f"between {last.lower:.3g} and {last.upper:.3g}, which does not decide about {self._tolerance:g}; it is "
+            "judged once a step, so only finish or abort go on from here"
+        )
+        return MetricVerdict(self.name, Verdict.INCONCLUSIVE, why, figures)
 
     def state(self) -> dict[str, Any]:
         """As JSON has it."""

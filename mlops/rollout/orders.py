@@ -11,15 +11,23 @@ from sqlalchemy import Connection
 
 from mlops.package import Manifest
 from mlops.registry import Author, Desired, GatePolicy, GateReport, Registry
-from mlops.registry.desired import check_state, read_desired, read_manifest
+from mlops.registry.desired import check_state, read_desired, read_manifest, write_state
 from mlops.registry.journal import Write, require_reason
 from mlops.registry.leases import DatabaseClock, database_now_ms
 from mlops.registry.lookup import require_model, require_version
-from mlops.registry.rollouts import RolloutRow, insert_decision, open_rollout, read_rollout, require_no_rollout
+from mlops.registry.rollouts import (
+    RolloutRow,
+    end_rollout,
+    insert_decision,
+    open_rollout,
+    read_rollout,
+    require_no_rollout,
+    taken_back,
+)
 from mlops.registry.schema import rollouts
 from mlops.rollout import desired as states
 from mlops.rollout.analysis import Analysis, Evidence
-from mlops.rollout.applying import apply
+from mlops.rollout.applying import apply, restored_place
 from mlops.rollout.machine import Command, DesiredChange, Order, RolloutState, decide, share_of
 from mlops.rollout.outputs import MIN_BUCKETS
 from mlops.rollout.spec import RolloutSpec
@@ -32,7 +40,7 @@ from mlops.rollout.store import (
     replace_progress,
     spec_of,
 )
-from tickserve.errors import Code, ControlError, RegistryError, UnknownError
+from tickserve.errors import Code, ConfigurationError, ControlError, RegistryError, UnknownError
 
 DEFAULT_POLICY = GatePolicy()
 
@@ -102,10 +110,17 @@ class Rollouts:
         if found is None:
             require_model(write.connection, model)
             raise UnknownError(f"no rollout of model {model!r} is open", field="rollout")
-        spec, progress = spec_of(found), self._progress(write, found, order)
         desired = read_desired(write.connection, model)
         if desired is None:
             raise RegistryError(f"model {model!r} has no desired state any more", field="model")
+        try:
+            spec = spec_of(found)
+        except ConfigurationError:
+            if order is not Order.ABORT:
+                raise
+            # Nothing of it is needed to take a version back, and nobody else bounds what that does.
+            return self._take_back(write, found, desired)
+        progress = self._progress(write, found, order)
         change = None
         if not states.is_in_order(desired.state, found, spec, progress.state.step, progress.edge_ns):
             change = _put_right(found, spec, progress, desired, order)
@@ -115,10 +130,15 @@ class Rollouts:
         command = Command(order, write.author.actor, write.author.reason)
         decision = decide(spec, progress.state, evidence, command, self.now_ms(write.connection) * 1_000_000)
         apply(write, found, spec, Moved(progress, decision), desired.revision, change=change)
-        after = read_rollout(write.connection, found.rollout)
-        if after is None:
-            raise AssertionError("rollouts are never removed")
-        return after
+        return _read_again(write, found)
+
+    def _take_back(self, write: Write, found: RolloutRow, desired: Desired) -> RolloutRow:
+        """Ends a rollout whose spec this tickserve cannot read."""
+        state = taken_back(desired.state, found.canary, found.stable)
+        restores = restored_place(write, found, desired, state)
+        written = write_state(write, found.model, state, desired.revision, restores=restores)
+        end_rollout(write, found, written.revision, "rollout abort")
+        return _read_again(write, found)
 
     def _insert(self, write: Write, now: Desired, version: int, spec: RolloutSpec) -> RolloutRow:
         stable = now.state.named("stable")
@@ -151,8 +171,10 @@ class Rollouts:
             facts={"spec": found.spec, "salt": salt, "canary": version, "stable": stable},
             revision=now.revision,
         )
-        state = RolloutState(looked_unix_ns=self.now_ms(write.connection) * 1_000_000, reason=found.reason)
-        insert_progress(write.connection, found.rollout, Progress(1, state, desired_revision=now.revision))
+        now_ns = self.now_ms(write.connection) * 1_000_000
+        state = RolloutState(looked_unix_ns=now_ns, reason=found.reason)
+        progress = Progress(1, state, desired_revision=now.revision, began_ns=now_ns)
+        insert_progress(write.connection, found.rollout, progress)
         return found
 
     def _progress(self, write: Write, found: RolloutRow, order: Order) -> Progress:
@@ -168,6 +190,13 @@ class Rollouts:
             progress = Progress(error.revision, RolloutState())
             replace_progress(write.connection, found.rollout, progress)
             return progress
+
+
+def _read_again(write: Write, found: RolloutRow) -> RolloutRow:
+    after = read_rollout(write.connection, found.rollout)
+    if after is None:
+        raise AssertionError("rollouts are never removed")
+    return after
 
 
 def _put_right(

@@ -26,14 +26,14 @@ class Bounds:
     buckets: int
 
 
-def sign_flips(pairs: Counts, flips: Counts, alpha: float) -> Bounds | None:
+def sign_flips(pairs: Counts, flips: Counts, lower_alpha: float, upper_alpha: float) -> Bounds | None:
     """The share of paired answers whose signal has the other sign than stable's on the same inputs.
 
     Parameters
     ----------
     pairs, flips : array of int, shape (256,)
         By key bucket: pairs seen, and those of another sign.
-    alpha : float
+    lower_alpha, upper_alpha : float
         Of each bound.
     """
     live = pairs > 0
@@ -41,18 +41,21 @@ def sign_flips(pairs: Counts, flips: Counts, alpha: float) -> Bounds | None:
     if buckets < MIN_BUCKETS:
         return None
     share = float(flips.sum()) / total
-    # The ratio estimator's variance with buckets as clusters (Cochran, Sampling Techniques, 6.13); where all of them
-    # agree it is 0, and the rule of three over buckets stands in for it.
+    # The ratio estimator's variance with buckets as clusters (Cochran, Sampling Techniques, 6.13). Where nearly all of
+    # them agree it is next to 0, and the rule of three over buckets is what can be said.
     spread = flips[live] - share * pairs[live]
     error = math.sqrt(buckets / (buckets - 1) * float((spread**2).sum())) / total
-    width = _reach(alpha, buckets) * error
-    least = -math.log(alpha) / buckets
-    lower = max(0.0, share - width) if share < 1 else 1 - least
-    upper = min(1.0, share + width) if share > 0 else least
-    return Bounds(share, lower, upper, buckets)
+    lower = min(share - _reach(lower_alpha, buckets) * error, 1 - least_share(lower_alpha, buckets))
+    upper = max(share + _reach(upper_alpha, buckets) * error, least_share(upper_alpha, buckets))
+    return Bounds(share, max(0.0, lower), min(1.0, upper), buckets)
 
 
-def psi_bounds(canary: Counts, baseline: Counts, alpha: float) -> Bounds | None:
+def least_share(alpha: float, buckets: float) -> float:
+    """The smallest upper bound that so many key buckets can give, of which none has a flip: the rule of three."""
+    return -math.log(alpha) / buckets
+
+
+def psi_bounds(canary: Counts, baseline: Counts, lower_alpha: float, upper_alpha: float) -> Bounds | None:
     """The canary's PSI against its own baseline, corrected for its bias by the jackknife over buckets and over blocks.
 
     Parameters
@@ -61,7 +64,7 @@ def psi_bounds(canary: Counts, baseline: Counts, alpha: float) -> Bounds | None:
         Counts of one output by key bucket and bin.
     baseline : array of int, shape (blocks, bins)
         The package's counts by time-ordered block.
-    alpha : float
+    lower_alpha, upper_alpha : float
         Of each bound.
     """
     canary, baseline = canary[canary.sum(axis=1) > 0], baseline[baseline.sum(axis=1) > 0]
@@ -77,8 +80,9 @@ def psi_bounds(canary: Counts, baseline: Counts, alpha: float) -> Bounds | None:
         for each in (without_bucket, without_block)
     )
     corrected = max(0.0, value - bias)
-    width = _reach(alpha, min(len(canary), len(baseline))) * math.sqrt(variance)
-    return Bounds(corrected, max(0.0, corrected - width), corrected + width, len(canary))
+    error, n = math.sqrt(variance), min(len(canary), len(baseline))
+    lower = max(0.0, corrected - _reach(lower_alpha, n) * error)
+    return Bounds(corrected, lower, corrected + _reach(upper_alpha, n) * error, len(canary))
 
 
 def _psi(reference: Counts, window: Counts) -> float:

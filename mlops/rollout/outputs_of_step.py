@@ -13,6 +13,7 @@ from mlops.rollout.guard import LiveFigure
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.stepping import StepOutputs
 from mlops.rollout.sums import Side, drop_share, outputs_of, read_outputs
+from mlops.rollout.sums.read import OnDamaged
 from mlops.rollout.taking import clients_of
 from mlops.tap.layout import COMPARED_ROLE
 
@@ -30,9 +31,10 @@ def read_step_outputs(
     start_ns: int,
     end_ns: int,
     baseline: Callable[[str, int], Counts | None],
+    on_damaged: OnDamaged,
 ) -> StepOutputs:
     """Bins of the version's answers to clients, and pairs with stable's shadow, in the windows in [start, end)."""
-    windows = read_outputs(connection, found.model, start_ns, end_ns)
+    windows = read_outputs(connection, found.model, start_ns, end_ns, on_damaged)
     known = StepOutputs(
         canary_outcome=_live(connection, found, found.canary, spec),
         stable_outcome=_live(connection, found, found.stable, spec),

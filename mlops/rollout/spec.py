@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from mlops.package.manifest import Frozen, explain
 from mlops.rollout.betting import windows_to_reach
-from mlops.rollout.outputs import MIN_BUCKETS
+from mlops.rollout.outputs import MIN_BUCKETS, least_share
 from mlops.routing import WHOLE_BP
 from mlops.statistics.directions import HIGHER_IS_BETTER
 from mlops.tap.layout import BUCKETS
@@ -198,6 +198,7 @@ class RolloutSpec(Frozen):
         for number, step in enumerate(self.steps, 1):
             self._require_buckets(number, step)
             self._require_windows(number, step)
+            self._require_flips(number, step)
         return self
 
     def _require_buckets(self, number: int, step: Step) -> None:
@@ -238,6 +239,17 @@ class RolloutSpec(Frozen):
                     f"max_time_s {step.max_time_s:g} holds {have} windows of {self.window_s:g} s; allow more time, "
                     "shorter windows or a larger tolerance"
                 )
+
+    def _require_flips(self, number: int, step: Step) -> None:
+        rule = self.analysis.sign_flips
+        share = 1.0 if self.strategy == "blue_green" else step.share_bp / WHOLE_BP
+        buckets = live_buckets(self.keys * share)
+        if rule is not None and (least := least_share(self.analysis.alpha, buckets)) > rule.tolerance:
+            raise ValueError(
+                f"step {number} cannot reach a decision: a canary without any sign flip in about {buckets:.1f} key "
+                f"buckets is shown to flip less than {least:.3g} of all at alpha {self.analysis.alpha:g}, and the "
+                f"tolerance of sign_flips is {rule.tolerance:g}; give it a larger share or a larger tolerance"
+            )
 
 
 def _filling(buckets: int) -> float:

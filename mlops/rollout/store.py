@@ -44,7 +44,7 @@ class Progress:
     unwatched : int
         Windows that were left out because not every server's counts came.
     began_ns : int
-        When the first share was given, by the database's clock.
+        When the first share was given, and before that when it was ordered, by the database's clock.
     reached : mapping
         By `reached_key`, the end of the last window that was taken of each sidecar and server.
     """
@@ -65,11 +65,6 @@ class Progress:
     def has_begun(self) -> bool:
         """Whether the first step's share was given."""
         return self.edge_ns is not None
-
-    @property
-    def taken_to(self) -> Mapping[tuple[str, str], int]:
-        """`reached` by reporter and boot."""
-        return {(key.rpartition(" ")[0], key.rpartition(" ")[2]): end_ns for key, end_ns in self.reached.items()}
 
     def body(self) -> str:
         """As JSON. Times are text; floats keep every bit."""

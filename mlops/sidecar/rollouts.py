@@ -1,18 +1,19 @@
 """Rollouts in the sidecar: a thread that holds the lease while there is something to decide, and decides it."""
 
+import contextlib
 import os
 import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
+from sqlalchemy import Connection
 
 from mlops.alerts.actions import Notice
 from mlops.registry import Registry
@@ -22,7 +23,8 @@ from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.metrics import Verdict
 from mlops.rollout.untold import Alarm, forget_told, read_untold
 from mlops.rollout.view import RolloutView, read_view
-from tickserve.errors import TickserveError, UnreachableError
+from mlops.sidecar.telling import Teller
+from tickserve.errors import ConfigurationError, RegistryError, TickserveError, UnreachableError
 
 _log = structlog.get_logger()
 _POLL_S = 0.25
@@ -57,7 +59,7 @@ class RolloutWorker:
     ) -> None:
         self._open = open_registry
         self._lease_s = lease_s
-        self._tell = tell
+        self._teller = Teller(tell)
         self._holder = holder or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
@@ -66,9 +68,8 @@ class RolloutWorker:
         self._views: tuple[RolloutView, ...] = ()
         #: Of open rollouts: a package is hashed whole when it is read, and a step may wait for its outputs for hours.
         self._baselines: dict[tuple[str, int], NDArray[np.int64] | None] = {}
-        self._untold: list[Alarm] = []
-        #: Heard, but still in the registry.
-        self._told: list[Alarm] = []
+        #: Rows that were passed over.
+        self._damaged: set[str] = set()
         self._faults = {"away": 0, "lost": 0, "failed": 0}
         self._said = ""
 
@@ -79,6 +80,7 @@ class RolloutWorker:
 
     def start(self) -> None:
         """Begins to look."""
+        self._teller.start()
         self._thread.start()
 
     def close(self) -> None:
@@ -86,6 +88,7 @@ class RolloutWorker:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._teller.close()
 
     def collect(self) -> Iterator[Metric]:
         """Who decides, and how each rollout stands; rollouts are told by the one who decides alone."""
@@ -158,16 +161,14 @@ class RolloutWorker:
                 self._faults["failed"] += 1
                 self._say(f"{type(error).__name__}: {error}")
                 pause_s = _AWAY_S
-            self._notify()
             self._stopping.wait(pause_s)
         self._leave()
 
     def _look(self, registry: Registry, leases: Leases, renew_at: float) -> float:
         """Takes or keeps the lease while anything is open or untold, and steps; when it is to be renewed next."""
-        if self._told:
-            told = tuple(self._told)
+        if told := self._teller.heard:
             registry.journal.database.write(lambda connection: forget_told(connection, told))
-            self._told = []
+            self._teller.forget(told)
         with registry.journal.database.read() as connection:
             untold = read_untold(connection)
             has_work = bool(all_open(connection) or untold)
@@ -176,6 +177,7 @@ class RolloutWorker:
                 leases.release(self._lease)
                 self._lease, self._views = None, ()
             self._baselines.clear()
+            self._damaged.clear()
             return 0.0
         now = time.monotonic()
         if self._lease is None or now >= renew_at:
@@ -185,15 +187,19 @@ class RolloutWorker:
         if self._lease is None:
             return 0.0
         # Also those of a sidecar that held the lease before, and was killed.
-        self._untold += [alarm for alarm in untold if alarm not in self._untold]
+        self._teller.add(untold)
         controller = Controller(
-            registry, leases, lambda model, version: self._baseline(registry, model, version), self._alarm
+            registry,
+            leases,
+            lambda model, version: self._baseline(registry, model, version),
+            self._alarm,
+            self._pass_over,
         )
         try:
             controller.step_all(self._lease)
         finally:
             with registry.journal.database.read() as connection:
-                self._views = tuple(read_view(connection, found, leases) for found in all_open(connection))
+                self._views = tuple(_views(connection, leases))
         return renew_at
 
     def _baseline(self, registry: Registry, model: str, version: int) -> NDArray[np.int64] | None:
@@ -209,16 +215,12 @@ class RolloutWorker:
 
     def _alarm(self, alarm: Alarm) -> None:
         _log.error("rollout_alarm", model=alarm.model, version=alarm.canary, did=alarm.event, reason=alarm.reason)
-        self._untold.append(alarm)
+        self._teller.add([alarm])
 
-    def _notify(self) -> None:
-        while self._untold:
-            try:
-                self._tell(_notice(self._untold[0]))
-            except (TickserveError, OSError) as error:
-                self._say(f"people cannot be told: {error}")
-                return
-            self._told.append(self._untold.pop(0))
+    def _pass_over(self, error: RegistryError) -> None:
+        if error.message not in self._damaged:
+            self._damaged.add(error.message)
+            _log.error("window_left_out", error=error.message)
 
     def _say(self, text: str) -> None:
         if text and text != self._said:
@@ -237,18 +239,11 @@ class RolloutWorker:
             _log.warning("lease_not_released", error=error.message)
 
 
-def _notice(alarm: Alarm) -> Notice:
-    return Notice(
-        id=f"rollout-{alarm.rollout}-{alarm.sequence}",
-        model=alarm.model,
-        version=str(alarm.canary),
-        row="rollout",
-        level="critical",
-        change=alarm.event,
-        do="notify",
-        evidence=alarm.reason,
-        at=datetime.now(UTC).isoformat(),
-    )
+def _views(connection: Connection, leases: Leases) -> Iterator[RolloutView]:
+    """Of every open rollout that can be read; the step of one that cannot has failed, and said so."""
+    for found in all_open(connection):
+        with contextlib.suppress(ConfigurationError):
+            yield read_view(connection, found, leases)
 
 
 def baseline_of(registry: Registry, model: str, version: int) -> NDArray[np.int64] | None:

@@ -46,7 +46,6 @@ class Rollouts(RuleBasedStateMachine):
         shutil.copytree(template() / "artifacts", self.folder / "artifacts")
         self.registry = Backend(f"sqlite:///{self.folder / 'registry.db'}", self.folder).open(clock=Clock())
         self.world = World(self.registry)
-        self.registry._clock = lambda: self.world.now  # type: ignore[method-assign]
         self.looks: dict[str, Any] = {}
         self.story: list[tuple[str, int]] = []
 

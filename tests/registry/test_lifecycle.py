@@ -323,7 +323,7 @@ class CollectingJournal(Journal):
 
 
 def test_a_registration_survives_garbage_collected_in_its_middle(registry: Registry, packages: Packages) -> None:
-    journal = CollectingJournal(registry._database, registry._clock)
+    journal = CollectingJournal(registry._database, registry.journal.clock)
     object.__setattr__(journal, "registry", registry)
     registrar = Registrar(journal, registry._store, registry._registrar.trust)
     version = registrar.register(packages(1), ANN, Registration())

@@ -28,9 +28,7 @@ def world(registry: Registry, packages: Packages) -> World:
     for value in (1.0, 2.0):
         add(registry, packages(value))
     registry.promote("demo", 1, ANN)
-    found = World(registry)
-    registry._clock = lambda: found.now  # type: ignore[method-assign]
-    return found
+    return World(registry)
 
 
 def begun(world: World) -> World:
@@ -210,7 +208,6 @@ def test_next_controller_goes_on_to_the_same_bits(backend: Backend, packages: Pa
                 add(registry, packages(value))
             registry.promote("demo", 1, ANN)
             world = World(registry)
-            registry._clock = lambda of=world: of.now  # type: ignore[method-assign]
             begun(world)
             world.stable = side(violations=1, buckets=40)
             world.canary = side(violations=1, buckets=10)
@@ -280,13 +277,21 @@ def test_version_that_was_retired_meanwhile_pauses_and_tells(world: World) -> No
     assert world.split == {1: 10_000}
 
 
-def test_spec_that_this_tickserve_does_not_know_stops_its_rollout_and_rollback_ends_it(world: World) -> None:
+@pytest.mark.parametrize("how", ["rollback", "abort"])
+def test_spec_that_this_tickserve_does_not_know_stops_its_rollout_and_people_end_it(world: World, how: str) -> None:
     begun(world)
     with world.registry.journal.database.engine.begin() as connection:
         connection.exec_driver_sql('UPDATE rollouts SET spec = \'{"strategy":"canary","window_s":1}\'')
     with pytest.raises(TickserveError, match="rollout spec"):
         world.look()
     assert world.split == {2: 1_000, 1: 9_000}
-    world.registry.rollback("demo", ANN)
+    with pytest.raises(TickserveError, match="rollout spec"):
+        world.order(Order.PAUSE)
+    if how == "rollback":
+        world.registry.rollback("demo", ANN)
+    else:
+        world.order(Order.ABORT)
     assert world.split == {1: 10_000}
     assert world.rollout.ended_at is not None
+    state = world.registry.desired("demo").state  # type: ignore[union-attr]
+    assert (state.shadow, state.latency_edge_ns) == (None, 0)

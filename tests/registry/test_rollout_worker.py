@@ -23,9 +23,7 @@ def world(registry: Registry, packages: Packages) -> World:
     for value in (1.0, 2.0):
         add(registry, packages(value))
     registry.promote("demo", 1, ANN)
-    found = World(registry, now_ns=time.time_ns())
-    registry._clock = lambda: found.now  # type: ignore[method-assign]
-    return found
+    return World(registry, now_ns=time.time_ns())
 
 
 @pytest.fixture
@@ -125,6 +123,30 @@ def test_alarm_is_told_until_it_was_heard(world: World, workers: Callable[..., R
     assert (heard[0].change, heard[0].model, heard[0].version) == ("aborted", "demo", "2")
     assert world.split == {1: 10_000}
     assert worker.name == "rollouts"
+
+
+def test_webhook_that_does_not_answer_keeps_no_decision_waiting(
+    world: World, workers: Callable[..., RolloutWorker]
+) -> None:
+    called, answers = threading.Event(), threading.Event()
+
+    def tell(notice: Notice) -> None:
+        called.set()
+        answers.wait(60)
+
+    workers(tell=tell)
+    world.report()
+    world.start()
+    until(lambda: world.split == {2: 1_000, 1: 9_000})
+    with world.registry.journal.database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE rollout_progress SET body = '{'")
+    assert called.wait(60)
+    world.now_ns = time.time_ns()
+    world.report()
+    world.start()
+    until(lambda: world.split == {2: 1_000, 1: 9_000})
+    assert not answers.is_set()
+    answers.set()
 
 
 def test_alarm_of_a_sidecar_that_was_killed_is_told_by_the_next(

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Table, update
 
 from mlops import histogram
 from mlops.package import Metric, ReferenceRows
 from mlops.registry import Author, Registry, Shadow
 from mlops.registry.desired import write_state
 from mlops.registry.rollouts import open_rollout
-from mlops.registry.schema import rollout_progress
+from mlops.registry.schema import reporters, rollout_progress, window_counts, window_outputs
 from mlops.rollout import Order, Phase
 from mlops.rollout.analysis import Analysis
 from mlops.rollout.beside import read_beside
@@ -32,9 +32,7 @@ def world(registry: Registry, packages: Packages) -> World:
     for value in (1.0, 2.0, 3.0):
         add(registry, packages(value))
     registry.promote("demo", 1, ANN)
-    found = World(registry)
-    registry._clock = lambda: found.now  # type: ignore[method-assign]
-    return found
+    return World(registry)
 
 
 def test_good_version_goes_through_its_steps_to_everything(world: World) -> None:
@@ -204,6 +202,19 @@ def test_edge_is_frozen_from_stables_own_latencies(world: World) -> None:
     assert world.registry.desired("demo").state.latency_edge_ns == wanted  # type: ignore[union-attr]
     with world.registry.journal.database.read() as connection:
         assert window_lengths(connection) == {"demo": 10**9}
+
+
+def test_history_that_is_ahead_of_the_clock_keeps_no_edge_from_being_frozen(world: World, clock: Clock) -> None:
+    # Somebody wrote with a clock that was years ahead; no row of the history is before that any more.
+    clock.step(3 * 365 * 86_400)
+    found = world.start(make_spec(analysis=QUICK | {"latency": {"tolerance": 0.5}}))
+    assert found.started_ns > world.now_ns
+    world.second()
+    counts = np.zeros(histogram.BUCKETS, np.int64)
+    counts[500] = 2_000
+    world.outputs(1, 1, total_ns=counts, answers=2_000)
+    world.second()
+    assert world.split == {2: 1_000, 1: 9_000}
 
 
 def test_version_over_the_edge_is_taken_back(world: World) -> None:
@@ -546,6 +557,61 @@ def test_split_that_somebody_else_changed_pauses_it_and_continue_has_it_again(wo
     world.order(Order.ABORT)
     assert world.split == {3: 10_000}, "what somebody else made live stays"
     assert world.registry.desired("demo").state.latency_edge_ns == 0  # type: ignore[union-attr]
+
+
+def damage(world: World, table: Table, column: str = "body") -> None:
+    world.write(lambda connection: connection.execute(update(table).values({column: b"damaged"})))
+
+
+def test_damaged_window_is_named_and_left_out_and_a_breach_is_seen_all_the_same(world: World) -> None:
+    world.start()
+    world.report()
+    world.look()
+    world.second()
+    before = world.progress
+    world.count()
+    damage(world, window_counts)
+    world.now_ns += 10**9
+    world.report()
+    world.say()
+    world.look()
+    assert world.progress.next_window_ns == before.next_window_ns + 10**9
+    assert world.progress.analysis["windows"] == before.analysis["windows"]  # type: ignore[index]
+    assert "the row of window_counts with reporter=of-s1" in world.damaged[0].message
+    with world.registry.journal.database.read() as connection:
+        assert "window_counts" in read_beside(connection, world.rollout, world.now_ns).damaged[0]
+    world.canary = side(failures=1)
+    world.seconds(10)
+    assert world.events[-1] == "aborted"
+
+
+def test_damaged_outputs_are_left_out(world: World) -> None:
+    world.start(make_spec(analysis=QUICK | {"latency": {"tolerance": 0.5}}))
+    counts = np.zeros(histogram.BUCKETS, np.int64)
+    counts[500] = 2_000
+    world.second()
+    world.outputs(1, 1, total_ns=counts, answers=2_000)
+    damage(world, window_outputs)
+    world.second()
+    assert world.split == {1: 10_000}
+    assert "window_outputs" in world.damaged[0].message
+    world.outputs(1, 1, total_ns=counts, answers=2_000)
+    world.second()
+    assert world.split == {2: 1_000, 1: 9_000}
+
+
+def test_server_whose_sidecars_row_is_damaged_is_one_that_nobody_counts_for(world: World) -> None:
+    world.start()
+    world.report()
+    world.look()
+    damage(world, reporters, "state")
+    world.look()
+    with world.registry.journal.database.read() as connection:
+        assert "no sidecar counts for s1" in read_view(connection, world.rollout, world.leases).hold
+    assert "reporters" in world.damaged[0].message
+    world.canary = side(failures=1)
+    world.seconds(10)
+    assert world.events[-1] == "aborted"
 
 
 def test_damaged_progress_takes_the_version_back(world: World) -> None:

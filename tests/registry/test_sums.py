@@ -11,11 +11,12 @@ from sqlalchemy import update
 
 from mlops.registry import Registry, schema
 from mlops.registry.database import Database
-from mlops.rollout.sums import CountedOutputs, read_outputs, read_reporters, read_windows
+from mlops.registry.leases import database_now
+from mlops.rollout.sums import CountedOutputs, read_late, read_outputs, read_reporters, read_windows
 from mlops.rollout.sums.body import pack, unpack
+from mlops.rollout.sums.read import refuse
 from mlops.rollout.sums.write import (
     Progress,
-    database_now,
     forget,
     outputs_row,
     read_progress,
@@ -93,6 +94,17 @@ def test_a_row_written_again_is_there_once_with_what_was_said_last(database: Dat
         [row] = read_windows(connection, "demo", 0)
         [told] = read_outputs(connection, "demo", 0, 20 * SECOND)
     assert (int(row.counts.requests[5]), told.answers) == (4, 4)
+
+
+def test_late_windows_are_those_that_were_not_taken_however_many_boots_there_were(database: Database) -> None:
+    rows = [window(start_ns=place * 10 * SECOND) for place in range(1, 6)]
+    other = window(start_ns=20 * SECOND, reporter="there")
+    database.write(lambda connection: write_windows(connection, "demo", [*rows, other]))
+    many = {f"here {boot:032x}": 10**18 for boot in range(1_000, 3_000)}
+    with database.read() as connection:
+        found = read_late(connection, "demo", 15 * SECOND, 50 * SECOND, many | {f"here {BOOT}": 40 * SECOND}, refuse)
+        assert [(each.reporter, each.start_ns // SECOND) for each in found] == [("there", 20), ("here", 40)]
+        assert len(read_late(connection, "demo", 15 * SECOND, 50 * SECOND, {}, refuse)) == 5
 
 
 def test_outputs_lie_whole_in_the_time_that_is_asked_for(database: Database) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, update
 
 from mlops import histogram
 from mlops.registry import Author, Registry
-from mlops.registry.fleet import ServedModel, ServerReport
+from mlops.registry.fleet import ServedModel, ServerReport, write_report
 from mlops.registry.leases import Lease, Leases
 from mlops.registry.rollouts import RolloutRow, latest_rollout
 from mlops.registry.schema import reporters
@@ -24,6 +24,7 @@ from mlops.rollout.sums.write import Progress as Reported
 from mlops.rollout.sums.write import outputs_row, write_outputs, write_progress, write_windows
 from mlops.rollout.untold import Alarm
 from mlops.tap.layout import BUCKETS, COMPARED_ROLE, SHADOW_ROLE
+from tickserve.errors import RegistryError
 
 KIM = Author("kim", "try the new one")
 _NS = 10**9
@@ -65,6 +66,7 @@ class World:
     stable: SideCounts = field(default_factory=side)
     leases_: dict[str, Lease] = field(default_factory=dict)
     baseline: Callable[[str, int], Any] = lambda model, version: None
+    damaged: list[RegistryError] = field(default_factory=list)
 
     def now_ms(self, connection: Connection | None = None) -> int:
         return self.now_ns // 1_000_000
@@ -82,7 +84,7 @@ class World:
         return Rollouts(self.registry, now_ms=self.now_ms)
 
     def controller(self) -> Controller:
-        return Controller(self.registry, self.leases, self.baseline, self.alarms.append)
+        return Controller(self.registry, self.leases, self.baseline, self.alarms.append, self.damaged.append)
 
     def look(self, holder: str = "one") -> None:
         """A controller of this name acquires or renews the lease, and makes a step of each rollout."""
@@ -108,9 +110,13 @@ class World:
         desired = self.registry.desired("demo")
         assert desired is not None
         split = {str(share.version): share.weight_bp for share in desired.state.split}
-        for server in self.servers:
-            models = {"demo": ServedModel("serving", split, desired.revision, False)}
-            self.registry.say(ServerReport(server, self.now, "ready", "python", models=models))
+        models = {"demo": ServedModel("serving", split, desired.revision, False)}
+
+        def change(connection: Connection) -> None:
+            for server in self.servers:
+                write_report(connection, ServerReport(server, self.now, "ready", "python", models=models))
+
+        self.write(change)
 
     def second(self, looks: int = 1, **changes: Any) -> None:
         """One more second: the window that ends now is written by every sidecar, and a controller looks."""

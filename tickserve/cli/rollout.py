@@ -27,7 +27,7 @@ from tickserve.cli.models.options import (
     print_json,
     print_table,
 )
-from tickserve.errors import UnknownError
+from tickserve.errors import ConfigurationError, UnknownError
 
 if TYPE_CHECKING:
     from mlops.registry import Registry
@@ -191,7 +191,11 @@ def _order(model: str, order: str, reason: str, actor: str, registry: str, artif
         from mlops.rollout.orders import Rollouts
 
         Rollouts(found).order(model, Order(order), author(actor, reason))
-        seen = _view(found, model)
+        try:
+            seen = _view(found, model)
+        except ConfigurationError as error:
+            typer.echo(f"done ({order}), but this tickserve cannot show it: {error.message}", err=True)
+            return
     _show(seen, as_json)
 
 
@@ -263,6 +267,7 @@ def _facts(view: "RolloutView", beside: "Beside") -> Table:
         "edge": "" if not view.edge_ns else f"{view.edge_ns / 1e3:.1f} us",
         "latency": _latency(beside),
         "both saw": _both(beside),
+        "damaged": "; ".join(beside.damaged),
         "held": view.hold,
         "controller": view.controller or "none: nothing advances until a sidecar decides",
     }

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from mlops.rollout.pages import PageDifferences, window_counts
+from mlops.rollout.counts import SideCounts
+from mlops.rollout.pages import PageDifferences
 from mlops.tap import PageReader
 from mlops.tap.counters import Identity, Page, PageOwner, Tallier, create_page
-from mlops.tap.layout import ERRORS, FAILURES, OUTPUT_VIOLATIONS, OVER_EDGE
+from mlops.tap.layout import ERRORS, FAILURES, OUTPUT_VIOLATIONS, OVER_EDGE, REQUESTS
 
 CANARY, STABLE, OLD = Identity(1, 2, 0, 500), Identity(0, 1, 0, 500), Identity(0, 1, 0, 0)
-SIDES = {"canary": (1, 2), "stable": (0, 1), "edge_ns": 500, "share_bp": 1_000}
 
 
 class Server:
@@ -42,15 +42,14 @@ def test_windows_hold_what_happened_between_two_looks(server: Server) -> None:
     server.count(CANARY, 3, ERRORS, FAILURES, times=2)
     server.count(CANARY, 9, OVER_EDGE, OUTPUT_VIOLATIONS, times=3)
     server.count(STABLE, 3, times=7)
-    # Of before the edge was set: another block, and no part of the rollout.
+    # Of before the edge was set: another block.
     server.count(OLD, 3, times=100)
-    window = window_counts(pages.take(server.reader.snapshot()), **SIDES)
-    ours = window.canary
+    found = pages.take(server.reader.snapshot())
+    ours = SideCounts.of_page(found[CANARY])
     assert (int(ours.requests[3]), int(ours.answers[3]), int(ours.failures[3])) == (2, 0, 2)
     assert (int(ours.requests[9]), int(ours.slow[9]), int(ours.violations[9])) == (3, 3, 3)
-    assert (int(window.stable.requests.sum()), window.share_bp) == (7, 1_000)
-    nothing = window_counts(pages.take(server.reader.snapshot()), **SIDES)
-    assert int(nothing.canary.requests.sum() + nothing.stable.requests.sum()) == 0
+    assert (int(found[STABLE][:, REQUESTS].sum()), int(found[OLD][:, REQUESTS].sum())) == (7, 100)
+    assert not any(counts.any() for counts in pages.take(server.reader.snapshot()).values())
 
 
 def test_a_restart_of_the_reader_loses_and_repeats_nothing(server: Server) -> None:
@@ -59,8 +58,8 @@ def test_a_restart_of_the_reader_loses_and_repeats_nothing(server: Server) -> No
     pages.take(server.reader.snapshot())
     kept = json.loads(json.dumps(pages.state()))
     server.count(CANARY, 3, times=4)
-    window = window_counts(PageDifferences.restored(kept).take(server.reader.snapshot()), **SIDES)
-    assert int(window.canary.requests.sum()) == 4
+    found = PageDifferences.restored(kept).take(server.reader.snapshot())
+    assert int(found[CANARY][:, REQUESTS].sum()) == 4
 
 
 def test_a_block_that_changed_hands_begins_anew(server: Server) -> None:

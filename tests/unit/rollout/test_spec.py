@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlops.rollout import RolloutSpec, parse_spec, read_spec
+from mlops.rollout.outputs import sign_flips
 from mlops.rollout.spec import live_buckets
+from mlops.tap.layout import BUCKETS
 from tickserve.errors import ConfigurationError
 
 TOML = """
@@ -67,6 +70,23 @@ def test_a_step_without_time_to_pass_is_refused_with_the_arithmetic() -> None:
         parse_spec({"keys": 500, "steps": [step]})
     quick = {name: {"tolerance": 0.2} for name in ("errors", "violations", "latency")}
     assert parse_spec({"keys": 500, "window_s": 1.0, "steps": [step], "analysis": quick})
+
+
+def test_a_tolerance_of_flips_that_a_flawless_canary_cannot_show_is_refused_with_the_arithmetic() -> None:
+    def flips(tolerance: float) -> dict[str, Any]:
+        return {"keys": 500, "steps": [{"share": 10.0}], "analysis": {"sign_flips": {"tolerance": tolerance}}}
+
+    with pytest.raises(
+        ConfigurationError, match=r"step 1 cannot reach a decision: .* 45\.5 key buckets .* than 0\.101 "
+    ):
+        parse_spec(flips(0.1))
+    spec = parse_spec(flips(0.11))
+    pairs, none = np.zeros(BUCKETS, np.int64), np.zeros(BUCKETS, np.int64)
+    pairs[:45] = 1_000
+    found = sign_flips(pairs, none, 0.001, spec.analysis.alpha)
+    assert found is not None
+    assert found.upper <= 0.11
+    assert parse_spec(flips(0.03) | {"strategy": "blue_green"}), "there every key counts"
 
 
 @pytest.mark.parametrize(
