@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -443,6 +444,19 @@ def test_cache_keeps_within_its_bound_but_for_what_is_in_use(desk: Desk) -> None
         source.open("demo", first)
         source.open("demo", second)
         assert {path.name for path in (desk.folder / "cache").iterdir()} == kept
+
+
+def test_cache_gives_up_first_what_was_used_longest_ago(tmp_path: Path) -> None:
+    digests = [str(number) * 64 for number in range(3)]
+    cache = PackageCache(tmp_path, 250, lambda: ())
+    for age, digest in enumerate(digests):
+        (tmp_path / digest).mkdir()
+        (tmp_path / digest / MODEL_FILE).write_bytes(bytes(100))
+        os.utime(tmp_path / digest, (age, age))
+    cache.touch(digests[0])
+    with cache.fetching(digests[2]):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {digests[0], digests[2]}
 
 
 def test_events_are_kept_in_order_waited_for_and_written(tmp_path: Path) -> None:
