@@ -83,7 +83,9 @@ class RegistrySource:
         self._is_signed = self._always_signed or wanted.requires_signature
         desired = _desired(wanted)
         self._desired = desired
-        self._keep(desired)
+        if desired.models:
+            # A registry without any was emptied, or is another one: what is served goes on, over a restart too.
+            self._keep(desired)
         return desired
 
     def last_good(self) -> Desired | None:

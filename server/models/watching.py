@@ -57,7 +57,7 @@ class DesiredWatch:
     def _read(self) -> None:
         try:
             desired = self._source.read()
-            if not desired.models and self._desired is not None and self._desired.models:
+            if not desired.models and self._knows_models():
                 # More likely a volume that went away than a wish to serve nothing.
                 raise PackageError(f"every model is gone from the {self._source.name}; the served ones go on")
         except TickserveError as error:
@@ -95,6 +95,11 @@ class DesiredWatch:
             if waited_s >= _LATE_S:
                 return f"the {self._source.name} has not answered for {waited_s:.0f} s"
             return self._error
+
+    def _knows_models(self) -> bool:
+        """Whether there were models when desired state was read last, by this process or an earlier one."""
+        known = self.desired or self._source.last_good()
+        return known is not None and bool(known.models)
 
     def _miss(self, error: TickserveError) -> None:
         with self._lock:

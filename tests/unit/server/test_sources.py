@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from mlops.package import MODEL_FILE, new_key
 from mlops.registry import Registry
+from mlops.registry.wanted import Wanted
 from mlops.routing import MAX_HASH, upper_bound
 from server.engine.python import PythonEngine
 from server.models import (
@@ -736,3 +737,16 @@ def test_rollback_does_not_wait_for_a_source_that_does_not_answer(
     until(lambda: reconciler.snapshot().overrides.refused["demo"]["2"].until_revision == 2)
     reconciler.reconcile()
     assert reconciler.snapshot().models[0].desired.reason == "rolled back from version 2: bad fills"
+
+
+def test_registry_that_lost_everything_takes_no_model_away_over_a_restart_either(
+    desk: Desk, engine: PythonEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Reconciler(desk.source(), engine, LocalState(desk.folder)).reconcile()
+    nothing = Wanted(99, False, {}, {})
+    monkeypatch.setattr(Registry, "wanted", lambda _: nothing)
+    for _ in range(2):
+        reconciler = Reconciler(desk.source(), engine, LocalState(desk.folder))
+        reconciler.reconcile()
+        assert stable(reconciler) == "1"
+        assert reconciler.snapshot().source_error == "every model is gone from the registry; the served ones go on"
