@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -750,3 +751,36 @@ def test_registry_that_lost_everything_takes_no_model_away_over_a_restart_either
         reconciler.reconcile()
         assert stable(reconciler) == "1"
         assert reconciler.snapshot().source_error == "every model is gone from the registry; the served ones go on"
+
+
+def test_version_that_is_gone_back_to_answers_by_the_rules_that_it_was_loaded_with(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler.reconcile()
+    operations = Operations(reconciler)
+    rules = (RuleChange("finite", "flag"),)
+    operations.set_desired("demo", replace(only("2"), rules=rules), None, 0, actor="kim", reason="only say so")
+    reconciler.reconcile()
+    assert operations.rollback("demo", actor="kim", reason="bad fills")[0] == "3"
+    [record] = reconciler.snapshot().models
+    assert record.target is not None
+    assert record.target.rules == record.loaded["3"].rules == ()
+    # Desired state keeps its rules, so it is loaded again for them.
+    reconciler.reconcile()
+    [record] = reconciler.snapshot().models
+    assert record.target is not None
+    assert record.target.rules == record.loaded["3"].rules == rules
+
+
+def test_load_that_ends_after_its_model_went_leaves_nothing_behind(models: Path, engine: PythonEngine) -> None:
+    add_constant(models, 1.0, name="other")
+    loader = HeldLoader()
+    reconciler = Reconciler(DirectorySource(models), engine, LocalState(models.parent), loader=loader)
+    reconciler.reconcile()
+    loader.load("3")
+    assert [version for _, version, _ in engine._prepared] == ["3"]
+    shutil.rmtree(models / "demo")
+    reconciler.reconcile()
+    assert engine._prepared == {}
