@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops.tap.layout import BUCKETS, ERRORS, FAILURES, OUTPUT_VIOLATIONS, OVER_EDGE, REQUESTS
+from mlops.tap.layout import BUCKETS, ERRORS, FAILURES, OUTPUT_VIOLATIONS, REQUESTS
 
 Counts = NDArray[np.int64]
 
@@ -32,8 +32,11 @@ class SideCounts:
         return cls(*(np.zeros(BUCKETS, np.int64) for _ in fields(cls)))
 
     @classmethod
-    def of_page(cls, difference: NDArray[Any], slow: int = OVER_EDGE) -> "SideCounts":
-        """Of the difference of two readings of a block of the counters page, shape (256, 8); `slow` is a column."""
+    def of_page(cls, difference: NDArray[Any], slow: int) -> "SideCounts":
+        """Of the difference of two readings of a block of the counters page, shape (256, 8).
+
+        `slow` is the column of the answers over the edge, or of the runs over it.
+        """
         found = difference.astype(np.int64)
         requests = found[:, REQUESTS]
         return cls(
@@ -70,18 +73,3 @@ class WindowCounts:
     share_bp: int
     canary: SideCounts
     stable: SideCounts
-
-    def __add__(self, other: "WindowCounts") -> "WindowCounts":
-        """The same window on another server. Raises ValueError where the split is another one."""
-        if self.share_bp != other.share_bp:
-            raise ValueError(f"windows under shares of {self.share_bp} and {other.share_bp} do not add up")
-        return WindowCounts(self.share_bp, self.canary + other.canary, self.stable + other.stable)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {"share_bp": self.share_bp, "canary": self.canary.as_dict(), "stable": self.stable.as_dict()}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "WindowCounts":
-        """What `as_dict` gave."""
-        return cls(plain["share_bp"], SideCounts.from_dict(plain["canary"]), SideCounts.from_dict(plain["stable"]))

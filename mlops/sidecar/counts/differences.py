@@ -1,11 +1,11 @@
-"""From the counters page of a server to windows of counts: exact differences, whatever blocks change hands."""
+"""Exact differences of a server's counters page, whatever blocks change hands."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mlops.rollout.counts import Counts, SideCounts, WindowCounts
+from mlops.rollout.counts import Counts
 from mlops.tap.counters import BlockCounts, Identity
 from mlops.tap.layout import BUCKETS, COLUMNS
 
@@ -44,33 +44,3 @@ class PageDifferences:
         for block, (epoch, counts) in state.items():
             found._told[int(block)] = epoch, np.array(counts, np.int64).reshape(BUCKETS, COLUMNS)
         return found
-
-
-def window_counts(
-    differences: Mapping[Identity, Counts],
-    *,
-    canary: tuple[int, int],
-    stable: tuple[int, int],
-    edge_ns: int,
-    share_bp: int,
-) -> WindowCounts:
-    """One server's window of a rollout.
-
-    Parameters
-    ----------
-    canary, stable : (int, int)
-        Index of the version in the page's catalog, and role.
-    edge_ns : int
-        The rollout's frozen edge. Counts under another one are from before it, or from after.
-    share_bp : int
-        The canary's share of the keys all the while.
-    """
-
-    def side(version: int, role: int) -> SideCounts:
-        found = SideCounts.empty()
-        for identity, counts in differences.items():
-            if (identity.version, identity.role, identity.edge_ns) == (version, role, edge_ns):
-                found = found + SideCounts.of_page(counts)
-        return found
-
-    return WindowCounts(share_bp, side(*canary), side(*stable))

@@ -1,17 +1,16 @@
-"""Windows from real counters pages: nothing lost, nothing twice, over blocks that change hands and restarts."""
+"""Differences of real counters pages: nothing lost, nothing twice, over blocks that change hands and restarts."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from mlops.rollout.pages import PageDifferences, window_counts
+from mlops.sidecar.counts.differences import PageDifferences
 from mlops.tap import PageReader
 from mlops.tap.counters import Identity, Page, PageOwner, Tallier, create_page
-from mlops.tap.layout import ERRORS, FAILURES, OUTPUT_VIOLATIONS, OVER_EDGE
+from mlops.tap.layout import ERRORS, FAILURES, OUTPUT_VIOLATIONS, OVER_EDGE, REQUESTS
 
 CANARY, STABLE, OLD = Identity(1, 2, 0, 500), Identity(0, 1, 0, 500), Identity(0, 1, 0, 0)
-SIDES = {"canary": (1, 2), "stable": (0, 1), "edge_ns": 500, "share_bp": 1_000}
 
 
 class Server:
@@ -35,22 +34,20 @@ def server(tmp_path: Path) -> Server:
     return Server(tmp_path / "counters")
 
 
-def test_windows_hold_what_happened_between_two_looks(server: Server) -> None:
+def test_a_difference_is_what_happened_between_two_looks(server: Server) -> None:
     pages = PageDifferences()
     server.count(CANARY, 3, times=5)
     pages.take(server.reader.snapshot())
     server.count(CANARY, 3, ERRORS, FAILURES, times=2)
     server.count(CANARY, 9, OVER_EDGE, OUTPUT_VIOLATIONS, times=3)
     server.count(STABLE, 3, times=7)
-    # Of before the edge was set: another block, and no part of the rollout.
+    # Of before the edge was set: another block.
     server.count(OLD, 3, times=100)
-    window = window_counts(pages.take(server.reader.snapshot()), **SIDES)
-    ours = window.canary
-    assert (int(ours.requests[3]), int(ours.answers[3]), int(ours.failures[3])) == (2, 0, 2)
-    assert (int(ours.requests[9]), int(ours.slow[9]), int(ours.violations[9])) == (3, 3, 3)
-    assert (int(window.stable.requests.sum()), window.share_bp) == (7, 1_000)
-    nothing = window_counts(pages.take(server.reader.snapshot()), **SIDES)
-    assert int(nothing.canary.requests.sum() + nothing.stable.requests.sum()) == 0
+    found = pages.take(server.reader.snapshot())
+    assert found[CANARY][3, [REQUESTS, ERRORS, FAILURES]].tolist() == [2, 2, 2]
+    assert found[CANARY][9, [REQUESTS, OVER_EDGE, OUTPUT_VIOLATIONS]].tolist() == [3, 3, 3]
+    assert [int(found[each][:, REQUESTS].sum()) for each in (STABLE, OLD)] == [7, 100]
+    assert not any(each.any() for each in pages.take(server.reader.snapshot()).values())
 
 
 def test_a_restart_of_the_reader_loses_and_repeats_nothing(server: Server) -> None:
@@ -59,8 +56,8 @@ def test_a_restart_of_the_reader_loses_and_repeats_nothing(server: Server) -> No
     pages.take(server.reader.snapshot())
     kept = json.loads(json.dumps(pages.state()))
     server.count(CANARY, 3, times=4)
-    window = window_counts(PageDifferences.restored(kept).take(server.reader.snapshot()), **SIDES)
-    assert int(window.canary.requests.sum()) == 4
+    found = PageDifferences.restored(kept).take(server.reader.snapshot())
+    assert int(found[CANARY][:, REQUESTS].sum()) == 4
 
 
 def test_a_block_that_changed_hands_begins_anew(server: Server) -> None:
@@ -73,5 +70,5 @@ def test_a_block_that_changed_hands_begins_anew(server: Server) -> None:
     server.blocks |= server.owner.place([CANARY, STABLE, newer])
     server.count(newer, 3, times=2)
     found = pages.take(server.reader.snapshot())
-    assert int(found[newer][:, 0].sum()) == 2
+    assert int(found[newer][:, REQUESTS].sum()) == 2
     assert OLD not in found
