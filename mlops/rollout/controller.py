@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from mlops import histogram
@@ -18,13 +17,14 @@ from mlops.registry.desired import read_desired
 from mlops.registry.journal import Write
 from mlops.registry.leases import Lease, LeaseLostError, Leases
 from mlops.registry.rollouts import RolloutRow, all_open, read_rollout
-from mlops.rollout.analysis import Evidence
+from mlops.rollout.analysis import Evidence, StepOutputs
 from mlops.rollout.applying import apply
+from mlops.rollout.counts import Counts
 from mlops.rollout.coverage import read_coverage
 from mlops.rollout.machine import CONTROLLER, Audit, Decision, DesiredChange, Phase, RolloutState, pause
 from mlops.rollout.outputs_of_step import read_step_outputs
 from mlops.rollout.spec import RolloutSpec
-from mlops.rollout.stepping import Look, Moved, StepOutputs, go_on, prepare
+from mlops.rollout.stepping import Look, Moved, go_on, prepare
 from mlops.rollout.store import DamagedProgressError, Progress, read_progress, replace_progress, spec_of
 from mlops.rollout.sums import CountedWindow, Side, outputs_of, read_late, read_outputs, read_windows
 from mlops.rollout.taking import window_ns_of
@@ -32,7 +32,6 @@ from mlops.rollout.untold import Alarm
 from mlops.tap.layout import STABLE_ROLE
 from tickserve.errors import ConflictError, RegistryError, TickserveError, UnreachableError
 
-Counts = NDArray[np.int64]
 #: The name of the lease: one controller acts for all rollouts of a registry.
 LEASE = "rollouts"
 
@@ -181,7 +180,7 @@ class Controller:
             progress = read_progress(connection, found.rollout)
             now_ns = self.leases.now_ms(connection) * 1_000_000
         reason = f"the next step cannot be written: {error.message}"
-        decision = pause(progress.state, Evidence(0, ()), reason, now_ns)
+        decision = pause(progress.state, Evidence(), reason, now_ns)
         return Moved(replace(progress, state=decision.state), decision)
 
     def _take_back(self, found: RolloutRow, spec: RolloutSpec, error: DamagedProgressError, lease: Lease) -> Progress:

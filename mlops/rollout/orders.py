@@ -18,7 +18,7 @@ from mlops.registry.lookup import require_model, require_version
 from mlops.registry.rollouts import RolloutRow, insert_decision, open_rollout, read_rollout, require_no_rollout
 from mlops.registry.schema import rollouts
 from mlops.rollout import desired as states
-from mlops.rollout.analysis import Analysis, Evidence
+from mlops.rollout.analysis import evidence_of
 from mlops.rollout.applying import apply
 from mlops.rollout.machine import Command, DesiredChange, Order, RolloutState, decide, share_of
 from mlops.rollout.outputs import MIN_BUCKETS
@@ -109,9 +109,7 @@ class Rollouts:
         change = None
         if not states.is_in_order(desired.state, found, spec, progress.state.step, progress.edge_ns):
             change = _put_right(found, spec, progress, desired, order)
-        evidence = Evidence(0, ())
-        if progress.analysis is not None:
-            evidence = Analysis.restored(spec, dict(progress.analysis)).evidence()
+        evidence = evidence_of(spec, progress.analysis)
         command = Command(order, write.author.actor, write.author.reason)
         decision = decide(spec, progress.state, evidence, command, self.now_ms(write.connection) * 1_000_000)
         apply(write, found, spec, Moved(progress, decision), desired.revision, change=change)

@@ -7,16 +7,13 @@ same next progress, whoever looks.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlops import histogram
 from mlops.registry.rollouts import RolloutRow
 from mlops.registry.values import Desired
 from mlops.rollout import desired as states
-from mlops.rollout.analysis import Analysis, Evidence
+from mlops.rollout.analysis import Analysis, Evidence, StepOutputs
+from mlops.rollout.counts import Counts
 from mlops.rollout.coverage import Coverage
-from mlops.rollout.guard import LiveFigure
 from mlops.rollout.machine import CONTROLLER, Decision, Phase, RolloutState, begin, decide, is_due, pause, share_of
 from mlops.rollout.metrics import Verdict
 from mlops.rollout.spec import RolloutSpec
@@ -24,32 +21,8 @@ from mlops.rollout.store import Progress, reached_key
 from mlops.rollout.sums import CountedWindow
 from mlops.rollout.taking import aligned, exposure, horizon, reached, resumed, take, window_ns_of
 
-Counts = NDArray[np.int64]
 #: Answers of stable that the edge is frozen from, at least.
 MIN_EDGE_ANSWERS = 1_000
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StepOutputs:
-    """What is known of the outputs of a step, and of what came of them; None where that is too little.
-
-    Parameters
-    ----------
-    canary_bins, baseline_bins : array of int, shape (256, bins) and (blocks, bins)
-    pairs, flips : array of int, shape (256,)
-    """
-
-    canary_bins: Counts | None = None
-    baseline_bins: Counts | None = None
-    pairs: Counts | None = None
-    flips: Counts | None = None
-    canary_outcome: LiveFigure | None = None
-    stable_outcome: LiveFigure | None = None
-
-    @property
-    def least(self) -> int:
-        """Rows of the figure that has the fewest, of those that are there."""
-        return min((int(each.sum()) for each in (self.canary_bins, self.pairs) if each is not None), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +52,7 @@ def go_on(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look, 
     edge_ns = progress.edge_ns
     if edge_ns is None or progress.analysis is None:
         raise ValueError("the rollout has not begun")
-    analysis = Analysis.restored(spec, dict(progress.analysis))
+    analysis = Analysis.restored(spec, progress.analysis)
     foreign = _foreign(found, spec, progress, look)
     if foreign and progress.state.phase is Phase.RUNNING:
         return Moved(progress, pause(progress.state, analysis.evidence(), foreign, look.now_ns))
@@ -150,7 +123,7 @@ def prepare(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look
     """
     foreign = _foreign(found, spec, progress, look)
     if foreign and progress.state.phase is Phase.RUNNING:
-        return Moved(progress, pause(progress.state, Evidence(0, ()), foreign, look.now_ns))
+        return Moved(progress, pause(progress.state, Evidence(), foreign, look.now_ns))
     if not foreign:
         progress = replace(progress, desired_revision=look.desired.revision)
     answers = int(latencies_ns.sum())
@@ -158,7 +131,7 @@ def prepare(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look
     hold = look.coverage.hold
     if foreign or hold or edge_ns is None or progress.state.phase is not Phase.RUNNING:
         why = hold or f"stable has given {answers} of {MIN_EDGE_ANSWERS} answers that the edge is frozen from"
-        decision = decide(spec, progress.state, Evidence(0, ()), None, look.now_ns, hold=why)
+        decision = decide(spec, progress.state, Evidence(), None, look.now_ns, hold=why)
         return Moved(replace(progress, state=decision.state), decision)
     reason = "begun"
     if edge_ns:
@@ -218,7 +191,7 @@ def _judge_outputs(
     if not missing or hold or not start_ns or state.phase is not Phase.RUNNING:
         return
     # As the decision that follows will see it: what passed since the last look included.
-    now = decide(spec, state, Evidence(0, ()), None, look.now_ns).state
+    now = decide(spec, state, Evidence(), None, look.now_ns).state
     evidence = analysis.evidence()
     others = {each.verdict for each in evidence.verdicts if each.metric not in missing and not each.is_guard}
     step = spec.steps[state.step]
@@ -231,17 +204,9 @@ def _judge_outputs(
     if not is_over and not (is_enough and others <= {Verdict.PASS}):
         return
     found = outputs(start_ns, max(start_ns, upto_ns))
-    has_psi, has_flips, has_outcome = (name in missing for name in ("psi", "sign_flips", "outcome"))
-    if (has_psi or has_flips) and not is_over and found.least < step.min_requests:
+    if missing & {"psi", "sign_flips"} and not is_over and found.least < step.min_requests:
         return
-    analysis.end_step(
-        canary_bins=found.canary_bins if has_psi else None,
-        baseline_bins=found.baseline_bins if has_psi else None,
-        pairs=found.pairs if has_flips else None,
-        flips=found.flips if has_flips else None,
-        canary_outcome=found.canary_outcome if has_outcome else None,
-        stable_outcome=found.stable_outcome if has_outcome else None,
-    )
+    analysis.end_step(found)
 
 
 def _foreign(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look) -> str:

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops.rollout import Analysis, RolloutSpec, SideCounts, Verdict, WindowCounts, parse_spec
+from mlops.rollout.analysis import StepOutputs
 from mlops.rollout.outputs import psi_bounds, sign_flips
 from mlops.tap.layout import BUCKETS, COLUMNS, OVER_EDGE
 from tests.unit.rollout.windows import side, window
@@ -143,7 +143,7 @@ def test_pairs_excuse_what_the_input_did() -> None:
     assert verdicts(played(spec, worse))["errors"] == "fail"
 
 
-def outputs(shift: float, buckets: int = 60) -> dict[str, Any]:
+def outputs(shift: float, buckets: int = 60) -> StepOutputs:
     draw = np.random.default_rng(3)
     baseline = draw.multinomial(200, np.full(10, 0.1), size=60)
     shares = np.full(10, 0.1)
@@ -152,28 +152,29 @@ def outputs(shift: float, buckets: int = 60) -> dict[str, Any]:
     canary[:buckets] = draw.multinomial(100, shares / shares.sum(), size=buckets)
     pairs = np.zeros(BUCKETS, np.int64)
     pairs[:buckets] = 100
-    return {"canary_bins": canary, "baseline_bins": baseline, "pairs": pairs, "flips": (pairs * shift / 2).astype(int)}
+    return StepOutputs(canary, baseline, pairs, (pairs * shift / 2).astype(int))
 
 
 def test_outputs_are_decided_at_step_ends_by_their_bounds() -> None:
     analysis = played(OUTPUTS, window())
     assert verdicts(analysis) == {"psi": "inconclusive", "sign_flips": "inconclusive"}
-    analysis.end_step(**outputs(0.0))
+    analysis.end_step(outputs(0.0))
     assert verdicts(analysis) == {"psi": "pass", "sign_flips": "pass"}
-    with pytest.raises(ValueError, match="psi was judged in this step already"):
-        analysis.end_step(**outputs(0.0))
+    # Its part of alpha is spent: what would fail is no second look.
+    analysis.end_step(outputs(0.8))
+    assert verdicts(analysis) == {"psi": "pass", "sign_flips": "pass"}
     # The next step is not passed by what an earlier one showed.
     analysis.update(window(5_000))
     assert verdicts(analysis) == {"psi": "inconclusive", "sign_flips": "inconclusive"}
-    analysis.end_step(**outputs(0.8))
+    analysis.end_step(outputs(0.8))
     assert verdicts(analysis) == {"psi": "fail", "sign_flips": "fail"}
 
 
 def test_outputs_of_few_buckets_or_none_say_nothing() -> None:
     analysis = played(OUTPUTS, window())
-    analysis.end_step(**outputs(0.8, buckets=19))
+    analysis.end_step(outputs(0.8, buckets=19))
     assert analysis.evidence().overall is Verdict.INCONCLUSIVE
-    analysis.end_step()
+    analysis.end_step(StepOutputs())
     assert analysis.evidence().overall is Verdict.INCONCLUSIVE
 
 
