@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from mlops import histogram
 from mlops.registry import Author, Registry
-from mlops.registry.desired import read_desired
+from mlops.registry.desired import read_desired, require_desired
 from mlops.registry.journal import Write
 from mlops.registry.leases import Lease, LeaseLostError, Leases
 from mlops.registry.rollouts import RolloutRow, all_open, read_rollout
@@ -111,9 +111,7 @@ class Controller:
     def _look(self, found: RolloutRow, spec: RolloutSpec) -> tuple[Moved | None, int]:
         with self.registry.journal.database.read() as connection:
             progress = read_progress(connection, found.rollout)
-            desired = read_desired(connection, found.model)
-            if desired is None:
-                raise RegistryError(f"model {found.model!r} has no desired state any more", field="model")
+            desired = require_desired(connection, found.model)
             now_ns = self.leases.now_ms(connection) * 1_000_000
             covered = read_coverage(connection, found, now_ns)
             rows: tuple[CountedWindow, ...] = ()

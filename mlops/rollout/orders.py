@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from mlops.package import Manifest
 from mlops.registry import Author, Desired, GatePolicy, GateReport, Registry
-from mlops.registry.desired import check_state, read_desired, read_manifest
+from mlops.registry.desired import check_state, read_desired, read_manifest, require_desired
 from mlops.registry.journal import Write, require_reason
 from mlops.registry.leases import DatabaseClock, database_now_ms
 from mlops.registry.lookup import require_model, require_version
@@ -103,9 +103,7 @@ class Rollouts:
             require_model(write.connection, model)
             raise UnknownError(f"no rollout of model {model!r} is open", field="rollout")
         spec, progress = spec_of(found), self._progress(write, found, order)
-        desired = read_desired(write.connection, model)
-        if desired is None:
-            raise RegistryError(f"model {model!r} has no desired state any more", field="model")
+        desired = require_desired(write.connection, model)
         change = None
         if not states.is_in_order(desired.state, found, spec, progress.state.step, progress.edge_ns):
             change = _put_right(found, spec, progress, desired, order)
