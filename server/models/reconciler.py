@@ -12,8 +12,9 @@ from server.engine import Engine
 from server.models import changes
 from server.models.events import EventLog
 from server.models.installation import Installation
-from server.models.loading import InlineLoader, Loaded, Loader, Memory, Result
+from server.models.loading import InlineLoader, Loaded, Loader, Result
 from server.models.local import LocalState, Overrides
+from server.models.memory import Memory
 from server.models.planning import schema_differences
 from server.models.preparing import Preparer
 from server.models.previous import Previous
