@@ -10,11 +10,11 @@ from mlops.registry.journal import Write
 from mlops.registry.rollouts import RolloutRow, insert_decision
 from mlops.registry.values import Desired, DesiredState
 from mlops.rollout import desired as states
+from mlops.rollout.alarms import insert_untold
 from mlops.rollout.machine import Audit, Decision, DesiredChange, Phase
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.stepping import Moved
 from mlops.rollout.store import Progress, write_progress
-from mlops.rollout.untold import insert_untold
 
 
 def apply(

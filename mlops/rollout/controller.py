@@ -17,18 +17,18 @@ from mlops.registry.desired import read_desired, require_desired
 from mlops.registry.journal import Write
 from mlops.registry.leases import Lease, LeaseLostError, Leases
 from mlops.registry.rollouts import RolloutRow, all_open, read_rollout
+from mlops.rollout.alarms import Alarm
 from mlops.rollout.analysis import Evidence, StepOutputs
 from mlops.rollout.applying import apply
 from mlops.rollout.counts import Counts
 from mlops.rollout.coverage import read_coverage
 from mlops.rollout.machine import CONTROLLER, Audit, Decision, DesiredChange, Phase, RolloutState, pause
-from mlops.rollout.outputs_of_step import read_step_outputs
 from mlops.rollout.spec import RolloutSpec
+from mlops.rollout.step_outputs import read_step_outputs
 from mlops.rollout.stepping import Look, Moved, go_on, prepare
 from mlops.rollout.store import DamagedProgressError, Progress, read_progress, replace_progress, spec_of
 from mlops.rollout.sums import CountedWindow, Side, outputs_of, read_late, read_outputs, read_windows
-from mlops.rollout.taking import window_ns_of
-from mlops.rollout.untold import Alarm
+from mlops.rollout.windows import window_ns_of
 from mlops.tap.layout import STABLE_ROLE
 from tickserve.errors import ConflictError, RegistryError, TickserveError, UnreachableError
 

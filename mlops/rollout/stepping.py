@@ -19,7 +19,7 @@ from mlops.rollout.metrics import Verdict
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.store import Progress, reached_key
 from mlops.rollout.sums import CountedWindow
-from mlops.rollout.taking import Taken, aligned, exposure, horizon, reached, resumed, take, window_ns_of
+from mlops.rollout.windows import Taken, aligned, exposure, horizon, reached, resumed, take, window_ns_of
 
 #: Answers of stable that the edge is frozen from, at least.
 MIN_EDGE_ANSWERS = 1_000

@@ -14,7 +14,7 @@ from mlops.registry.rollouts import open_rollout
 from mlops.registry.schema import rollout_progress
 from mlops.rollout import Order, Phase
 from mlops.rollout.analysis import Analysis
-from mlops.rollout.beside import read_beside
+from mlops.rollout.comparison import read_comparison
 from mlops.rollout.store import spec_of, window_lengths
 from mlops.rollout.sums.write import write_windows
 from mlops.rollout.view import read_view
@@ -364,7 +364,7 @@ def test_both_versions_are_shown_beside_each_other_on_the_same_requests(world: W
     few[0] = 5
     world.outputs(2, COMPARED_ROLE, pairs=2 * few, flips=few)
     with world.registry.journal.database.read() as connection:
-        found = read_beside(connection, world.rollout, world.now_ns)
+        found = read_comparison(connection, world.rollout, world.now_ns)
     assert (found.canary.answers, found.stable.answers) == (30, 70)
     assert found.canary.p50_us == pytest.approx(400, rel=0.04)
     assert found.stable.p99_us == pytest.approx(100, rel=0.04)

@@ -12,7 +12,7 @@ from mlops.rollout.counts import Counts
 from mlops.rollout.guard import LiveFigure
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.sums import Side, drop_share, outputs_of, read_outputs
-from mlops.rollout.taking import clients_of
+from mlops.rollout.windows import clients_of
 from mlops.tap.layout import COMPARED_ROLE
 
 #: The data set that the sidecar records live figures under.
