@@ -35,6 +35,7 @@ from mlops.registry.facts import set_facts
 from mlops.registry.fetch import Fetcher
 from mlops.registry.gates import GatePolicy, GateReport, evaluate
 from mlops.registry.journal import Author, Clock, Journal, Write, utc_now
+from mlops.registry.leases import database_now
 from mlops.registry.promotion import Evaluate, Promoter
 from mlops.registry.store import ArtifactStore
 from mlops.registry.trust import Trust, requires_signature, set_requirement
@@ -97,14 +98,16 @@ class Registry:
         cache: Path,
         keys: Path,
         *,
-        clock: Clock = utc_now,
+        clock: Clock | None = None,
         evaluate: Evaluate = evaluate,
     ) -> None:
         self._database = Database(url)
         migrate.prepare(self._database)
         self._store = ArtifactStore(artifacts)
-        self._journal = Journal(self._database, clock)
-        self._clock = clock
+        self._clock = clock or utc_now
+        self._journal = Journal(self._database, self._clock)
+        #: What servers say is held against one clock, whatever those of their machines say.
+        self._now = database_now if clock is None else lambda _: clock()
         trust = Trust(self._database, keys)
         self._fetcher = Fetcher(self._database, self._store, cache, trust)
         self._registrar = register.Registrar(self._journal, self._store, trust)
@@ -409,18 +412,19 @@ class Registry:
         self._change("report", author, lambda write: servers.report(write, server, events))
 
     def say(self, report: fleet.ServerReport) -> None:
-        """Replaces what a server said of itself before; the time is this registry's."""
-        at = self._clock()
-        self._database.write(lambda connection: fleet.write_report(connection, replace(report, at=at)))
+        """Replaces what a server said of itself before; the time is the database's."""
+        self._database.write(
+            lambda connection: fleet.write_report(connection, replace(report, at=self._now(connection)))
+        )
 
     def reports(self) -> list[fleet.ServerReport]:
-        """What every server said of itself last."""
+        """What every server said of itself last; `silent` is the state of one that has said nothing for too long."""
         with self._database.read() as connection:
-            return fleet.read_reports(connection)
+            return fleet.read_reports(connection, self._now(connection))
 
     def lags(self, desired: Desired) -> list[fleet.Lag]:
         """Which servers do not serve yet what is desired of a model, and why."""
-        return list(fleet.lags(self.reports(), desired, self._clock()))
+        return list(fleet.lags(self.reports(), desired))
 
     # Caring
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, Table, and_, delete, insert, select, update
 
-from mlops.registry.leases import database_now_ms
+from mlops.registry.leases import database_now
 from mlops.registry.schema import reporters, window_counts, window_outputs
 from mlops.rollout.sums.body import Arrays, pack
 from mlops.rollout.sums.read import ENDED, decoded
@@ -147,11 +147,6 @@ def forget(connection: Connection, before_ns: int) -> int:
             removed += connection.execute(old).rowcount
     silent = delete(reporters).where(reporters.c.at < database_now(connection) - _KEEP_REPORTERS)
     return removed + connection.execute(silent).rowcount
-
-
-def database_now(connection: Connection) -> datetime:
-    """The time by the database's clock."""
-    return datetime.fromtimestamp(database_now_ms(connection) / 1e3, UTC)
 
 
 def _replace(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
