@@ -14,7 +14,7 @@ from mlops.registry.rollouts import open_rollout
 from mlops.registry.schema import reporters, rollout_progress, window_counts, window_outputs
 from mlops.rollout import Order, Phase
 from mlops.rollout.analysis import Analysis
-from mlops.rollout.beside import read_beside
+from mlops.rollout.comparison import read_comparison
 from mlops.rollout.store import spec_of, window_lengths
 from mlops.rollout.sums.write import write_windows
 from mlops.rollout.view import read_view
@@ -375,7 +375,7 @@ def test_both_versions_are_shown_beside_each_other_on_the_same_requests(world: W
     few[0] = 5
     world.outputs(2, COMPARED_ROLE, pairs=2 * few, flips=few)
     with world.registry.journal.database.read() as connection:
-        found = read_beside(connection, world.rollout, world.now_ns)
+        found = read_comparison(connection, world.rollout, world.now_ns)
     assert (found.canary.answers, found.stable.answers) == (30, 70)
     assert found.canary.p50_us == pytest.approx(400, rel=0.04)
     assert found.stable.p99_us == pytest.approx(100, rel=0.04)
@@ -579,7 +579,7 @@ def test_damaged_window_is_named_and_left_out_and_a_breach_is_seen_all_the_same(
     assert world.progress.analysis["windows"] == before.analysis["windows"]  # type: ignore[index]
     assert "the row of window_counts with reporter=of-s1" in world.damaged[0].message
     with world.registry.journal.database.read() as connection:
-        assert "window_counts" in read_beside(connection, world.rollout, world.now_ns).damaged[0]
+        assert "window_counts" in read_comparison(connection, world.rollout, world.now_ns).damaged[0]
     world.canary = side(failures=1)
     world.seconds(10)
     assert world.events[-1] == "aborted"
