@@ -116,7 +116,7 @@ def go_on(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look, 
         else:
             # The first evidence of a step is of the first window that every server gave it the share in.
             is_first = analysis.evidence().share_bp != window.counts.share_bp
-            analysis.update(window.counts, window.exposed)
+            analysis.update(window.counts, window.exposed, window.stable)
             step_from_ns = window.start_ns if is_first else step_from_ns
         decision = _decided(spec, state, analysis, look, foreign, outputs, (step_from_ns, next_ns))
         state = decision.state

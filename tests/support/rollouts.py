@@ -64,6 +64,8 @@ class World:
     alarms: list[Alarm] = field(default_factory=list)
     canary: SideCounts = field(default_factory=side)
     stable: SideCounts = field(default_factory=side)
+    #: What stable's shadow makes of the canary's requests, where that is not what stable does at large.
+    shadow: SideCounts | None = None
     leases_: dict[str, Lease] = field(default_factory=dict)
     baseline: Callable[[str, int], Any] = lambda model, version: None
     damaged: list[RegistryError] = field(default_factory=list)
@@ -145,7 +147,7 @@ class World:
                 given = share.weight_bp if share_bp is None else share_bp
                 rows.append(self.row(server, share.version, role, edge_ns, given, counts))
             if state.shadow is not None and state.shadow.of is not None:
-                rows.append(self.row(server, state.shadow.version, SHADOW_ROLE, edge_ns, 0, self.stable))
+                rows.append(self.row(server, state.shadow.version, SHADOW_ROLE, edge_ns, 0, self.shadow or self.stable))
                 rows.append(self.row(server, state.shadow.of, COMPARED_ROLE, edge_ns, 10_000, self.canary))
         self.write(lambda connection: write_windows(connection, "demo", rows))
 
