@@ -134,7 +134,10 @@ class World:
             self.second()
 
     def count(self, share_bp: int | None = None) -> None:
-        """Writes the window that begins now at every server that is counted, as the desired state splits it."""
+        """Writes the window that begins now at every server that is counted, as the desired state splits it.
+
+        `share_bp` is another share of the canary's, or -1 of one that changed.
+        """
         desired = self.registry.desired("demo")
         assert desired is not None
         state, edge_ns = desired.state, desired.state.latency_edge_ns
@@ -145,6 +148,8 @@ class World:
                 if share.role == "stable" and state.shadow is not None and state.shadow.of == share.version:
                     counts = self.canary
                 given = share.weight_bp if share_bp is None else share_bp
+                if share_bp is not None and share_bp >= 0 and share.role == "stable":
+                    given = 10_000 - share_bp
                 rows.append(self.row(server, share.version, role, edge_ns, given, counts))
             if state.shadow is not None and state.shadow.of is not None:
                 rows.append(self.row(server, state.shadow.version, SHADOW_ROLE, edge_ns, 0, self.shadow or self.stable))
