@@ -211,6 +211,23 @@ def test_split_that_was_changed_between_a_look_and_its_writing_is_not_written_ov
     assert world.split == {1: 10_000}
 
 
+def test_nothing_is_written_of_a_rollout_that_a_rollback_has_ended_since_it_was_looked_at(world: World) -> None:
+    begun(world)
+    world.count()
+    world.now_ns += 10**9
+    world.report()
+    world.say()
+    found, controller = world.rollout, world.controller()
+    moved, expected = controller._look(found, spec_of(found))
+    assert moved is not None
+    assert moved.decision.change is None
+    world.registry.rollback("demo", ANN)
+    before = everything(world.registry)
+    with pytest.raises(ConflictError, match="has ended"):
+        controller._write(found, spec_of(found), moved, expected, world.leases_["one"])
+    assert everything(world.registry) == before
+
+
 @pytest.mark.parametrize("order", [Order.ABORT, Order.PAUSE, Order.FINISH])
 def test_order_between_a_look_and_its_writing_counts(world: World, order: Order) -> None:
     write = about_to_advance(world)
