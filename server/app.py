@@ -50,12 +50,15 @@ _log = structlog.get_logger()
 _SWITCH_INTERVAL_S = 0.0005
 #: The plan is looked at this often at least.
 _PASS_S = 0.25
+#: A source that does not answer for this long is not waited for where an earlier process kept what it said.
+_FIRST_READ_S = 2.0
 #: And the counts of every version.
 _WATCH_S = 0.25
 
 
 class Server:
-    """Owns every part of the process. `run` blocks until SIGTERM, SIGINT or Drain.
+    """Owns every part of the process, and the state folder from its making on. `run` blocks until SIGTERM, SIGINT or
+    Drain.
 
     Desired state is read on one thread, the plan is changed on another, and versions are loaded on further ones: a
     load may take minutes and cannot be interrupted, a registry may not answer, and neither certificates, nor changes
@@ -64,6 +67,8 @@ class Server:
 
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
         self._settings = settings
+        # Before anything in it is read or tidied up: another server may be at work there.
+        self._lock = lock_home(settings.home)
         self._is_told_to_stop = False
         #: Wakes `run`; its `put` may interrupt itself, as a signal's handler does.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -142,7 +147,6 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
-        lock = lock_home(self._settings.home)
         # One listener for data at each address, and the one for operators.
         provide_descriptors(self._settings.max_connections * (len(self._settings.listen) + 1))
         self._open_tap()
@@ -172,7 +176,7 @@ class Server:
                     self._wake.get(timeout=self._settings.poll_s)
         finally:
             self._end()
-            lock.close()
+            self._lock.close()
 
     def _open_tap(self) -> None:
         settings = self._settings
@@ -222,7 +226,8 @@ class Server:
             self._ending.wait(self._settings.poll_s)
 
     def _follow_models(self) -> None:
-        self._first_read.wait()
+        while not self._first_read.wait(_FIRST_READ_S) and not self._reconciler.fall_back():
+            pass
         while not self._ending.is_set():
             # Back-off and time-outs have no event.
             self._work.wait(min(self._settings.poll_s, _PASS_S))

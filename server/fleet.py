@@ -9,7 +9,7 @@ import structlog
 from mlops.registry import Author, Registry, ServerEvent
 from mlops.registry.fleet import ServedModel, ServerReport
 from server.models import ModelRecord, Reconciler, Snapshot
-from server.models.records import refused_versions
+from server.models.records import decided_here
 from server.plan import Role
 from tickserve.errors import RegistryError, TickserveError
 
@@ -178,11 +178,7 @@ def _served(record: ModelRecord, snapshot: Snapshot) -> ServedModel:
 
 
 def _why(record: ModelRecord, snapshot: Snapshot) -> str:
-    held = snapshot.overrides.held.get(record.name)
-    if held is not None:
-        return f"held by {held.actor}: {held.reason or 'no reason given'}"
-    for version, mark in refused_versions(record, snapshot.overrides).items():
-        return f"version {version} was taken out by {mark.actor}: {mark.reason}"
-    if record.why:
-        return record.why
+    why = decided_here(record, snapshot.overrides) or record.why
+    if why:
+        return why
     return "loading" if any(name == record.name for name, _ in snapshot.loading) else ""

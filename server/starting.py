@@ -9,7 +9,8 @@ from tickserve.errors import PackageError
 def is_loaded(snapshot: Snapshot, *, where: str, required: Sequence[str], serve_rest: bool) -> bool:
     """Whether the required models answer; all of them where none is named. False while they are still loading.
 
-    A model that goes on with what it served before the restart is there, whatever became of the version that is wanted.
+    A model that goes on with what it served before the restart is there, whatever became of the version that is wanted;
+    and one that serves what is wanted is, whatever became of the versions beside it.
 
     Raises
     ------
@@ -33,7 +34,7 @@ def is_loaded(snapshot: Snapshot, *, where: str, required: Sequence[str], serve_
     failures = [
         f"model {record.name!r}, version {change.version}: {change.error.message}"
         for record in needed
-        if not _is_loading(snapshot, record) and not record.went_back
+        if not _is_loading(snapshot, record) and not record.went_back and not _is_as_wanted(record)
         for change in record.failed.values()
     ]
     if failures and not serve_rest:
@@ -47,3 +48,10 @@ def is_loaded(snapshot: Snapshot, *, where: str, required: Sequence[str], serve_
 
 def _is_loading(snapshot: Snapshot, record: ModelRecord) -> bool:
     return any(name == record.name for name, _ in snapshot.loading)
+
+
+def _is_as_wanted(record: ModelRecord) -> bool:
+    """Whether requests go where they should: pins, shadow and fallback hold nothing up."""
+    if record.target is None or not record.desired.targets:
+        return False
+    return record.target.shares == record.desired.targets[0].shares

@@ -1,15 +1,19 @@
 """Scenario `loading`: what requests to one model see while versions of a large forest are loaded beside it.
 
-Each round loads one version, and is then as long again without a load, or the other way round. LOADS says how many
-rounds, ENGINE which engine serves, RATE how many requests a second each client process sends. Latency counts from when
-a request was due; every answer is held against an offline run.
+Each round loads one version, is as long again without a load, and as long beside a process of the lowest priority that
+computes; these three in turns. The last shows what any work costs there, however much it yields: processors share
+caches, memory and heat. LOADS says how many rounds, ENGINE which engine serves, RATE how many requests a second each
+client process sends. Latency counts from when a request was due; every answer is held against an offline run.
 """
 
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,8 @@ from mlops.package import add_version
 
 FOREST = "forest-100"
 _LOAD_S = 60.0
+_KINDS = ("without", "during", "beside")
+_COMPUTES = "import os\nos.nice(19)\nwhile True:\n    pass"
 
 
 def main(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -42,14 +48,14 @@ def run(home: Path, *, rounds: int, engine: str, rate: float) -> dict[str, Any]:
     add_version(folder, package)
     models.build(FOREST, folder)
     [forest] = (home / "packages" / FOREST).iterdir()
-    marks: list[tuple[int, int, bool]] = []
+    marks: list[tuple[int, int, str]] = []
     load_s: list[float] = []
     with serving_directory(home, engine) as (_, control), clients(control.status().listen[0], rate, expected) as stop:
         version = 1
         for place in range(rounds):
-            for is_loading in (place % 2 == 0, place % 2 == 1):
+            for kind in (*_KINDS[place % 3 :], *_KINDS[: place % 3]):
                 begin = time.monotonic_ns()
-                if is_loading:
+                if kind == "during":
                     version += 1
                     shutil.copytree(forest, home / "staged")
                     # The same package under another number: it is loaded all the same.
@@ -57,8 +63,9 @@ def run(home: Path, *, rounds: int, engine: str, rate: float) -> dict[str, Any]:
                     control.wait(lambda status, wanted=str(version): serves(status, wanted), _LOAD_S)
                     load_s.append((time.monotonic_ns() - begin) / 1e9)
                 else:
-                    pause_until(begin + int(statistics.median(load_s or [5.0]) * 1e9))
-                marks.append((begin, time.monotonic_ns(), is_loading))
+                    with computing(kind == "beside"):
+                        pause_until(begin + int(statistics.median(load_s or [5.0]) * 1e9))
+                marks.append((begin, time.monotonic_ns(), kind))
             print(f"round {place + 1} of {rounds}, {load_s[-1]:.1f} s to load", flush=True)
         answers, name = stop(), control.status().engine
     found: dict[str, Any] = {
@@ -72,19 +79,32 @@ def run(home: Path, *, rounds: int, engine: str, rate: float) -> dict[str, Any]:
         "wrong": int((~answers.is_right & (answers.version > 0)).sum()),
     }
     for q, label in ((0.5, "p50"), (0.99, "p99")):
-        by_kind: dict[bool, list[float]] = {True: [], False: []}
-        for begin, end, is_loading in marks:
+        by_kind: dict[str, list[float]] = {kind: [] for kind in _KINDS}
+        for begin, end, kind in marks:
             inside = (answers.sent_ns >= begin) & (answers.sent_ns < end) & (answers.version > 0)
-            by_kind[is_loading].append(float(np.quantile(answers.latency_us[inside], q)))
-        ratio = ratio_of_rounds(by_kind[True], by_kind[False])
-        found |= {
-            f"{label}_without_us": round(statistics.median(by_kind[False]), 1),
-            f"{label}_during_us": round(statistics.median(by_kind[True]), 1),
-            f"{label}_ratio": round(ratio.median, 3),
-            f"{label}_ratio_low": round(ratio.low, 3),
-            f"{label}_ratio_high": round(ratio.high, 3),
-        }
+            by_kind[kind].append(float(np.quantile(answers.latency_us[inside], q)))
+        found |= {f"{label}_{kind}_us": round(statistics.median(by_kind[kind]), 1) for kind in _KINDS}
+        # Against nothing, and against the other process.
+        for name, kind in (("ratio", "without"), ("ratio_to_beside", "beside")):
+            ratio = ratio_of_rounds(by_kind["during"], by_kind[kind])
+            found |= {
+                f"{label}_{name}": round(ratio.median, 3),
+                f"{label}_{name}_low": round(ratio.low, 3),
+                f"{label}_{name}_high": round(ratio.high, 3),
+            }
     return found
+
+
+@contextmanager
+def computing(is_wanted: bool) -> Iterator[None]:
+    """A process of the lowest priority that computes meanwhile, where one is wanted."""
+    process = subprocess.Popen([sys.executable, "-c", _COMPUTES]) if is_wanted else None
+    try:
+        yield
+    finally:
+        if process is not None:
+            process.kill()
+            process.wait()
 
 
 def serves(status: Any, version: str) -> bool:

@@ -7,6 +7,8 @@ from mlops.alerts.actions import ACTOR, FoundScale, Notice, Why
 from mlops.registry import Author, Desired, DesiredState, HaltEntry, Registry
 from mlops.registry.desired import make_state
 from mlops.registry.journal import Write
+from mlops.registry.leases import seize
+from mlops.rollout.controller import LEASE
 from mlops.rollout.traffic import Traffic
 from tickserve.errors import ConflictError, UnknownError
 
@@ -78,7 +80,15 @@ class RegistryActions:
         return Traffic(self._registry())
 
     def _write(self, model: str, action: str, why: Why, change: Callable[[Write], bool]) -> bool:
-        return self._registry().journal.write(action, Author(ACTOR, why.reason), change, model=model)
+        def moved(write: Write) -> bool:
+            # Traffic moves under the lease of rollouts: what a controller has under way meanwhile is fenced off. It is
+            # taken and not waited for, since a controller keeps it for as long as a rollout is open.
+            did = change(write)
+            if did:
+                seize(write.connection, LEASE, ACTOR)
+            return did
+
+        return self._registry().journal.write(action, Author(ACTOR, why.reason), moved, model=model)
 
     def _change(self, model: str, change: Callable[[Desired], DesiredState | None], why: Why) -> bool:
         for left in reversed(range(_TRIES)):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ _Result = TypeVar("_Result")
 
 #: How long one writer waits for the others, and one reader of a file for those of its own process.
 BUSY_TIMEOUT_S = 60.0
+#: How long a PostgreSQL may take to let somebody in, unless its URL or PGCONNECT_TIMEOUT says otherwise; the driver's
+#: own bound is 130 s.
+CONNECT_TIMEOUT_S = 10
 _ATTEMPTS = 5
 _PAUSE_S = 0.05
 #: PostgreSQL rolled the transaction back and asks to repeat it: serialisation failure, deadlock.
@@ -185,6 +189,8 @@ def _make_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql":
+            if "connect_timeout" not in parsed.query and "PGCONNECT_TIMEOUT" not in os.environ:
+                parsed = parsed.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT_S)})
             return create_engine(
                 parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S
             )

@@ -1,7 +1,7 @@
 """What each server says of itself, a few seconds old at most, and who is not yet where desired state is."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter
@@ -68,17 +68,21 @@ def write_report(connection: Connection, report: ServerReport) -> None:
     connection.execute(insert(server_status).values(row))
 
 
-def read_reports(connection: Connection) -> list[ServerReport]:
-    """What every server said last, by name."""
+def read_reports(connection: Connection, now: datetime) -> list[ServerReport]:
+    """What every server said last, by name. One that has said nothing for too long and did not stop is `silent`."""
     rows = connection.execute(select(server_status).order_by(server_status.c.server))
-    return [_REPORT.validate_python({**row.status, "at": row.at}) for row in rows]
+    reports = [_REPORT.validate_python({**row.status, "at": row.at}) for row in rows]
+    return [
+        replace(report, state="silent") if report.state != "stopped" and report.is_silent(now) else report
+        for report in reports
+    ]
 
 
-def lags(reports: Sequence[ServerReport], desired: Desired, now: datetime) -> Iterator[Lag]:
+def lags(reports: Sequence[ServerReport], desired: Desired) -> Iterator[Lag]:
     """Who of those that speak does not serve what is desired of a model."""
     model, wanted = desired.model, {str(share.version): share.weight_bp for share in desired.state.split}
     for report in reports:
-        if report.is_silent(now) or report.state == "stopped":
+        if report.state in ("silent", "stopped"):
             continue
         served = report.models.get(model)
         if served is None:

@@ -43,7 +43,7 @@ def database_now_ms(connection: Connection) -> int:
 
 
 def database_now(connection: Connection) -> datetime:
-    """The same as a time."""
+    """The time by the database's clock."""
     return datetime.fromtimestamp(database_now_ms(connection) / 1e3, UTC)
 
 
@@ -125,12 +125,24 @@ class Leases:
             connection.execute(update(leases).where(leases.c.name == name).values(expires_at_ms=latest_ms))
         if row is not None and now_ms < row.expires_at_ms and row.holder != holder:
             return None
-        token = 1 if row is None else row.token + 1
-        connection.execute(delete(leases).where(leases.c.name == name))
-        expires_at_ms = now_ms + self._ttl_ms
-        connection.execute(insert(leases).values(name=name, holder=holder, token=token, expires_at_ms=expires_at_ms))
-        return Lease(name, holder, token)
+        return _take(connection, name, holder, now_ms + self._ttl_ms)
 
     @property
     def _ttl_ms(self) -> int:
         return max(1, round(min(self.ttl_s, LONGEST_S) * 1000))
+
+
+def seize(connection: Connection, name: str, holder: str) -> Lease:
+    """Takes a lease from whoever has it, for the caller's transaction alone; after that nobody holds it.
+
+    What the holder before had under way is fenced off, as after a silence; it may acquire the lease again.
+    """
+    return _take(connection, name, holder, 0)
+
+
+def _take(connection: Connection, name: str, holder: str, expires_at_ms: int) -> Lease:
+    before = connection.execute(select(leases.c.token).where(leases.c.name == name)).scalar_one_or_none()
+    lease = Lease(name, holder, (before or 0) + 1)
+    connection.execute(delete(leases).where(leases.c.name == name))
+    connection.execute(insert(leases).values(name=name, holder=holder, token=lease.token, expires_at_ms=expires_at_ms))
+    return lease

@@ -8,8 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection
-
 from mlops.package import Manifest, Metric, Package
 from mlops.registry import (
     aliases,
@@ -100,13 +98,16 @@ class Registry:
         cache: Path,
         keys: Path,
         *,
-        clock: Clock = utc_now,
+        clock: Clock | None = None,
         evaluate: Evaluate = evaluate,
     ) -> None:
         self._database = Database(url)
         migrate.prepare(self._database)
         self._store = ArtifactStore(artifacts)
-        self._journal = Journal(self._database, clock)
+        self._clock = clock or utc_now
+        self._journal = Journal(self._database, self._clock)
+        #: What servers say is held against one clock, whatever those of their machines say.
+        self._now = database_now if clock is None else lambda _: clock()
         trust = Trust(self._database, keys)
         self._fetcher = Fetcher(self._database, self._store, cache, trust)
         self._registrar = register.Registrar(self._journal, self._store, trust)
@@ -411,22 +412,19 @@ class Registry:
         self._change("report", author, lambda write: servers.report(write, server, events))
 
     def say(self, report: fleet.ServerReport) -> None:
-        """Replaces what a server said of itself before; the time is the database's, whatever the server's is."""
-
-        def change(connection: Connection) -> None:
-            fleet.write_report(connection, replace(report, at=database_now(connection)))
-
-        self._database.write(change)
+        """Replaces what a server said of itself before; the time is the database's."""
+        self._database.write(
+            lambda connection: fleet.write_report(connection, replace(report, at=self._now(connection)))
+        )
 
     def reports(self) -> list[fleet.ServerReport]:
-        """What every server said of itself last."""
+        """What every server said of itself last; `silent` is the state of one that has said nothing for too long."""
         with self._database.read() as connection:
-            return fleet.read_reports(connection)
+            return fleet.read_reports(connection, self._now(connection))
 
     def lags(self, desired: Desired) -> list[fleet.Lag]:
         """Which servers do not serve yet what is desired of a model, and why."""
-        with self._database.read() as connection:
-            return list(fleet.lags(fleet.read_reports(connection), desired, database_now(connection)))
+        return list(fleet.lags(self.reports(), desired))
 
     # Caring
 
@@ -450,7 +448,7 @@ class Registry:
     def find_garbage(self, retention: timedelta = gc.RETENTION, grace: timedelta = gc.GRACE) -> list[gc.Garbage]:
         """The files that `collect_garbage` would remove."""
         with self._database.read() as connection:
-            return gc.find_garbage(connection, self._store, self._journal.clock(), retention, grace)
+            return gc.find_garbage(connection, self._store, self._clock(), retention, grace)
 
     def collect_garbage(
         self, author: Author, retention: timedelta = gc.RETENTION, grace: timedelta = gc.GRACE

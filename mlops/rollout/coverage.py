@@ -61,7 +61,7 @@ def coverage(
 def read_coverage(connection: Connection, found: RolloutRow, now_ns: int, on_damaged: OnDamaged = refuse) -> Coverage:
     """The same, of what servers and sidecars said last; the time is the database's."""
     now = datetime.fromtimestamp(now_ns / 1e9, UTC)
-    return coverage(found, read_reports(connection), read_reporters(connection, found.model, on_damaged), now)
+    return coverage(found, read_reports(connection, now), read_reporters(connection, found.model, on_damaged), now)
 
 
 def _serves(report: ServerReport, found: RolloutRow, now: datetime) -> bool:

@@ -8,8 +8,12 @@ import threading
 from collections.abc import Callable
 
 from server.models import Operations, Reconciler
+from server.models.records import decided_here
 from tickserve.errors import Code, ControlError
 from tickserve.wire import grpc_service_pb2 as oip
+
+#: Each holds a thread of the admin listener, of which operators need some.
+_WAITS = 4
 
 
 class RepositoryService:
@@ -19,6 +23,7 @@ class RepositoryService:
         self._reconciler = reconciler
         self._operations = operations
         self._within_s = within_s
+        self._waits = threading.BoundedSemaphore(_WAITS)
 
     def load(self, request: oip.RepositoryModelLoadRequest, actor: str) -> oip.RepositoryModelLoadResponse:
         """Returns once the model answers with what is desired.
@@ -34,7 +39,15 @@ class RepositoryService:
                 code=Code.UNIMPLEMENTED,
             )
         self._operations.load(request.model_name, actor=actor)
-        self._wait(request.model_name)
+        if not self._waits.acquire(blocking=False):
+            raise ControlError(
+                f"{_WAITS} loads are waited for already; model {request.model_name!r} is being loaded all the same",
+                code=Code.RESOURCE_EXHAUSTED,
+            )
+        try:
+            self._wait(request.model_name)
+        finally:
+            self._waits.release()
         return oip.RepositoryModelLoadResponse()
 
     def unload(self, request: oip.RepositoryModelUnloadRequest, actor: str) -> oip.RepositoryModelUnloadResponse:
@@ -52,7 +65,14 @@ class RepositoryService:
                 raise ControlError(f"model {model!r} is gone", code=Code.NOT_FOUND)
             for change in record.failed.values():
                 raise ControlError(change.error.message, code=change.error.code)
-            return record.plan is not None and not snapshot.is_behind(record)
+            is_behind = snapshot.is_behind(record)
+            decided = decided_here(record, snapshot.overrides)
+            if is_behind and decided:
+                raise ControlError(
+                    f"model {model!r}: {decided}; `tickserve follow on {model}` ends that",
+                    code=Code.FAILED_PRECONDITION,
+                )
+            return record.plan is not None and not is_behind
 
         if not wait_for(is_there, self._within_s):
             raise ControlError(

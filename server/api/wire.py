@@ -1,5 +1,7 @@
 """Between the messages of Control and the values of the control plane."""
 
+import math
+
 from server.models import Event, ModelDesired, ModelRecord, RuleChange, ShadowShare, Share, Snapshot, Target
 from server.models.records import refused_versions
 from server.plan import Halt, Role
@@ -8,6 +10,10 @@ from tickserve.v1 import control_pb2 as pb
 from tickserve.v1 import prediction_pb2
 
 _WHOLE_BP = 10_000
+#: As many as a registry takes.
+_VERSION_DIGITS = 18
+#: Of integers in JSON, in which the state is kept.
+_LARGEST = (1 << 53) - 1
 
 
 def model_status(record: ModelRecord, snapshot: Snapshot) -> pb.ModelStatus:
@@ -94,14 +100,18 @@ def read_target(desired: pb.DesiredState) -> Target:
     scale = desired.position_scale if desired.HasField("position_scale") else 1.0
     if not 0.0 <= scale <= 1.0:
         raise _invalid("desired.position_scale", f"{scale} is not from 0 to 1")
-    pins = {pin.version: tuple(pin.clients) for pin in desired.allowed_pins}
+    pins = {_version("desired.allowed_pins", pin.version): tuple(pin.clients) for pin in desired.allowed_pins}
+    if len(pins) != len(desired.allowed_pins):
+        raise _invalid("desired.allowed_pins", "a version is named twice")
+    if desired.latency_edge_ns > _LARGEST:
+        raise _invalid("desired.latency_edge_ns", f"{desired.latency_edge_ns} is more than {_LARGEST}")
     return Target(
         shares=shares,
-        pins=frozenset(_version("desired.allowed_pins", version) for version, clients in pins.items() if not clients),
+        pins=frozenset(version for version, clients in pins.items() if not clients),
         salt=desired.salt,
         position_scale=scale,
         rules=tuple(_rule(change) for change in desired.rule_overrides),
-        schema_override=desired.schema_override,
+        schema_override=_version("desired.schema_override", desired.schema_override) if desired.schema_override else "",
         shadow=_shadow(desired.shadow) if desired.HasField("shadow") else None,
         fallback=_version("desired.fallback_version", desired.fallback_version) if desired.fallback_version else "",
         client_pins=tuple((version, clients) for version, clients in sorted(pins.items()) if clients),
@@ -178,6 +188,8 @@ def _shadow(shadow: pb.Shadow) -> ShadowShare:
 def _rule(change: pb.RuleOverride) -> RuleChange:
     low = change.minimum if change.HasField("minimum") else None
     high = change.maximum if change.HasField("maximum") else None
+    if not all(bound is None or math.isfinite(bound) for bound in (low, high)):
+        raise _invalid("desired.rule_overrides", f"a bound of rule {change.rule!r} is no finite number")
     if low is not None and high is not None and low > high:
         raise _invalid("desired.rule_overrides", f"minimum {low} of rule {change.rule!r} is above its maximum {high}")
     if change.policy not in ("", "reject", "clip", "flag", "fallback"):
@@ -186,8 +198,10 @@ def _rule(change: pb.RuleOverride) -> RuleChange:
 
 
 def _version(field: str, version: str) -> str:
-    if not version.isascii() or not version.isdecimal() or version.startswith("0"):
-        raise _invalid(field, f"version {version!r} is no positive decimal integer")
+    if not version.isascii() or not version.isdecimal() or version.startswith("0") or len(version) > _VERSION_DIGITS:
+        raise _invalid(
+            field, f"version {version[:40]!r} is no positive decimal integer of at most {_VERSION_DIGITS} digits"
+        )
     return version
 
 

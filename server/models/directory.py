@@ -114,10 +114,18 @@ class DirectorySource:
         ------
         ControlError
             ABORTED where the revision is another one by now; NOT_FOUND where there is no such model or version;
-            UNIMPLEMENTED where no rows are kept.
+            INVALID_ARGUMENT where it says more than its shares without having any; UNIMPLEMENTED where no rows are
+            kept.
         """
         if self.rows is None:
             raise ControlError("this server keeps no desired state", code=Code.UNIMPLEMENTED)
+        if not target.shares and (halt is not None or target != Target(())):
+            raise ControlError(
+                f"without a split, desired state gives model {model!r} back to the version policy and says nothing "
+                f"else: name a version; `tickserve halt {model}` stops it",
+                code=Code.INVALID_ARGUMENT,
+                field="desired.split",
+            )
         found = list_versions(self.root).get(model)
         if found is None:
             raise ControlError(f"{self.root} holds no model {model!r}", code=Code.NOT_FOUND, field="model")

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import structlog
 
@@ -109,8 +110,11 @@ class EventLog:
     def _write(self, audit: Path, events: Sequence[Event]) -> None:
         try:
             audit.parent.mkdir(parents=True, exist_ok=True)
-            with open(audit, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(event)) + "\n" for event in events)
+            with open(audit, "ab+") as file:
+                if file.tell() and not _ends_a_line(file):
+                    # A full disk, or a process that was killed: that line is lost, and not the next one with it.
+                    file.write(b"\n")
+                file.writelines(json.dumps(asdict(event)).encode() + b"\n" for event in events)
                 file.flush()
                 if any(event.actor for event in events):
                     os.fsync(file.fileno())
@@ -120,3 +124,8 @@ class EventLog:
         except OSError as error:
             self.lost += len(events)
             _log.error("event_not_written", kinds=[event.kind for event in events], error=error.strerror)
+
+
+def _ends_a_line(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"

@@ -45,7 +45,7 @@ class Installation:
         self._is_served_kept = True
         self._memory = memory
         self._events = events
-        self._halts: Mapping[str, Halt] = local.read_halts()
+        self.halts: Mapping[str, Halt] = local.read_halts()
 
     def put(self, record: ModelRecord) -> None:
         """Takes a record that changes nothing of the plan."""
@@ -106,14 +106,14 @@ class Installation:
 
     def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> None:
         """Obeys; `write_halts` comes after it: a full disk must not keep a model answering that is to be stopped."""
-        self._halts = change(self._halts)
+        self.halts = change(self.halts)
         self.install_all(self.records)
 
     def write_halts(self) -> OSError | None:
         """Keeps which models are halted. Returns what kept it from being written."""
         with self._disk:
             with self.lock:
-                halts = self._halts
+                halts = self.halts
             return _written(lambda: self._local.write_halts(halts))
 
     def write_overrides(self) -> OSError | None:
@@ -143,7 +143,10 @@ class Installation:
                 self._is_served_kept = True
                 # A model that serves nothing yet keeps what it served last.
                 served = {name: last for name, record in self.records.items() if (last := last_served(record))}
-            self._served.write(served)
+            if not self._served.write(served):
+                # Again with the next pass; a plan that was installed meanwhile has said so itself.
+                with self.lock:
+                    self._is_served_kept = False
 
     def _tell_misfits(self, record: ModelRecord) -> None:
         """Says once of each version that it cannot be what it is meant to be."""
@@ -154,7 +157,7 @@ class Installation:
                 self._events.add("failed", model=record.name, version=version, message=change.error.message)
 
     def _halt(self, record: ModelRecord) -> Halt | None:
-        return self._halts.get(record.name) or record.desired.halt
+        return self.halts.get(record.name) or record.desired.halt
 
 
 def _is_shadow(record: ModelRecord, version: str) -> bool:

@@ -243,6 +243,10 @@ class Memory:
                 )
             self._reserved[key] = expected_bytes
 
+    def lacking_bytes(self, expected_bytes: int) -> int:
+        """How much would have to come free before a load that should need so much fits."""
+        return self.taken_bytes + expected_bytes - self.budget_bytes if self.budget_bytes else 0
+
     def room_bytes(self, key: Key) -> int:
         """What a load may take that has reserved: that, and all that is free. 0 is no bound."""
         with self._lock:

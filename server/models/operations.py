@@ -1,7 +1,9 @@
 """What operators, controllers and the breaker do to one server: each change attributed, obeyed at once, and kept."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 
 import structlog
@@ -9,13 +11,19 @@ import structlog
 from server.models.local import Mark, Overrides
 from server.models.reconciler import Reconciler
 from server.models.records import ModelRecord
-from server.models.values import Target, only
+from server.models.values import ModelDesired, Target, only
 from server.plan import Halt, Plan
 from tickserve.errors import Code, ControlError, TickserveError
 
 _log = structlog.get_logger()
-#: Begins the reason of a halt that a repository's unload made; only such a one ends with a load.
-UNLOADED = "unloaded"
+#: The reason of a halt that a repository's unload made; only such a one ends with a load.
+UNLOADED = "unloaded by RepositoryModelUnload"
+
+#: Within this time what is desired is read again where somebody else wrote it, in seconds.
+_REREAD_S = 2.0
+_PAUSE_S = 0.05
+#: A rollback waits so long for desired state to be written: longer than that, and less than its callers wait.
+_DESIRE_S = 3.0
 
 
 class Operations:
@@ -57,11 +65,7 @@ class Operations:
         if model and not names:
             halt = self._record(model).desired.halt
             if halt is not None:
-                raise ControlError(
-                    f"model {model!r} is halted by desired state ({halt.actor}: {halt.reason}); change that "
-                    f"(tickserve desired set {model} --no-halt, with a registry)",
-                    code=Code.FAILED_PRECONDITION,
-                )
+                raise _halted_by_desired(model, halt)
         return names
 
     def follow(self, model: str, *, is_following: bool, actor: str, reason: str) -> list[str]:
@@ -102,28 +106,38 @@ class Operations:
         Raises
         ------
         ControlError
-            FAILED_PRECONDITION where no version is kept warm.
+            FAILED_PRECONDITION where no version is kept warm; INTERNAL where it answers, and neither desired state nor
+            this server's disk could be told.
         """
         self._reconciler.named(model)
         mark = Mark(actor, reason, time.time_ns())
-        left, version, plan = self._go_back(model, mark)
+        left, version, plan, unwritten = self._go_back(model, mark)
         self._tell("rolled_back", [model], actor, reason, version)
-        desired = self._record(model).desired
-        target = only(version, schema_override=version)
-        if desired.targets:
-            target = replace(
-                desired.targets[0], shares=target.shares, segments=(), pins=target.pins, schema_override=version
-            )
         why = f"rolled back from version {left}" + (f": {reason}" if reason else "")
+        desired: Future[bool] = Future()
+
+        def desire() -> None:
+            try:
+                revision = self._desire_back(model, left, version, actor=actor, why=why)
+                known = replace(mark, until_revision=revision)
+                self._reconciler.change_overrides(lambda overrides: overrides.refusing(model, left, known))
+                desired.set_result(True)
+            except TickserveError as error:
+                self._not_desired(model, version, actor, error.message)
+                desired.set_result(False)
+            except Exception as error:  # noqa: BLE001 - raised by whoever waits
+                desired.set_exception(error)
+
+        # Whoever asked for it in a hurry does not wait for a source that does not answer.
+        threading.Thread(target=desire, name="rollback", daemon=True).start()
         try:
-            revision = self._reconciler.source.write(model, target, desired.halt, None, actor=actor, reason=why)
-        except TickserveError as error:
-            # It stays out here all the same; somebody has to tell the others.
-            _log.error("rollback_not_desired", model=model, error=error.message)
-            self._events.add("rollback_not_desired", model=model, version=version, actor=actor, message=error.message)
-        else:
-            known = replace(mark, until_revision=revision)
-            self._reconciler.change_overrides(lambda overrides: overrides.refusing(model, left, known))
+            is_desired = desired.result(_DESIRE_S)
+        except TimeoutError:
+            is_desired = False
+            text = f"the {self._reconciler.source.name} has not answered for {_DESIRE_S:g} s; it is told once it does"
+            self._not_desired(model, version, actor, text)
+        if not is_desired:
+            _require_written(unwritten)
         return version, plan
 
     def trip(self, model: str, version: str, why: str, *, halts: bool, is_slow: bool = False) -> None:
@@ -134,11 +148,16 @@ class Operations:
         mark = Mark("breaker", why, time.time_ns())
         if not halts:
             try:
-                _, back, _ = self._go_back(model, mark, leaving=version)
+                _, back, _, unwritten = self._go_back(model, mark, leaving=version)
             except ControlError as error:
+                if error.code is Code.NOT_FOUND:
+                    # It went while its counts were looked at, and must not come back halted.
+                    return
                 why = f"{why}; {error.message}"
             else:
                 _log.error("breaker_tripped", model=model, version=version, back_to=back, why=why)
+                if unwritten is not None:
+                    why = f"{why}; not written, a restart may bring it back ({unwritten.strerror})"
                 self._events.add("breaker_tripped", model=model, version=version, message=f"{why}; back to {back}")
                 return
             if is_slow:
@@ -161,8 +180,13 @@ class Operations:
         return revision
 
     def unload(self, model: str, *, actor: str) -> None:
-        """Stops a model's answers as `halt` does, for a tool that speaks of loading."""
-        self.halt(model, actor=actor, reason=f"{UNLOADED} by RepositoryModelUnload")
+        """Stops a model's answers as `halt` does, for a tool that speaks of loading; durable before it returns."""
+        names = self._reconciler.named(model)
+        halt = Halt(UNLOADED, actor, time.time_ns())
+        # A halt that is there stays whose it is: `load` ends this one.
+        unwritten = self._reconciler.change_halts(lambda halts: {**dict.fromkeys(names, halt), **halts})
+        self._tell("halted", names, actor, UNLOADED)
+        _require_written(unwritten)
 
     def load(self, model: str, *, actor: str) -> None:
         """Ends what `unload` did, and tries again at once what failed.
@@ -173,20 +197,66 @@ class Operations:
             FAILED_PRECONDITION where somebody else halted the model; NOT_FOUND where it is not known.
         """
         self._reconciler.named(model)
-        halts = self._reconciler.snapshot().plan.models
-        halt = halts[model].halt if model in halts else None
-        if halt is not None and not halt.reason.startswith(UNLOADED):
+        here = self._reconciler.halts.get(model)
+        desired = self._record(model).desired.halt
+        if here is not None and here.reason != UNLOADED:
             raise ControlError(
-                f"model {model!r} was halted by {halt.actor}: {halt.reason}; `tickserve resume {model}` ends that",
+                f"model {model!r} was halted by {here.actor}: {here.reason}; `tickserve resume {model}` ends that",
                 code=Code.FAILED_PRECONDITION,
             )
-        if halt is not None:
+        if here is not None:
             self.resume(model, actor=actor, reason="RepositoryModelLoad")
+        if desired is not None:
+            raise _halted_by_desired(model, desired)
         self._reconciler.retry(model)
         self._wake()
 
-    def _go_back(self, model: str, mark: Mark, leaving: str = "") -> tuple[str, str, Plan]:
-        """Takes out the stable version, or `leaving`, at once. Returns what left, what is stable then, and the plan."""
+    def _not_desired(self, model: str, version: str, actor: str, why: str) -> None:
+        """Says that a version stays out here all the same, and that somebody has to tell the others."""
+        _log.error("rollback_not_desired", model=model, error=why)
+        self._events.add("rollback_not_desired", model=model, version=version, actor=actor, message=why)
+
+    def _desire_back(self, model: str, left: str, version: str, *, actor: str, why: str) -> int:
+        """Writes that a version is back, on top of whatever else is desired by now, and returns that revision."""
+        only_back = only(version, schema_override=version)
+        desired = self._record(model).desired
+        while True:
+            target = only_back
+            if desired.targets:
+                target = replace(
+                    desired.targets[0], shares=target.shares, segments=(), pins=target.pins, schema_override=version
+                )
+            try:
+                return self._reconciler.source.write(
+                    model, target, desired.halt, desired.revision, actor=actor, reason=why
+                )
+            except TickserveError as error:
+                # Somebody wrote meanwhile, perhaps a halt, which must not be written over unread.
+                newer = self._desired_after(model, desired.revision) if error.code is Code.ABORTED else None
+                if newer is None:
+                    raise
+                desired = newer
+            if desired.targets and left not in desired.targets[0].required:
+                raise ControlError(
+                    f"version {desired.wanted} of model {model!r} is desired by now (revision {desired.revision})",
+                    code=Code.ABORTED,
+                )
+
+    def _desired_after(self, model: str, revision: int) -> ModelDesired | None:
+        """What is desired of a model once that is another revision; None where it is not read in time."""
+        pause = threading.Event()
+        for _ in range(round(_REREAD_S / _PAUSE_S)):
+            desired = self._record(model).desired
+            if desired.revision != revision:
+                return desired
+            pause.wait(_PAUSE_S)
+        return None
+
+    def _go_back(self, model: str, mark: Mark, leaving: str = "") -> tuple[str, str, Plan, OSError | None]:
+        """Takes out the stable version, or `leaving`, at once.
+
+        Returns what left, what is stable then, the plan, and what kept that from being written.
+        """
         left = leaving
 
         def choose(record: ModelRecord) -> Target:
@@ -205,9 +275,11 @@ class Operations:
                 record.target, shares=one.shares, segments=(), pins=one.pins, schema_override=back, rules=rules
             )
 
-        record = self._reconciler.switch_now(model, choose, lambda overrides: overrides.refusing(model, left, mark))
+        record, unwritten = self._reconciler.switch_now(
+            model, choose, lambda overrides: overrides.refusing(model, left, mark)
+        )
         self._wake()
-        return left, record.target.stable if record.target else "", self._reconciler.snapshot().plan
+        return left, record.target.stable if record.target else "", self._reconciler.snapshot().plan, unwritten
 
     def _record(self, model: str) -> ModelRecord:
         return next(record for record in self._reconciler.snapshot().models if record.name == model)
@@ -216,6 +288,14 @@ class Operations:
         _log.warning(kind, models=models, actor=actor, reason=reason)
         for model in models:
             self._events.add(kind, model=model, version=version, actor=actor, message=reason)
+
+
+def _halted_by_desired(model: str, halt: Halt) -> ControlError:
+    return ControlError(
+        f"model {model!r} is halted by desired state ({halt.actor}: {halt.reason}); change that "
+        f"(tickserve desired set {model} --no-halt, with a registry)",
+        code=Code.FAILED_PRECONDITION,
+    )
 
 
 def _require_written(unwritten: OSError | None) -> None:

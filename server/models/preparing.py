@@ -19,14 +19,14 @@ from tickserve.errors import ControlError, TickserveError
 class Preparer:
     """Runs on a thread that loads.
 
-    `make_room` gives up what a model keeps warm, and says whether there was any. With `trials` each version is tried
-    in a process of its own first.
+    `make_room` gives up what a model keeps warm where that takes so many bytes, and says whether it did. With `trials`
+    each version is tried in a process of its own first.
     """
 
     source: Source
     engine: Engine
     memory: Memory
-    make_room: Callable[[str], bool]
+    make_room: Callable[[str, int], bool]
     trials: Trials | None = None
 
     def load(self, record: ModelRecord, target: Target, ref: VersionRef) -> Loaded:
@@ -87,7 +87,7 @@ class Preparer:
         try:
             self.memory.reserve(key, expected_bytes)
         except ControlError:
-            if not self.make_room(record.name):
+            if not self.make_room(record.name, self.memory.lacking_bytes(expected_bytes)):
                 raise
             self.memory.reserve(key, expected_bytes)
 

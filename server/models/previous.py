@@ -23,8 +23,8 @@ class Previous:
         self._installation = installation
         self._events = events
 
-    def release(self, model: str) -> bool:
-        """Gives it up, to make room for the next version; whether that makes any."""
+    def release(self, model: str, lacking_bytes: int) -> bool:
+        """Gives it up, to make room for the next version; not where that would make less than is lacking."""
         with self._installation.lock:
             record = self._installation.records.get(model)
             if record is None or not record.previous:
@@ -33,6 +33,8 @@ class Previous:
                 # It is a pin, the shadow or the fallback too, and stays loaded for that.
                 return False
             version = record.previous
+            if record.loaded[version].prepared.resident_bytes < lacking_bytes:
+                return False
             self._installation.install(changes.without_previous(record))
         _log.warning("previous_released", model=model, version=version, why="memory_budget_mb")
         self._events.add("previous_released", model=model, version=version, message="to make room for the next version")

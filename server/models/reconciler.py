@@ -75,6 +75,10 @@ class Reconciler:
         self._watch.refresh()
         self.events.flush()
 
+    def fall_back(self) -> bool:
+        """Obeys what an earlier process read where nothing was read yet; whether there is anything to obey."""
+        return self._watch.fall_back()
+
     def converge(self) -> None:
         """Goes towards what is desired as far as it can without waiting: starts loads, installs what is loaded."""
         self._adopt()
@@ -140,6 +144,12 @@ class Reconciler:
                 raise ControlError(f"unknown model {model!r}; models here: {known}", code=Code.NOT_FOUND, field="model")
             return [model]
 
+    @property
+    def halts(self) -> Mapping[str, Halt]:
+        """Which models are halted here, by name."""
+        with self._lock:
+            return self._installation.halts
+
     def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> OSError | None:
         """Changes which models are halted here, at once. Returns what kept it from being written."""
         with self._lock:
@@ -154,13 +164,17 @@ class Reconciler:
 
     def switch_now(
         self, model: str, choose: Callable[[ModelRecord], Target], refuse: Callable[[Overrides], Overrides]
-    ) -> ModelRecord:
+    ) -> tuple[ModelRecord, OSError | None]:
         """Refuses a version and installs a target of which everything is loaded already, as one change.
 
-        `choose` may raise to change nothing. What is refused is written after it is obeyed.
+        Returns the record, and what kept the refusal from being written.
+
+        `choose` may raise to change nothing; ControlError where the model is gone. What is refused is written after it
+        is obeyed.
         """
         installation = self._installation
         with self._lock:
+            self.named(model)
             record = installation.records[model]
             target = choose(record)
             installation.overrides = refuse(installation.overrides)
@@ -169,13 +183,14 @@ class Reconciler:
             switched = installation.records[model]
         # In this order: a process that is killed between the two must find a way back that is not refused.
         installation.keep_served()
-        installation.write_overrides()
-        return switched
+        return switched, installation.write_overrides()
 
     def retry(self, model: str) -> None:
         """Lets what failed be tried again in the next pass."""
         with self._lock:
-            self._installation.put(replace(self._installation.records[model], failed={}))
+            record = self._installation.records.get(model)
+            if record is not None:
+                self._installation.put(replace(record, failed={}))
 
     # One pass
 
@@ -231,10 +246,13 @@ class Reconciler:
     def _approach(self, name: str, target: Target, versions: tuple[str, ...]) -> str:
         """Starts what is missing of `versions`: `ready` where nothing is, `loading`, or `failed` until a later pass."""
         record, loading = self._installation.records[name], self._loader.loading
-        missing, is_loading = [], False
+        missing: list[VersionRef] = []
+        again: list[VersionRef] = []
+        is_loading = False
         for version in versions:
             ref, loaded = find_ref(record, version), record.loaded.get(version)
-            if loaded is not None and loaded.rules == target.rules and _is_same(loaded, ref):
+            is_same = loaded is not None and _is_same(loaded, ref)
+            if loaded is not None and loaded.rules == target.rules and is_same:
                 continue
             if (name, version) in loading:
                 is_loading = True
@@ -249,7 +267,10 @@ class Reconciler:
                 return "failed"
             if not ref.is_settled:
                 return "failed"
-            missing.append(ref)
+            (again if is_same else missing).append(ref)
+        if not missing and not is_loading:
+            # What only gets other rules has them from the next install on: last, once all else of the target is there.
+            missing = again
         for ref in missing:
             if not self._loader.start((name, ref.version), partial(self._preparer.load, record, target, ref)):
                 return "failed"
@@ -312,6 +333,9 @@ class Reconciler:
             return
         text = (
             f"every version that should be served was taken out here; `tickserve follow on {record.name}` releases them"
+            if record.desired.targets
+            else f"no version of model {record.name!r} is wanted: version policy or desired state name none that the "
+            f"{self.source.name} has"
         )
         self._fail(record.name, version, ControlError(text, code=Code.FAILED_PRECONDITION), None)
 

@@ -112,6 +112,18 @@ def refused_versions(record: ModelRecord, overrides: Overrides) -> Mapping[str, 
     }
 
 
+def decided_here(record: ModelRecord, overrides: Overrides) -> str:
+    """What was decided at this server that keeps a model from what is desired; empty where nothing was."""
+    held = overrides.held.get(record.name)
+    if held is not None:
+        return f"held by {held.actor}: {held.reason or 'no reason given'}"
+    wanted = record.desired.targets[0] if record.desired.targets else Target(())
+    for version, mark in refused_versions(record, overrides).items():
+        if version in (*wanted.required, *wanted.optional):
+            return f"version {version} was taken out by {mark.actor}: {mark.reason}"
+    return ""
+
+
 def choices(record: ModelRecord, overrides: Overrides) -> tuple[Target, ...]:
     """What the model should serve, best first, with what was decided here taken into account."""
     refused = refused_versions(record, overrides)

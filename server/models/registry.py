@@ -69,12 +69,15 @@ class RegistrySource:
         self._lock = threading.Lock()
         self._registry: Registry | None = None
         self._desired: Desired | None = None
+        self._is_kept = True
 
     def read(self) -> Desired:
         """What is desired now; one small query while nothing changes. Raises TickserveError."""
         registry = self.registry()
         before = self._desired
         if before is not None and registry.revision == before.revision:
+            if not self._is_kept:
+                self._keep(before)
             return before
         wanted = registry.wanted()
         self._is_signed = self._always_signed or wanted.requires_signature
@@ -89,7 +92,8 @@ class RegistrySource:
             body = read_checked(self._state)
             if body is None:
                 return None
-            self._is_signed = self._always_signed or body["requires_signature"]
+            # Never less than what was asked for already: it may be read meanwhile.
+            self._is_signed = self._is_signed or body["requires_signature"]
             return _read_desired(body)
         except (ConfigurationError, KeyError, TypeError, ValueError, AttributeError) as error:
             _log.error("last_good_state_lost", file=str(self._state), error=str(error))
@@ -159,7 +163,11 @@ class RegistrySource:
         try:
             write_checked(self._state, body)
         except OSError as error:
-            _log.error("last_good_state_not_written", file=str(self._state), error=error.strerror)
+            if self._is_kept:
+                _log.error("last_good_state_not_written", file=str(self._state), error=error.strerror)
+            self._is_kept = False
+        else:
+            self._is_kept = True
 
 
 def connect(home: Path, url: str, artifacts: str, cache: Path, keys: Path) -> Registry:

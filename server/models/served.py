@@ -33,6 +33,7 @@ class ServedFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._written: Mapping[str, LastServed] = {}
+        self._is_refused = False
 
     def read(self) -> Mapping[str, LastServed]:
         """What was served by model; nothing where it is not known."""
@@ -43,10 +44,10 @@ class ServedFile:
             _log.error("last_served_lost", file=str(self._path), error=str(error))
         return self._written
 
-    def write(self, served: Mapping[str, LastServed]) -> None:
-        """Replaces it where it changed."""
+    def write(self, served: Mapping[str, LastServed]) -> bool:
+        """Replaces it where it changed. False where the disk refuses; that is said once."""
         if served == self._written:
-            return
+            return True
         body = {
             name: {
                 "target": plain_target(last.target),
@@ -58,9 +59,13 @@ class ServedFile:
         try:
             write_checked(self._path, body)
         except OSError as error:
-            _log.error("last_served_not_written", file=str(self._path), error=error.strerror)
+            if not self._is_refused:
+                _log.error("last_served_not_written", file=str(self._path), error=error.strerror)
+            self._is_refused = True
         else:
             self._written = dict(served)
+            self._is_refused = False
+        return not self._is_refused
 
 
 def _last(entry: Any) -> LastServed:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -203,6 +204,23 @@ def test_registry_that_is_away_stops_neither_serving_nor_a_restart(desk: Desk) -
         assert status.source_error == ""
         assert "tickserve_source_stale 0.0" in metrics(running)
         assert running.terminate() == 0
+
+
+def test_registry_that_does_not_answer_stops_no_restart(desk: Desk) -> None:
+    desk.add(1.0)
+    desk.promote(1)
+    with desk.serve() as running:
+        assert running.terminate() == 0
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        # Takes connections and never says a word, as a database that is stopped does.
+        url = f"postgresql://desk@127.0.0.1:{silent.getsockname()[1]}/registry"
+        with desk.serve("--registry", url) as running:
+            assert answered_by(running) == "1"
+            status = running.control.wait(lambda status: bool(status.source_error), 20.0)
+            assert "the registry has not answered for" in status.source_error
+            assert "tickserve_source_stale 1.0" in metrics(running)
+            assert running.control.halt("demo", actor="kim", reason="test").models == ("demo",)
+            assert running.terminate() == 0
 
 
 def test_repository_load_and_unload_are_a_halt_that_only_its_maker_ends(desk: Desk) -> None:

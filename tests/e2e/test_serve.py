@@ -286,8 +286,13 @@ def test_refuses_to_start_beside_a_server_of_the_same_home_or_port(launcher: Lau
     add_constant(launcher.models, 1.0)
     with launcher.serve() as running:
         free = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
-        same_home = launcher.run("serve", *free, "--admin", f"unix:{launcher.home / 'b.sock'}", code=2)
+        # As while the one that runs fetches a package.
+        fetching = launcher.home / "server" / "cache" / ".incoming-1"
+        fetching.mkdir(parents=True)
+        options = ("--source", "registry", "--admin", f"unix:{launcher.home / 'b.sock'}")
+        same_home = launcher.run("serve", *free, *options, code=2)
         assert "another server runs over" in same_home.stderr
+        assert fetching.exists()
         other = ("serve", "--home", str(launcher.home / "other"), "--models", str(launcher.models))
         same_admin = launcher.run(*other, *free, "--admin", f"unix:{launcher.home / 'admin.sock'}", code=2)
         assert "another server answers on" in same_admin.stderr

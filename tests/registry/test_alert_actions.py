@@ -13,6 +13,8 @@ from mlops.alerts.registry_actions import RegistryActions
 from mlops.alerts.runner import AlertPolicy
 from mlops.registry import Registry, Share
 from mlops.registry.desired import make_state
+from mlops.registry.leases import Leases
+from mlops.rollout.controller import LEASE
 from tests.support.registry import ANN, Packages, add
 from tests.support.rollouts import World, make_spec
 
@@ -269,6 +271,24 @@ def test_nothing_to_go_back_to_is_no_failure(desk: Desk) -> None:
     assert split(desk) == {1: 10_000}
     rows = read_history(desk.folder / "traffic" / "history.jsonl")
     assert {(row.action, row.result) for row in rows} >= {("roll_back", "unchanged"), ("reduce_share", "unchanged")}
+
+
+def test_who_decides_on_rollouts_is_fenced_off_by_what_an_alert_moved_and_by_nothing_else(desk: Desk) -> None:
+    leases = Leases(desk.registry.journal.database)
+    holder = leases.acquire(LEASE, "controller")
+    assert holder is not None
+    traffic(desk, 0.5, "1")
+    assert leases.renew(holder), "there was nothing to go back to"
+    desk.registry.promote("demo", 2, ANN)
+    traffic(desk, 0.0, "2")
+    traffic(desk, 0.5, "2")
+    assert split(desk) == {1: 10_000}
+    assert not leases.renew(holder)
+    with desk.registry.journal.database.read() as connection:
+        assert leases.holder(connection, LEASE) == ""
+    again = leases.acquire(LEASE, "controller")
+    assert again is not None
+    assert again.token > holder.token + 1
 
 
 @pytest.mark.parametrize("strategy", ["canary", "blue_green"])

@@ -173,9 +173,16 @@ def test_the_deadline_covers_all_attempts(open_client: Open, pair: Pair) -> None
     first.script.refusals.append(DRAINING)
     client = open_client(timeout_s=15.0)
     client.get_model()
+    asked = len(first.script.seconds_left)
     first.script.gate.clear()
     held_s = 0.3
-    threading.Timer(held_s, first.script.gate.set).start()
+
+    def let_go() -> None:
+        until(lambda: len(first.script.seconds_left) > asked)
+        time.sleep(held_s)
+        first.script.gate.set()
+
+    threading.Thread(target=let_go).start()
     client.predict([1, 2, 3])
     # Half of what the first one held it for: servers see a deadline rounded, each on its way.
     assert second.script.seconds_left[-1] <= first.script.seconds_left[-1] - held_s / 2

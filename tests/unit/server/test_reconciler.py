@@ -15,8 +15,18 @@ from structlog.testing import capture_logs
 from mlops.package import MANIFEST_FILE, MODEL_FILE
 from server.engine import Prepared
 from server.engine.python import PythonEngine
-from server.models import DirectorySource, EventLog, LocalState, ModelRecord, Operations, Reconciler, Settling
-from server.plan import Plan, VersionPlan
+from server.models import (
+    DesiredRows,
+    DirectorySource,
+    EventLog,
+    LocalState,
+    ModelRecord,
+    Operations,
+    Reconciler,
+    Settling,
+)
+from server.models.values import only
+from server.plan import Halt, Plan, VersionPlan
 from tests.support.models import echo_model, huge_model
 from tests.support.packages import add_constant, build_constant, flip_byte
 from tickserve.errors import Code, ConfigurationError, ControlError, DamagedPackageError, PackageError
@@ -393,3 +403,60 @@ def test_damaged_halt_file_keeps_the_server_from_starting(models: Path, engine: 
     (tmp_path / "halts.json").write_text('{"demo": {"reason": "x"')
     with pytest.raises(ConfigurationError, match="is damaged; it says which models are halted"):
         Reconciler(DirectorySource(models), engine, LocalState(tmp_path))
+
+
+def test_unload_leaves_the_halt_of_somebody_else_and_load_does_not_end_it(
+    reconciler: Reconciler, operations: Operations, models: Path
+) -> None:
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    operations.halt("demo", actor="kim", reason="unloaded by hand, bad fills")
+    operations.unload("demo", actor="tool")
+    assert reconciler.halts["demo"].actor == "kim"
+    with pytest.raises(ControlError, match="was halted by kim: unloaded by hand, bad fills; `tickserve resume demo`"):
+        operations.load("demo", actor="tool")
+    operations.resume("demo", actor="kim", reason="mended")
+    operations.unload("demo", actor="tool")
+    assert plan(reconciler).models["demo"].halt is not None
+    operations.load("demo", actor="tool")
+    assert plan(reconciler).models["demo"].halt is None
+
+
+def test_load_ends_its_own_halt_of_a_model_that_is_not_loaded_yet(
+    reconciler: Reconciler, operations: Operations, models: Path
+) -> None:
+    path = add_constant(models, 1.0)
+    flip_byte(path / MODEL_FILE)
+    reconciler.reconcile()
+    operations.unload("demo", actor="tool")
+    flip_byte(path / MODEL_FILE)
+    operations.load("demo", actor="tool")
+    reconciler.reconcile()
+    assert plan(reconciler).models["demo"].halt is None
+
+
+def test_load_says_where_desired_state_halts_the_model(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
+    add_constant(models, 1.0)
+    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler.reconcile()
+    operations = Operations(reconciler)
+    operations.set_desired("demo", only("1"), Halt("bad fills", "ann", 1), 0, actor="ann", reason="stop")
+    reconciler.reconcile()
+    operations.unload("demo", actor="tool")
+    with pytest.raises(ControlError, match=r"is halted by desired state \(ann: bad fills\)"):
+        operations.load("demo", actor="tool")
+    assert reconciler.halts == {}
+
+
+def test_breaker_leaves_a_model_alone_that_went_meanwhile(
+    reconciler: Reconciler, operations: Operations, models: Path
+) -> None:
+    for name in ("demo", "other"):
+        add_constant(models, 1.0, name=name)
+    reconciler.reconcile()
+    shutil.rmtree(models / "demo")
+    reconciler.reconcile()
+    operations.trip("demo", "1", "9 of 10 answers were bad", halts=False)
+    assert reconciler.halts == {}
+    reconciler.retry("demo")

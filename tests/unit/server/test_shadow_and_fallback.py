@@ -139,9 +139,9 @@ def test_a_previous_version_that_is_the_shadow_makes_no_room(rig_of: Callable[..
     plan = rig.desire("2", shadow=ShadowShare("1", WHOLE_BP, of="2"))
     assert (plan.previous, plan.shadow) == ("1", Shadow("1", WHOLE_BP, b"", of="2"))
     previous = Previous(rig.reconciler._installation, rig.reconciler.events)
-    assert not previous.release("demo")
+    assert not previous.release("demo", 0)
     rig.desire("2")
-    assert previous.release("demo")
+    assert previous.release("demo", 0)
 
 
 def test_a_shadow_alone_is_no_reason_to_pin(rig_of: Callable[..., Rig]) -> None:

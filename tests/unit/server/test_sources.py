@@ -1,13 +1,17 @@
 """Where desired state comes from: version policies, operators' rows, the registry and what is kept of it on disk."""
 
+import errno
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from structlog.testing import capture_logs
 
-from mlops.package import new_key
+from mlops.package import MODEL_FILE, new_key
 from mlops.registry import Registry
 from mlops.routing import MAX_HASH, upper_bound
 from server.engine.python import PythonEngine
@@ -25,10 +29,11 @@ from server.models import (
 )
 from server.models.loading import InlineLoader, Job, Result
 from server.models.registry import RegistrySource, connect
-from server.models.values import WHOLE_BP, ShadowShare, Share, Target, only
-from server.plan import Role
-from tests.support.packages import add_constant, build_constant
+from server.models.values import WHOLE_BP, RuleChange, ShadowShare, Share, Target, only
+from server.plan import Halt, Role
+from tests.support.packages import add_constant, build_constant, flip_byte
 from tests.support.registry import ANN, add, gates
+from tests.support.waiting import BOUND_S, until
 from tickserve.errors import Code, ConfigurationError, ControlError, PackageError, UnknownError
 
 
@@ -98,7 +103,12 @@ def test_operators_row_outranks_the_policy_survives_a_restart_and_can_be_given_b
     [record] = again.snapshot().models
     assert (record.desired.revision, record.desired.actor, record.desired.reason) == (1, "kim", "compare")
     operations = Operations(again)
-    operations.set_desired("demo", replace(only("1"), shares=()), None, 1, actor="kim", reason="done")
+    # Neither would be obeyed.
+    for more, halt in ((replace(Target(()), position_scale=0.5), None), (Target(()), Halt("bad fills", "kim", 1))):
+        with pytest.raises(ControlError, match=r"without a split, .* `tickserve halt demo` stops it") as idle:
+            operations.set_desired("demo", more, halt, 1, actor="kim", reason="stop")
+        assert idle.value.code is Code.INVALID_ARGUMENT
+    operations.set_desired("demo", Target(()), None, 1, actor="kim", reason="done")
     again.reconcile()
     assert stable(again) == "3"
     assert [event.kind for event in again.events.after(0) if event.actor] == ["desired"]
@@ -240,6 +250,28 @@ def test_room_is_made_by_giving_up_what_is_kept_warm(models: Path, engine: Pytho
     assert (stable(reconciler), reconciler.snapshot().models[0].previous) == ("5", "4")
     kinds = [(event.kind, event.version) for event in reconciler.events.after(0)]
     assert kinds[-2:] == [("previous_released", "3"), ("installed", "5")]
+
+
+def test_what_is_kept_warm_stays_where_giving_it_up_would_not_make_room(models: Path, engine: PythonEngine) -> None:
+    memory = Memory()
+    reconciler = Reconciler(DirectorySource(models), engine, LocalState(models.parent), memory=memory)
+    prepare = engine.prepare
+    engine.prepare = lambda version: replace(prepare(version), resident_bytes=300 << 20)  # type: ignore[method-assign]
+    reconciler.reconcile()
+    add_constant(models, 4.0)
+    reconciler.reconcile()
+    # Beside the load of another model, 100 MiB more than the version that is kept warm takes are missing.
+    memory.reserve(("other", "1"), 500 << 20)
+    memory.budget_bytes = 1000 << 20
+    add_constant(models, 5.0)
+    reconciler.reconcile()
+    [record] = reconciler.snapshot().models
+    assert (stable(reconciler), record.previous) == ("4", "3")
+    assert record.failed["5"].error.code is Code.RESOURCE_EXHAUSTED
+    memory.budget_bytes = 1100 << 20
+    reconciler.retry("demo")
+    reconciler.reconcile()
+    assert (stable(reconciler), reconciler.snapshot().models[0].previous) == ("5", "4")
 
 
 def test_no_room_is_made_of_what_clients_may_still_pin(models: Path, engine: PythonEngine) -> None:
@@ -529,3 +561,164 @@ def test_versions_that_some_clients_may_pin_are_loaded_and_named_as_grpc_does(
     operations.set_desired("demo", replace(target, shares=only("2").shares), None, None, actor="kim", reason="try")
     operations.rollback("demo", actor="kim", reason="bad fills")
     assert reconciler.snapshot().plan.models["demo"].client_pins == {}
+
+
+def test_last_good_state_is_written_once_the_disk_has_room(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = desk.source()
+    source.read()
+    desk.registry.promote("demo", 2, ANN)
+    with monkeypatch.context() as full, capture_logs() as logs:
+        full.setattr("server.models.files.os.fsync", no_room)
+        for _ in range(3):
+            assert source.read().models["demo"].wanted == "2"
+    assert [entry["event"] for entry in logs].count("last_good_state_not_written") == 1
+    kept = desk.source().last_good()
+    assert kept is not None
+    assert kept.models["demo"].wanted == "1"
+    source.read()
+    kept = desk.source().last_good()
+    assert kept is not None
+    assert kept.models["demo"].wanted == "2"
+
+
+def test_what_is_served_is_written_once_the_disk_has_room(
+    models: Path, engine: PythonEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = tmp_path / "served.json"
+    reconciler = Reconciler(DirectorySource(models), engine, LocalState(tmp_path), served=ServedFile(served))
+    with monkeypatch.context() as full, capture_logs() as logs:
+        full.setattr("server.models.files.os.fsync", no_room)
+        for _ in range(3):
+            reconciler.reconcile()
+    assert [entry["event"] for entry in logs].count("last_served_not_written") == 1
+    assert ServedFile(served).read() == {}
+    reconciler.reconcile()
+    assert ServedFile(served).read()["demo"].target.stable == "3"
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class Interrupted(DirectorySource):
+    """Somebody else writes in between."""
+
+    others: ClassVar[list[Callable[[], object]]] = []
+
+    def write(self, *arguments: Any, **named: Any) -> int:
+        while self.others:
+            self.others.pop()()
+        return super().write(*arguments, **named)
+
+
+@pytest.mark.parametrize("wanted", ["2", "1"])
+def test_rollback_writes_over_nothing_that_it_has_not_read(
+    models: Path, engine: PythonEngine, tmp_path: Path, wanted: str
+) -> None:
+    source = Interrupted(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler.reconcile()
+    operations = Operations(reconciler)
+    operations.set_desired("demo", only("2"), None, 0, actor="kim", reason="try it")
+    reconciler.reconcile()
+    assert stable(reconciler) == "2"
+    stop = threading.Event()
+    reading = threading.Thread(target=lambda: [reconciler.reconcile() for _ in iter(lambda: stop.wait(0.01), True)])
+
+    def halt() -> None:
+        DirectorySource.write(source, "demo", only(wanted), Halt("bad", "ann", 1), 1, actor="ann", reason="stop")
+        reading.start()
+
+    Interrupted.others.append(halt)
+    try:
+        assert operations.rollback("demo", actor="kim", reason="bad fills")[0] == "3"
+    finally:
+        stop.set()
+        reading.join()
+    reconciler.reconcile()
+    [record] = reconciler.snapshot().models
+    assert record.plan is not None
+    assert record.plan.halt == Halt("bad", "ann", 1)
+    # Where it is no longer desired anyway, what is desired by now stands.
+    assert record.desired.wanted == ("3" if wanted == "2" else "1")
+    refused = [event.message for event in reconciler.events.after(0) if event.kind == "rollback_not_desired"]
+    assert refused == ([] if wanted == "2" else ["version 1 of model 'demo' is desired by now (revision 2)"])
+
+
+def test_rollback_that_nothing_could_be_told_of_says_so(
+    models: Path, engine: PythonEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler.reconcile()
+    operations = Operations(reconciler)
+    operations.set_desired("demo", only("2"), None, 0, actor="kim", reason="try it")
+    reconciler.reconcile()
+    monkeypatch.setattr("server.models.files.os.fsync", no_room)
+    with pytest.raises(ControlError, match=r"obeyed, but not written: it will not survive a restart \(No space"):
+        operations.rollback("demo", actor="kim", reason="bad fills")
+    assert stable(reconciler) == "3"
+    operations.trip("demo", "3", "9 of 10 answers were bad", halts=True)
+
+
+def test_policy_that_names_no_version_that_is_there_is_said(models: Path, engine: PythonEngine) -> None:
+    source = DirectorySource(models, policies={"*": parse_policy("specific 7")})
+    reconciler = Reconciler(source, engine, LocalState(models.parent))
+    reconciler.reconcile()
+    assert reconciler.snapshot().models[0].why.startswith("no version of model 'demo' is wanted")
+
+
+def test_line_of_the_events_that_was_torn_costs_no_other(tmp_path: Path) -> None:
+    audit = tmp_path / "events.jsonl"
+    EventLog(audit).add("halted", model="demo", actor="kim", message="bad fills")
+    whole = audit.read_bytes()
+    audit.write_bytes(whole[:-20])
+    EventLog(audit).add("resumed", model="demo", actor="kim")
+    torn, resumed = audit.read_text().splitlines()
+    assert torn == whole[:-20].decode()
+    assert json.loads(resumed)["kind"] == "resumed"
+
+
+def test_rules_change_only_with_the_rest_of_what_is_desired(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
+    flip_byte(models / "demo" / "2" / MODEL_FILE)
+    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler.reconcile()
+    rules = (RuleChange("finite", "flag"),)
+    shares = (Share("3", Role.STABLE, 9_000), Share("2", Role.CANARY, 1_000))
+    Operations(reconciler).set_desired(
+        "demo", Target(shares, rules=rules), None, 0, actor="kim", reason="canary, and only say so"
+    )
+    reconciler.reconcile()
+    [record] = reconciler.snapshot().models
+    assert "2" in record.failed
+    assert record.loaded["3"].rules == ()
+    flip_byte(models / "demo" / "2" / MODEL_FILE)
+    reconciler.reconcile()
+    [record] = reconciler.snapshot().models
+    assert record.target is not None
+    assert record.target.weights == {"2": 1_000, "3": 9_000}
+    assert {version: loaded.rules for version, loaded in record.loaded.items()} == {"2": rules, "3": rules}
+
+
+def test_rollback_does_not_wait_for_a_source_that_does_not_answer(
+    models: Path, engine: PythonEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Interrupted(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler.reconcile()
+    operations = Operations(reconciler)
+    operations.set_desired("demo", only("2"), None, 0, actor="kim", reason="try it")
+    reconciler.reconcile()
+    answer = threading.Event()
+    Interrupted.others.append(lambda: answer.wait(BOUND_S))
+    monkeypatch.setattr("server.models.operations._DESIRE_S", 0.05)
+    assert operations.rollback("demo", actor="kim", reason="bad fills")[0] == "3"
+    assert stable(reconciler) == "3"
+    [event] = [event for event in reconciler.events.after(0) if event.kind == "rollback_not_desired"]
+    assert event.message == "the directory has not answered for 0.05 s; it is told once it does"
+    assert reconciler.snapshot().overrides.refused["demo"]["2"].until_revision == 0
+    answer.set()
+    until(lambda: reconciler.snapshot().overrides.refused["demo"]["2"].until_revision == 2)
+    reconciler.reconcile()
+    assert reconciler.snapshot().models[0].desired.reason == "rolled back from version 2: bad fills"

@@ -6,7 +6,7 @@ import pytest
 
 from mlops.package import MODEL_FILE
 from server.engine.python import PythonEngine
-from server.models import DirectorySource, LocalState, Reconciler, ServedFile
+from server.models import DirectorySource, LocalState, Reconciler, ServedFile, parse_policy
 from server.starting import is_loaded
 from tests.support.packages import add_constant, flip_byte
 from tickserve.errors import PackageError
@@ -68,3 +68,14 @@ def test_nothing_to_serve_is_said(tmp_path: Path, engine: PythonEngine) -> None:
     (tmp_path / "models").rmdir()
     with pytest.raises(PackageError, match="models cannot be read"):
         ask(reconciled(tmp_path / "models", engine))
+
+
+def test_version_that_only_may_be_pinned_holds_nothing_up(models: Path, engine: PythonEngine) -> None:
+    flip_byte(models / "good" / "1" / MODEL_FILE)
+    add_constant(models, 2.0, name="good")
+    source = DirectorySource(models, policies={"good": parse_policy("latest 2")})
+    reconciler = Reconciler(source, engine, LocalState(models.parent))
+    reconciler.reconcile()
+    [record] = [record for record in reconciler.snapshot().models if record.name == "good"]
+    assert "1" in record.failed
+    assert ask(reconciler, "good")
