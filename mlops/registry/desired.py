@@ -51,6 +51,14 @@ def read_desired(connection: Connection, model: str) -> Desired | None:
     return None if row is None else as_desired(row)
 
 
+def require_desired(connection: Connection, model: str) -> Desired:
+    """The model's desired state. Raises RegistryError where it has none."""
+    found = read_desired(connection, model)
+    if found is None:
+        raise RegistryError(f"model {model!r} has no desired state any more", field="model")
+    return found
+
+
 def desired_at(connection: Connection, model: str, at: datetime) -> Desired | None:
     """What was meant to be served at a time; a write counts from its own microsecond on."""
     row = connection.execute(

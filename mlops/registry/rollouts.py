@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Select, select
 
 from mlops.registry.journal import Write
 from mlops.registry.schema import rollout_decisions, rollouts
@@ -54,39 +54,38 @@ class RolloutRow:
 
 def read_rollout(connection: Connection, rollout: int) -> RolloutRow | None:
     """One rollout by its number."""
-    row = connection.execute(select(rollouts).where(rollouts.c.rollout == rollout)).one_or_none()
-    return None if row is None else as_rollout(row)
+    return _one(connection, select(rollouts).where(rollouts.c.rollout == rollout))
 
 
 def open_rollout(connection: Connection, model: str) -> RolloutRow | None:
     """The rollout of a model that is open; there is at most one."""
-    query = select(rollouts).where(rollouts.c.model == model, rollouts.c.ended_at.is_(None))
-    row = connection.execute(query).one_or_none()
-    return None if row is None else as_rollout(row)
+    return _one(connection, select(rollouts).where(rollouts.c.model == model, rollouts.c.ended_at.is_(None)))
 
 
 def all_open(connection: Connection) -> tuple[RolloutRow, ...]:
     """Every open rollout, the oldest first."""
-    rows = connection.execute(select(rollouts).where(rollouts.c.ended_at.is_(None)).order_by(rollouts.c.rollout))
-    return tuple(as_rollout(row) for row in rows)
+    return _all(connection, select(rollouts).where(rollouts.c.ended_at.is_(None)))
 
 
 def latest_rollout(connection: Connection, model: str) -> RolloutRow | None:
     """The rollout of a model that was started last, open or not."""
-    query = select(rollouts).where(rollouts.c.model == model).order_by(rollouts.c.rollout.desc()).limit(1)
-    row = connection.execute(query).one_or_none()
-    return None if row is None else as_rollout(row)
+    of_model = select(rollouts).where(rollouts.c.model == model)
+    return _one(connection, of_model.order_by(rollouts.c.rollout.desc()).limit(1))
 
 
 def read_rollouts(connection: Connection, model: str) -> tuple[RolloutRow, ...]:
     """Every rollout of a model, the oldest first."""
-    rows = connection.execute(select(rollouts).where(rollouts.c.model == model).order_by(rollouts.c.rollout))
-    return tuple(as_rollout(row) for row in rows)
+    return _all(connection, select(rollouts).where(rollouts.c.model == model))
 
 
-def as_rollout(row: Row[Any]) -> RolloutRow:
-    """A row of `rollouts` as a value."""
-    return RolloutRow(**row._mapping)
+def _one(connection: Connection, query: Select[Any]) -> RolloutRow | None:
+    row = connection.execute(query).one_or_none()
+    return None if row is None else RolloutRow(**row._mapping)
+
+
+def _all(connection: Connection, query: Select[Any]) -> tuple[RolloutRow, ...]:
+    rows = connection.execute(query.order_by(rollouts.c.rollout))
+    return tuple(RolloutRow(**row._mapping) for row in rows)
 
 
 def require_no_rollout(connection: Connection, model: str, what: str) -> None:

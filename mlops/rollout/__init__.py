@@ -15,7 +15,6 @@ from mlops.rollout.machine import (
     decide,
 )
 from mlops.rollout.metrics import MetricVerdict, Verdict
-from mlops.rollout.pages import PageDifferences
 from mlops.rollout.spec import (
     AnalysisSpec,
     CellRule,
@@ -43,7 +42,6 @@ __all__ = [
     "Order",
     "OutcomeRule",
     "OutputRule",
-    "PageDifferences",
     "Phase",
     "RolloutSpec",
     "RolloutState",

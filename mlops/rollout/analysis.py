@@ -1,15 +1,15 @@
 """All evidence about one rollout: a pure function of its windows of counts, equal bit for bit when done again."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from mlops.rollout.counts import SideCounts, WindowCounts
+from mlops.rollout.counts import Counts, SideCounts, WindowCounts
 from mlops.rollout.guard import LiveFigure, OutcomeGuard
 from mlops.rollout.metrics import CellMetric, LatencyMetric, Levels, MetricVerdict, OutputMetric, Verdict
-from mlops.rollout.outputs import MIN_BUCKETS, Counts, psi_bounds, sign_flips
+from mlops.rollout.outputs import MIN_BUCKETS, psi_bounds, sign_flips
 from mlops.rollout.spec import RolloutSpec
 
 
@@ -23,8 +23,8 @@ class Evidence:
     since the start, `excess_bad_answers` those that stable's rate does not explain, since it last explained all.
     """
 
-    windows: int
-    verdicts: tuple[MetricVerdict, ...]
+    windows: int = 0
+    verdicts: tuple[MetricVerdict, ...] = ()
     share_bp: int = 0
     step_windows: int = 0
     answers: int = 0
@@ -55,19 +55,34 @@ class Evidence:
             {"metric": each.metric, "verdict": str(each.verdict), "why": each.why, "figures": each.figures}
             for each in self.verdicts
         ]
-        return {
-            "windows": self.windows,
-            "verdicts": verdicts,
-            "share_bp": self.share_bp,
-            "step_windows": self.step_windows,
-            "answers": self.answers,
-            "buckets": self.buckets,
-            "stable_buckets": self.stable_buckets,
-            "bad_answers": self.bad_answers,
-            "excess_bad_answers": self.excess_bad_answers,
-            "requests": self.requests,
-            "stable_requests": self.stable_requests,
-        }
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"verdicts": verdicts}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepOutputs:
+    """What is known of the outputs of a step, and of what came of them; None where that is too little.
+
+    Parameters
+    ----------
+    canary_bins, baseline_bins : array of int, shape (256, bins) and (blocks, bins)
+        Counts of the canary's outputs by key bucket, and of its own package's baseline by block.
+    pairs, flips : array of int, shape (256,)
+        Rows that stable's shadow answered too, and those of them whose signal had another sign, by key bucket.
+    canary_outcome, stable_outcome : LiveFigure
+        The rule's figure of outcomes of each version.
+    """
+
+    canary_bins: Counts | None = None
+    baseline_bins: Counts | None = None
+    pairs: Counts | None = None
+    flips: Counts | None = None
+    canary_outcome: LiveFigure | None = None
+    stable_outcome: LiveFigure | None = None
+
+    @property
+    def least(self) -> int:
+        """Rows of the figure that has the fewest, of those that are there."""
+        return min((int(each.sum()) for each in (self.canary_bins, self.pairs) if each is not None), default=0)
 
 
 class Analysis:
@@ -85,15 +100,20 @@ class Analysis:
         levels = Levels.of(rules.metric_alpha, rules.alpha)
         is_paired = spec.strategy == "blue_green"
         self._spec = spec
-        self._cells: list[CellMetric] = []
+        windowed: list[CellMetric | LatencyMetric] = []
         if rules.errors is not None:
-            self._cells.append(CellMetric("errors", "failures", rules.errors, levels, is_paired=is_paired))
+            windowed.append(CellMetric("errors", "failures", rules.errors, levels, is_paired=is_paired))
         if rules.violations is not None:
-            self._cells.append(CellMetric("violations", "violations", rules.violations, levels, is_paired=is_paired))
-        self._latency = None if rules.latency is None else LatencyMetric(rules.latency, levels)
+            windowed.append(CellMetric("violations", "violations", rules.violations, levels, is_paired=is_paired))
+        if rules.latency is not None:
+            windowed.append(LatencyMetric(rules.latency, levels))
+        self._windowed = windowed
         self._psi = None if rules.psi is None else OutputMetric("psi", rules.psi)
         self._flips = None if rules.sign_flips is None else OutputMetric("sign_flips", rules.sign_flips)
         self._outcome = None if rules.outcome is None else OutcomeGuard(rules.outcome)
+        by_step = (self._psi, self._flips, self._outcome)
+        self._by_step: list[OutputMetric | OutcomeGuard] = [metric for metric in by_step if metric is not None]
+        self._metrics: list[CellMetric | LatencyMetric | OutputMetric | OutcomeGuard] = [*windowed, *self._by_step]
         self._windows = self._step_windows = self._share_bp = 0
         self._step = SideCounts.empty(), SideCounts.empty()
         self._seen: tuple[set[int], set[int]] = set(), set()
@@ -115,7 +135,7 @@ class Analysis:
             self._begin_step(window.share_bp)
         self._windows += 1
         self._step_windows += 1
-        for metric in (*self._cells, *((self._latency,) if self._latency else ())):
+        for metric in self._windowed:
             metric.update(window)
         self._step = self._step[0] + window.canary, self._step[1] + window.stable
         ours, theirs = window.canary, window.stable
@@ -143,63 +163,41 @@ class Analysis:
         """The shares changed: what is counted by step begins anew; evidence goes on."""
         self._share_bp, self._step_windows = share_bp, 0
         self._step = SideCounts.empty(), SideCounts.empty()
-        for metric in (self._psi, self._flips, self._outcome):
-            if metric is not None:
-                metric.begin_step()
+        for metric in self._by_step:
+            metric.begin_step()
 
     @property
     def output_alpha(self) -> float:
         """Of one output metric at one step end."""
         return self._spec.analysis.metric_alpha / len(self._spec.steps)
 
-    def end_step(
-        self,
-        *,
-        canary_bins: Counts | None = None,
-        baseline_bins: Counts | None = None,
-        pairs: Counts | None = None,
-        flips: Counts | None = None,
-        canary_outcome: LiveFigure | None = None,
-        stable_outcome: LiveFigure | None = None,
-    ) -> None:
-        """Takes the outputs of a step: once a step, when it could end, because its part of alpha is spent then.
+    def end_step(self, outputs: StepOutputs) -> None:
+        """Judges the outputs of a step when it could end: each metric once a step, as its part of alpha is spent then.
 
         Too little to say is no look, nor are counts that are not given; they may be given later.
-
-        Parameters
-        ----------
-        canary_bins, baseline_bins : array of int, shape (256, bins) and (blocks, bins)
-            Counts of the canary's outputs by key bucket, and of its own package's baseline by block.
-        pairs, flips : array of int, shape (256,)
-            Answers that stable's shadow gave too, and those of another sign.
-        canary_outcome, stable_outcome : LiveFigure, optional
-            The rule's figure of outcomes of each version.
-
-        Raises
-        ------
-        ValueError
-            Where this step was judged already.
         """
         # As of the other metrics: failing is split over them, and here over the steps; passing is not.
         levels = self.output_alpha, self._spec.analysis.alpha
-        if self._psi is not None and canary_bins is not None and baseline_bins is not None:
-            self._psi.update(psi_bounds(canary_bins, baseline_bins, *levels))
-        if self._flips is not None and pairs is not None and flips is not None:
+        ours, theirs = outputs.canary_bins, outputs.baseline_bins
+        if self._psi is not None and not self._psi.is_judged and ours is not None and theirs is not None:
+            self._psi.update(psi_bounds(ours, theirs, *levels))
+        pairs, flips = outputs.pairs, outputs.flips
+        if self._flips is not None and not self._flips.is_judged and pairs is not None and flips is not None:
             self._flips.update(sign_flips(pairs, flips, *levels))
-        if self._outcome is not None and canary_outcome is not None and stable_outcome is not None:
-            self._outcome.update(canary_outcome, stable_outcome, self.output_alpha)
+        canary, stable = outputs.canary_outcome, outputs.stable_outcome
+        if self._outcome is not None and not self._outcome.is_judged and canary is not None and stable is not None:
+            self._outcome.update(canary, stable, self.output_alpha)
 
     @property
     def unjudged_outputs(self) -> frozenset[str]:
         """The output metrics that this step has not been judged by."""
-        metrics = (metric for metric in (self._psi, self._flips, self._outcome) if metric is not None)
-        return frozenset(metric.name for metric in metrics if not metric.is_judged)
+        return frozenset(metric.name for metric in self._by_step if not metric.is_judged)
 
     def evidence(self) -> Evidence:
         """What is known now."""
         ours, theirs = self._step
         buckets, stable_buckets = int((ours.requests > 0).sum()), int((theirs.requests > 0).sum())
-        unpaired = [metric.verdict() for metric in (*self._cells, *((self._latency,) if self._latency else ()))]
+        unpaired = [metric.verdict() for metric in self._windowed]
         # To pass, this step has to have them; to fail, the rollout.
         may_pass = min(buckets, stable_buckets) >= MIN_BUCKETS
         may_fail = min(len(seen) for seen in self._seen) >= MIN_BUCKETS
@@ -210,7 +208,7 @@ class Analysis:
             else MetricVerdict(each.metric, Verdict.INCONCLUSIVE, why, each.figures)
             for each in unpaired
         ]
-        outputs = [metric.verdict() for metric in (self._psi, self._flips, self._outcome) if metric is not None]
+        outputs = [metric.verdict() for metric in self._by_step]
         return Evidence(
             windows=self._windows,
             verdicts=(*unpaired, *outputs),
@@ -235,11 +233,11 @@ class Analysis:
             "seen": [sorted(seen) for seen in self._seen],
             "bad": self._bad,
             "excess": self._excess,
-            "metrics": {metric.name: metric.state() for metric in self._metrics()},
+            "metrics": {metric.name: metric.state() for metric in self._metrics},
         }
 
     @classmethod
-    def restored(cls, spec: RolloutSpec, state: dict[str, Any]) -> "Analysis":
+    def restored(cls, spec: RolloutSpec, state: Mapping[str, Any]) -> "Analysis":
         """The analysis that `state()` was taken of, under the same spec."""
         found = cls(spec)
         found._windows, found._bad, found._excess = state["windows"], state["bad"], state["excess"]
@@ -247,10 +245,11 @@ class Analysis:
         ours, theirs = (SideCounts.from_dict(side) for side in state["step"])
         found._step = ours, theirs
         found._seen = set(state["seen"][0]), set(state["seen"][1])
-        for metric in found._metrics():
+        for metric in found._metrics:
             metric.restore(state["metrics"][metric.name])
         return found
 
-    def _metrics(self) -> list[CellMetric | LatencyMetric | OutputMetric | OutcomeGuard]:
-        others = (self._latency, self._psi, self._flips, self._outcome)
-        return [*self._cells, *(metric for metric in others if metric is not None)]
+
+def evidence_of(spec: RolloutSpec, state: Mapping[str, Any] | None) -> Evidence:
+    """What the analysis knew whose `state()` this is; nothing where there is none yet."""
+    return Evidence() if state is None else Analysis.restored(spec, state).evidence()

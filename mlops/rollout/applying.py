@@ -5,17 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlops.registry.desired import place_of, read_desired, write_state
+from mlops.registry.desired import place_of, require_desired, write_state
 from mlops.registry.journal import Write
 from mlops.registry.rollouts import RolloutRow, insert_decision
 from mlops.registry.values import Desired, DesiredState
 from mlops.rollout import desired as states
-from mlops.rollout.machine import Audit, Decision, DesiredChange, Phase, RolloutState
+from mlops.rollout.alarms import insert_untold
+from mlops.rollout.machine import Audit, Decision, DesiredChange, Phase
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.stepping import Moved
 from mlops.rollout.store import Progress, write_progress
-from mlops.rollout.untold import insert_untold
-from tickserve.errors import RegistryError
 
 
 def apply(
@@ -45,20 +44,19 @@ def apply(
     """
     decision = moved.decision
     change = decision.change or change
-    desired = read_desired(write.connection, found.model)
-    if desired is None:
-        raise RegistryError(f"model {found.model!r} has no desired state any more", field="model")
+    desired = require_desired(write.connection, found.model)
     if change is not None:
         state = _state(desired.state, found, spec, moved, change)
         desired = write_state(
             write, found.model, state, expected, restores=restored_place(write, found, desired, state)
         )
-    write_decisions(write, found, decision, desired.revision)
+    _write_decisions(write, found, decision, desired.revision)
     revision = desired.revision if change is not None else moved.progress.desired_revision
-    return write_progress(write.connection, found.rollout, _with_revision(moved.progress, decision.state, revision))
+    progress = replace(moved.progress, state=decision.state, desired_revision=revision)
+    return write_progress(write.connection, found.rollout, progress)
 
 
-def write_decisions(write: Write, found: RolloutRow, decision: Decision, revision: int) -> None:
+def _write_decisions(write: Write, found: RolloutRow, decision: Decision, revision: int) -> None:
     """Keeps every entry of a decision."""
     for place, audit in enumerate(decision.audit):
         insert_decision(
@@ -67,29 +65,29 @@ def write_decisions(write: Write, found: RolloutRow, decision: Decision, revisio
             place=place,
             event=audit.event,
             step=decision.state.step + 1,
-            share_bp=share_after(audit, decision),
+            share_bp=_share_after(audit, decision),
             actor=audit.actor,
             reason=audit.reason,
-            facts=finite(audit.facts),
+            facts=_finite(audit.facts),
             revision=revision,
         )
         if audit.is_alarm:
             insert_untold(write.connection, found.rollout, write.sequence, place)
 
 
-def share_after(audit: Audit, decision: Decision) -> int:
+def _share_after(audit: Audit, decision: Decision) -> int:
     """The share that an entry is about; -1 where it leaves it as it is."""
     return int(audit.facts.get("share_bp", -1 if decision.change is None else decision.change.share_bp))
 
 
-def finite(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     """The same without numbers that JSON does not have: those are None."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {name: finite(entry) for name, entry in value.items()}
+        return {name: _finite(entry) for name, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [finite(entry) for entry in value]
+        return [_finite(entry) for entry in value]
     return value
 
 
@@ -109,7 +107,3 @@ def restored_place(write: Write, found: RolloutRow, before: Desired, state: Desi
     """Where going back stands in the history, so that a rollback after it goes further back."""
     is_back = before.state.named("stable") == found.canary and state.named("stable") == found.stable
     return place_of(write.connection, found.model, found.stable) if is_back else None
-
-
-def _with_revision(progress: Progress, state: RolloutState, revision: int) -> Progress:
-    return replace(progress, state=state, desired_revision=revision)

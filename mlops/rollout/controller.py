@@ -9,31 +9,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from mlops import histogram
 from mlops.registry import Author, Registry
-from mlops.registry.desired import read_desired
+from mlops.registry.desired import read_desired, require_desired
 from mlops.registry.journal import Write
 from mlops.registry.leases import Lease, LeaseLostError, Leases
 from mlops.registry.rollouts import RolloutRow, all_open, read_rollout
-from mlops.rollout.analysis import Evidence
+from mlops.rollout.alarms import Alarm
+from mlops.rollout.analysis import Evidence, StepOutputs
 from mlops.rollout.applying import apply
+from mlops.rollout.counts import Counts
 from mlops.rollout.coverage import read_coverage
 from mlops.rollout.machine import CONTROLLER, Audit, Decision, DesiredChange, Phase, RolloutState, pause
-from mlops.rollout.outputs_of_step import read_step_outputs
 from mlops.rollout.spec import RolloutSpec
-from mlops.rollout.stepping import Look, Moved, StepOutputs, go_on, prepare
+from mlops.rollout.step_outputs import read_step_outputs
+from mlops.rollout.stepping import Look, Moved, go_on, prepare
 from mlops.rollout.store import DamagedProgressError, Progress, read_progress, replace_progress, spec_of
 from mlops.rollout.sums import CountedWindow, Side, outputs_of, read_late, read_outputs, read_windows
 from mlops.rollout.sums.read import OnDamaged, refuse
-from mlops.rollout.taking import window_ns_of
-from mlops.rollout.untold import Alarm
+from mlops.rollout.windows import window_ns_of
 from mlops.tap.layout import STABLE_ROLE
 from tickserve.errors import ConflictError, RegistryError, TickserveError, UnreachableError
 
-Counts = NDArray[np.int64]
 #: The name of the lease: one controller acts for all rollouts of a registry.
 LEASE = "rollouts"
 
@@ -117,9 +116,7 @@ class Controller:
     def _look(self, found: RolloutRow, spec: RolloutSpec) -> tuple[Moved | None, int]:
         with self.registry.journal.database.read() as connection:
             progress = read_progress(connection, found.rollout)
-            desired = read_desired(connection, found.model)
-            if desired is None:
-                raise RegistryError(f"model {found.model!r} has no desired state any more", field="model")
+            desired = require_desired(connection, found.model)
             now_ns = self.leases.now_ms(connection) * 1_000_000
             covered = read_coverage(connection, found, now_ns, self.on_damaged)
             rows: tuple[CountedWindow, ...] = ()
@@ -189,7 +186,7 @@ class Controller:
             progress = read_progress(connection, found.rollout)
             now_ns = self.leases.now_ms(connection) * 1_000_000
         reason = f"the next step cannot be written: {error.message}"
-        decision = pause(progress.state, Evidence(0, ()), reason, now_ns)
+        decision = pause(progress.state, Evidence(), reason, now_ns)
         return Moved(replace(progress, state=decision.state), decision)
 
     def _take_back(self, found: RolloutRow, spec: RolloutSpec, error: DamagedProgressError, lease: Lease) -> Progress:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops.tap.layout import BUCKETS, ERRORS, FAILURES, OUTPUT_VIOLATIONS, OVER_EDGE, REQUESTS
+from mlops.tap.layout import BUCKETS, ERRORS, FAILURES, OUTPUT_VIOLATIONS, REQUESTS
 
 Counts = NDArray[np.int64]
 
@@ -32,8 +32,11 @@ class SideCounts:
         return cls(*(np.zeros(BUCKETS, np.int64) for _ in fields(cls)))
 
     @classmethod
-    def of_page(cls, difference: NDArray[Any], slow: int = OVER_EDGE) -> "SideCounts":
-        """Of the difference of two readings of a block of the counters page, shape (256, 8); `slow` is a column."""
+    def of_page(cls, difference: NDArray[Any], slow: int) -> "SideCounts":
+        """Of the difference of two readings of a block of the counters page, shape (256, 8).
+
+        `slow` is the column of the answers over the edge, or of the runs over it.
+        """
         found = difference.astype(np.int64)
         requests = found[:, REQUESTS]
         return cls(

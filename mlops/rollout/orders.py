@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from mlops.package import Manifest
 from mlops.registry import Author, Desired, GatePolicy, GateReport, Registry
-from mlops.registry.desired import check_state, read_desired, read_manifest, write_state
+from mlops.registry.desired import check_state, read_desired, read_manifest, require_desired, write_state
 from mlops.registry.journal import Write, require_reason
 from mlops.registry.leases import DatabaseClock, database_now_ms
 from mlops.registry.lookup import require_model, require_version
@@ -26,7 +26,7 @@ from mlops.registry.rollouts import (
 )
 from mlops.registry.schema import rollouts
 from mlops.rollout import desired as states
-from mlops.rollout.analysis import Analysis, Evidence
+from mlops.rollout.analysis import evidence_of
 from mlops.rollout.applying import apply, restored_place
 from mlops.rollout.machine import Command, DesiredChange, Order, RolloutState, decide, share_of
 from mlops.rollout.outputs import MIN_BUCKETS
@@ -110,9 +110,7 @@ class Rollouts:
         if found is None:
             require_model(write.connection, model)
             raise UnknownError(f"no rollout of model {model!r} is open", field="rollout")
-        desired = read_desired(write.connection, model)
-        if desired is None:
-            raise RegistryError(f"model {model!r} has no desired state any more", field="model")
+        desired = require_desired(write.connection, model)
         try:
             spec = spec_of(found)
         except ConfigurationError:
@@ -124,9 +122,7 @@ class Rollouts:
         change = None
         if not states.is_in_order(desired.state, found, spec, progress.state.step, progress.edge_ns):
             change = _put_right(found, spec, progress, desired, order)
-        evidence = Evidence(0, ())
-        if progress.analysis is not None:
-            evidence = Analysis.restored(spec, dict(progress.analysis)).evidence()
+        evidence = evidence_of(spec, progress.analysis)
         command = Command(order, write.author.actor, write.author.reason)
         decision = decide(spec, progress.state, evidence, command, self.now_ms(write.connection) * 1_000_000)
         apply(write, found, spec, Moved(progress, decision), desired.revision, change=change)

@@ -7,13 +7,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.rollout.counts import Counts
 from mlops.statistics.shares import psi_of, smoothed
 
 #: Under so many key buckets nothing is said.
 MIN_BUCKETS = 20
-Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,49 +7,22 @@ same next progress, whoever looks.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlops import histogram
 from mlops.registry.rollouts import RolloutRow
 from mlops.registry.values import Desired
 from mlops.rollout import desired as states
-from mlops.rollout.analysis import Analysis, Evidence
+from mlops.rollout.analysis import Analysis, Evidence, StepOutputs
+from mlops.rollout.counts import Counts
 from mlops.rollout.coverage import Coverage
-from mlops.rollout.guard import LiveFigure
-from mlops.rollout.machine import CONTROLLER, Decision, Phase, RolloutState, begin, decide, is_due, pause, share_of
+from mlops.rollout.machine import CONTROLLER, Decision, Phase, begin, decide, is_due, pause, share_of
 from mlops.rollout.metrics import Verdict
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.store import Progress, reached_key
 from mlops.rollout.sums import CountedWindow
-from mlops.rollout.taking import aligned, exposure, horizon, reached, resumed, take, window_ns_of
+from mlops.rollout.windows import Taken, aligned, exposure, horizon, reached, resumed, take, window_ns_of
 
-Counts = NDArray[np.int64]
 #: Answers of stable that the edge is frozen from, at least.
 MIN_EDGE_ANSWERS = 1_000
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StepOutputs:
-    """What is known of the outputs of a step, and of what came of them; None where that is too little.
-
-    Parameters
-    ----------
-    canary_bins, baseline_bins : array of int, shape (256, bins) and (blocks, bins)
-    pairs, flips : array of int, shape (256,)
-    """
-
-    canary_bins: Counts | None = None
-    baseline_bins: Counts | None = None
-    pairs: Counts | None = None
-    flips: Counts | None = None
-    canary_outcome: LiveFigure | None = None
-    stable_outcome: LiveFigure | None = None
-
-    @property
-    def least(self) -> int:
-        """Rows of the figure that has the fewest, of those that are there."""
-        return min((int(each.sum()) for each in (self.canary_bins, self.pairs) if each is not None), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,65 +52,47 @@ def go_on(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look, 
     edge_ns = progress.edge_ns
     if edge_ns is None or progress.analysis is None:
         raise ValueError("the rollout has not begun")
-    analysis = Analysis.restored(spec, dict(progress.analysis))
+    analysis = Analysis.restored(spec, progress.analysis)
     foreign = _foreign(found, spec, progress, look)
     if foreign and progress.state.phase is Phase.RUNNING:
         return Moved(progress, pause(progress.state, analysis.evidence(), foreign, look.now_ns))
     if not foreign:
         progress = replace(progress, desired_revision=look.desired.revision)
-    window_ns = window_ns_of(spec)
+    step, window_ns, complete_to_ns = progress.state.step, window_ns_of(spec), look.coverage.complete_to_ns
     start_ns = resumed(progress.next_window_ns, progress.counted_to_ns, look.now_ns, window_ns)
     # Bad answers count whenever they come, also where their window was not waited for any longer.
     late = [row for row in look.rows if row.start_ns < start_ns and _is_new(row, progress)]
     if late:
         analysis.expose(*exposure(found, spec, late))
-    reached_ns = dict(progress.reached) | _keys(reached(late))
-    end_ns = max(start_ns, horizon(look.now_ns, look.coverage.complete_to_ns, window_ns))
+    progress = replace(progress, next_window_ns=start_ns, reached={**progress.reached, **_keys(reached(late))})
+    end_ns = max(start_ns, horizon(look.now_ns, complete_to_ns, window_ns))
     taken = take(
         found,
         spec,
         look.rows,
-        share_bp=share_of(spec, progress.state.step),
+        share_bp=share_of(spec, step),
         edge_ns=edge_ns,
         start_ns=start_ns,
         end_ns=end_ns,
-        complete_to_ns=look.coverage.complete_to_ns,
+        complete_to_ns=complete_to_ns,
         evidence_from_ns=max((row.end_ns for row in late), default=0),
     )
-    next_ns, step_from_ns, counted_to_ns = start_ns, progress.step_from_ns, progress.counted_to_ns
-    unwatched, state, decision = progress.unwatched, progress.state, None
+    decision = None
     for window in taken:
-        unwatched += _missing(next_ns, window.start_ns, look.coverage.complete_to_ns, window_ns)
-        next_ns = counted_to_ns = window.end_ns
-        reached_ns |= _keys(window.reached)
-        unwatched += not window.is_watched
-        if window.counts is None:
-            analysis.expose(window.exposed, window.stable)
-        else:
-            # The first evidence of a step is of the first window that every server gave it the share in.
-            is_first = analysis.evidence().share_bp != window.counts.share_bp
-            analysis.update(window.counts, window.exposed, window.stable)
-            step_from_ns = window.start_ns if is_first else step_from_ns
-        decision = _decided(spec, state, analysis, look, foreign, outputs, (step_from_ns, next_ns))
-        state = decision.state
+        progress = _after(window, progress, analysis, complete_to_ns, window_ns)
+        decision = _decided(spec, progress, analysis, look, foreign, outputs)
+        progress = replace(progress, state=decision.state)
         if decision.audit:
             break
     if decision is None or not decision.audit:
-        unwatched += _missing(next_ns, end_ns, look.coverage.complete_to_ns, window_ns)
-        next_ns = end_ns
+        missing = _missing(progress.next_window_ns, end_ns, complete_to_ns, window_ns)
+        progress = replace(progress, next_window_ns=end_ns, unwatched=progress.unwatched + missing)
     if decision is None:
-        decision = _decided(spec, state, analysis, look, foreign, outputs, (step_from_ns, counted_to_ns))
-    after = replace(
-        progress,
-        state=decision.state,
-        analysis=analysis.state(),
-        next_window_ns=next_ns,
-        counted_to_ns=counted_to_ns,
-        step_from_ns=0 if decision.state.step != progress.state.step else step_from_ns,
-        unwatched=unwatched,
-        reached=reached_ns,
+        decision = _decided(spec, progress, analysis, look, foreign, outputs)
+    step_from_ns = progress.step_from_ns if decision.state.step == step else 0
+    return Moved(
+        replace(progress, state=decision.state, analysis=analysis.state(), step_from_ns=step_from_ns), decision
     )
-    return Moved(after, decision)
 
 
 def prepare(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look, latencies_ns: Counts) -> Moved:
@@ -150,7 +105,7 @@ def prepare(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look
     """
     foreign = _foreign(found, spec, progress, look)
     if foreign and progress.state.phase is Phase.RUNNING:
-        return Moved(progress, pause(progress.state, Evidence(0, ()), foreign, look.now_ns))
+        return Moved(progress, pause(progress.state, Evidence(), foreign, look.now_ns))
     if not foreign:
         progress = replace(progress, desired_revision=look.desired.revision)
     answers = int(latencies_ns.sum())
@@ -158,7 +113,7 @@ def prepare(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look
     hold = look.coverage.hold
     if foreign or hold or edge_ns is None or progress.state.phase is not Phase.RUNNING:
         why = hold or f"stable has given {answers} of {MIN_EDGE_ANSWERS} answers that the edge is frozen from"
-        decision = decide(spec, progress.state, Evidence(0, ()), None, look.now_ns, hold=why)
+        decision = decide(spec, progress.state, Evidence(), None, look.now_ns, hold=why)
         return Moved(replace(progress, state=decision.state), decision)
     reason = "begun"
     if edge_ns:
@@ -189,36 +144,44 @@ def frozen_edge_ns(spec: RolloutSpec, latencies_ns: Counts) -> int | None:
     return int(edges[min(index + 1 + rule.margin_bins, len(edges) - 1)])
 
 
+def _after(window: Taken, progress: Progress, analysis: Analysis, complete_to_ns: int, window_ns: int) -> Progress:
+    """The progress behind a window, which the analysis takes: as evidence, or for its bad answers alone."""
+    missing = _missing(progress.next_window_ns, window.start_ns, complete_to_ns, window_ns)
+    step_from_ns = progress.step_from_ns
+    if window.counts is None:
+        analysis.expose(window.exposed, window.stable)
+    else:
+        # The first evidence of a step is of the first window that every server gave it the share in.
+        if analysis.evidence().share_bp != window.counts.share_bp:
+            step_from_ns = window.start_ns
+        analysis.update(window.counts, window.exposed, window.stable)
+    return replace(
+        progress,
+        next_window_ns=window.end_ns,
+        counted_to_ns=window.end_ns,
+        step_from_ns=step_from_ns,
+        unwatched=progress.unwatched + missing + (not window.is_watched),
+        reached={**progress.reached, **_keys(window.reached)},
+    )
+
+
 def _decided(
-    spec: RolloutSpec,
-    state: RolloutState,
-    analysis: Analysis,
-    look: Look,
-    foreign: str,
-    outputs: ReadOutputs,
-    span: tuple[int, int],
+    spec: RolloutSpec, progress: Progress, analysis: Analysis, look: Look, foreign: str, outputs: ReadOutputs
 ) -> Decision:
     hold = foreign or look.coverage.hold
-    _judge_outputs(spec, state, analysis, look, hold, outputs, span)
-    return decide(spec, state, analysis.evidence(), None, look.now_ns, hold=hold)
+    if not hold:
+        _judge_outputs(spec, progress, analysis, look, outputs)
+    return decide(spec, progress.state, analysis.evidence(), None, look.now_ns, hold=hold)
 
 
-def _judge_outputs(
-    spec: RolloutSpec,
-    state: RolloutState,
-    analysis: Analysis,
-    look: Look,
-    hold: str,
-    outputs: ReadOutputs,
-    span: tuple[int, int],
-) -> None:
+def _judge_outputs(spec: RolloutSpec, progress: Progress, analysis: Analysis, look: Look, outputs: ReadOutputs) -> None:
     """Looks at the outputs where the step could end by everything else, or is about to be given up."""
-    missing = analysis.unjudged_outputs
-    start_ns, end_ns = span
-    if not missing or hold or not start_ns or state.phase is not Phase.RUNNING:
+    missing, state = analysis.unjudged_outputs, progress.state
+    start_ns, end_ns = progress.step_from_ns, progress.counted_to_ns
+    if not missing or not start_ns or state.phase is not Phase.RUNNING:
         return
     # As the decision that follows will see it: what passed since the last look included.
-    now = decide(spec, state, Evidence(0, ()), None, look.now_ns).state
+    now = decide(spec, state, Evidence(), None, look.now_ns).state
     evidence = analysis.evidence()
     others = {each.verdict for each in evidence.verdicts if each.metric not in missing and not each.is_guard}
     step = spec.steps[state.step]
@@ -231,17 +194,9 @@ def _judge_outputs(
     if not is_over and not (is_enough and others <= {Verdict.PASS}):
         return
     found = outputs(start_ns, max(start_ns, upto_ns))
-    has_psi, has_flips, has_outcome = (name in missing for name in ("psi", "sign_flips", "outcome"))
-    if (has_psi or has_flips) and not is_over and found.least < step.min_requests:
+    if missing & {"psi", "sign_flips"} and not is_over and found.least < step.min_requests:
         return
-    analysis.end_step(
-        canary_bins=found.canary_bins if has_psi else None,
-        baseline_bins=found.baseline_bins if has_psi else None,
-        pairs=found.pairs if has_flips else None,
-        flips=found.flips if has_flips else None,
-        canary_outcome=found.canary_outcome if has_outcome else None,
-        stable_outcome=found.stable_outcome if has_outcome else None,
-    )
+    analysis.end_step(found)
 
 
 def _foreign(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look) -> str:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from mlops.registry.desired import read_desired
 from mlops.registry.leases import Leases
 from mlops.registry.rollouts import RolloutRow
-from mlops.rollout.analysis import Analysis, Evidence
+from mlops.rollout.analysis import Evidence, evidence_of
 from mlops.rollout.controller import LEASE
 from mlops.rollout.coverage import read_coverage
 from mlops.rollout.machine import Phase
@@ -85,12 +85,11 @@ def read_view(connection: Connection, found: RolloutRow, leases: Leases) -> Roll
     spec = spec_of(found)
     decisions = read_decisions(connection, found.rollout)
     last = decisions[-1]
-    evidence, progress, phase = Evidence(0, ()), None, "damaged"
+    evidence, progress, phase = Evidence(), None, "damaged"
     try:
         progress = read_progress(connection, found.rollout)
         phase = _phase(progress)
-        if progress.analysis is not None:
-            evidence = Analysis.restored(spec, dict(progress.analysis)).evidence()
+        evidence = evidence_of(spec, progress.analysis)
     except DamagedProgressError:
         pass
     hold = ""

@@ -24,13 +24,13 @@ from mlops.prediction_log.outcomes import OutcomeStore
 from mlops.prediction_log.reading import PARQUET, SEGMENTS, read_all, read_segment
 from mlops.prediction_log.segments import SegmentWriter, first_position, segment_paths
 from mlops.sidecar.consumers import Closing, Consumer, Exporter, Feed, Holding
-from mlops.sidecar.deciding import make_rollouts
 from mlops.sidecar.follower import Follower
 from mlops.sidecar.metrics import Facts, SidecarCollector
 from mlops.sidecar.packages import PackageFinder
 from mlops.sidecar.service import OutcomesServer, OutcomesService
 from mlops.sidecar.settings import SidecarSettings
 from mlops.sidecar.wiring import Context, make_consumers
+from mlops.sidecar.wiring.rollouts import make_rollouts
 from tickserve.errors import ConfigurationError, UnreachableError
 from tickserve.listening.http import HttpServer
 from tickserve.listening.log import configure_log

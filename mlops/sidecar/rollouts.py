@@ -19,9 +19,9 @@ from mlops.alerts.actions import Notice
 from mlops.registry import Registry
 from mlops.registry.leases import Lease, LeaseLostError, Leases
 from mlops.registry.rollouts import all_open
+from mlops.rollout.alarms import Alarm, forget_told, read_untold
 from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.metrics import Verdict
-from mlops.rollout.untold import Alarm, forget_told, read_untold
 from mlops.rollout.view import RolloutView, read_view
 from mlops.sidecar.telling import Teller
 from tickserve.errors import ConfigurationError, RegistryError, TickserveError, UnreachableError

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import structlog
 
 from mlops.alerts.actions import Notice
-from mlops.rollout.untold import Alarm
+from mlops.rollout.alarms import Alarm
 from tickserve.errors import TickserveError
 
 _log = structlog.get_logger()

@@ -5,8 +5,9 @@ from server.models.cache import PackageCache
 from server.models.directory import DirectorySource
 from server.models.events import Event, EventLog
 from server.models.guard import Guard
-from server.models.loading import Loader, Memory, ThreadLoader
+from server.models.loading import Loader, ThreadLoader
 from server.models.local import LocalState, Mark, Overrides
+from server.models.memory import Memory
 from server.models.operations import Operations
 from server.models.policy import VersionPolicy, parse_policy
 from server.models.reconciler import Reconciler

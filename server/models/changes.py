@@ -23,12 +23,12 @@ def adopted(found: ModelRecord | None, desired: ModelDesired, last: LastServed |
     return replace(record, failed={version: change for version, change in record.failed.items() if version in known})
 
 
-def failed(record: ModelRecord, version: str, error: TickserveError, looks: object, now: float) -> ModelRecord:
+def failed(record: ModelRecord, version: str, error: TickserveError, fingerprint: object, now: float) -> ModelRecord:
     """With a failure of one version, to be tried again after a time that doubles while nothing changes."""
     before = record.failed.get(version)
-    attempts = 1 if before is None or before.looks != looks else before.attempts + 1
+    attempts = 1 if before is None or before.fingerprint != fingerprint else before.attempts + 1
     delay_s = min(_FIRST_RETRY_S * 2 ** min(attempts - 1, 16), _LAST_RETRY_S)
-    change = FailedChange(version, error, time.time_ns(), attempts, looks, now + delay_s)
+    change = FailedChange(version, error, time.time_ns(), attempts, fingerprint, now + delay_s)
     return replace(record, failed={**record.failed, version: change})
 
 

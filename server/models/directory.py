@@ -21,7 +21,7 @@ from mlops.package import (
     trusted_keys,
 )
 from mlops.package.verify import describe_file
-from server.models.looks import fingerprint
+from server.models.fingerprint import fingerprint
 from server.models.policy import LATEST, VersionPolicy
 from server.models.rows import DesiredRows
 from server.models.settling import Settling
@@ -140,9 +140,9 @@ class DirectorySource:
             return self.rows.write(model, target, halt, expected_revision, actor=actor, reason=reason)
 
     def _ref(self, number: int, path: Path) -> VersionRef:
-        looks = fingerprint(path)
-        is_settled = self.settling.is_settled(path, looks)
-        return VersionRef(str(number), place=str(path), looks=looks, is_settled=is_settled)
+        found = fingerprint(path)
+        is_settled = self.settling.is_settled(path, found)
+        return VersionRef(str(number), place=str(path), fingerprint=found, is_settled=is_settled)
 
 
 def version_plan(package: Package, version: str) -> VersionPlan:

@@ -9,8 +9,8 @@ import structlog
 from server.engine import Engine
 from server.models import changes
 from server.models.events import EventLog
-from server.models.loading import Memory
 from server.models.local import LocalState
+from server.models.memory import Memory
 from server.models.records import ModelRecord, last_served, refused_versions
 from server.models.served import LastServed, ServedFile
 from server.models.values import Target

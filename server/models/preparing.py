@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from mlops.package import MODEL_FILE
 from server.engine import Engine, Prepared
-from server.models.loading import Loaded, Memory, expected_resident_bytes
+from server.models.loading import Loaded
+from server.models.memory import Memory, expected_resident_bytes
 from server.models.planning import require_schema, with_rules
 from server.models.records import ModelRecord
 from server.models.source import Source

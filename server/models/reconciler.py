@@ -12,8 +12,9 @@ from server.engine import Engine
 from server.models import changes
 from server.models.events import EventLog
 from server.models.installation import Installation
-from server.models.loading import InlineLoader, Loaded, Loader, Memory, Result
+from server.models.loading import InlineLoader, Loaded, Loader, Result
 from server.models.local import LocalState, Overrides
+from server.models.memory import Memory
 from server.models.planning import schema_differences
 from server.models.preparing import Preparer
 from server.models.previous import Previous
@@ -258,12 +259,12 @@ class Reconciler:
                 is_loading = True
                 continue
             failed = record.failed.get(version)
-            looks = None if ref is None else ref.looks
-            if failed is not None and failed.looks == looks and self._clock() < failed.retry_at:
+            fingerprint = None if ref is None else ref.fingerprint
+            if failed is not None and failed.fingerprint == fingerprint and self._clock() < failed.retry_at:
                 return "failed"
             if ref is None:
                 text = f"version {version} of model {name!r} is not in the {self.source.name}"
-                self._fail(name, version, PackageError(text, field="version"), looks)
+                self._fail(name, version, PackageError(text, field="version"), fingerprint)
                 return "failed"
             if not ref.is_settled:
                 return "failed"
@@ -298,7 +299,7 @@ class Reconciler:
                     self._previous.give_up(record, version, error)
                 else:
                     ref = find_ref(record, version)
-                    self._fail(name, version, error, None if ref is None else ref.looks)
+                    self._fail(name, version, error, None if ref is None else ref.fingerprint)
             elif is_warm:
                 self._previous.restored(record, version, result.loaded)
             elif _is_of_another_schema(record, result.loaded):
@@ -315,9 +316,9 @@ class Reconciler:
             self._installation.put(record)
             self._installation.account()
 
-    def _fail(self, name: str, version: str, error: TickserveError, looks: object) -> None:
+    def _fail(self, name: str, version: str, error: TickserveError, fingerprint: object) -> None:
         record = self._installation.records[name]
-        failed = changes.failed(record, version, error, looks, self._clock())
+        failed = changes.failed(record, version, error, fingerprint, self._clock())
         if record.plan is None and record.why != failed.why:
             self._installation.install(failed)
         else:

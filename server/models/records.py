@@ -20,7 +20,7 @@ class FailedChange:
     error: TickserveError
     at_unix_ns: int
     attempts: int
-    looks: Hashable
+    fingerprint: Hashable
     retry_at: float
 
 

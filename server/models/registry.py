@@ -189,7 +189,7 @@ def _model(found: RegistryDesired, digests: Any) -> ModelDesired:
         revision=found.revision,
         targets=(_target(state),) if state.split else (),
         versions={
-            str(version): VersionRef(str(version), digest, looks=(digest, found.revision))
+            str(version): VersionRef(str(version), digest, fingerprint=(digest, found.revision))
             for version, digest in digests.items()
         },
         halt=None if state.halt is None else _halt(state.halt),
@@ -294,7 +294,7 @@ def _read_desired(body: Any) -> Desired:
             revision,
             tuple(read_target(target) for target in plain["targets"]),
             {
-                version: VersionRef(version, digest, looks=(digest, revision))
+                version: VersionRef(version, digest, fingerprint=(digest, revision))
                 for version, digest in plain["digests"].items()
             },
             None if plain["halt"] is None else read_halt(plain["halt"]),

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from mlops.package import MANIFEST_FILE
-from server.models.looks import Fingerprint
+from server.models.fingerprint import Fingerprint
 
 _log = structlog.get_logger()
 
@@ -40,22 +40,22 @@ class Settling:
         self._unix_clock = unix_clock
         self._seen: dict[Path, tuple[Fingerprint, float]] = {}
 
-    def is_settled(self, path: Path, looks: Fingerprint) -> bool:
+    def is_settled(self, path: Path, fingerprint: Fingerprint) -> bool:
         """Whether the folder, which looks like this now, may be read."""
-        if any(name == MANIFEST_FILE for name, _, _ in looks):
+        if any(name == MANIFEST_FILE for name, _, _ in fingerprint):
             return True
         now = self._clock()
         seen = self._seen.get(path)
         if seen is None:
             # At a start there was no earlier look: then the files say how long they have been as they are.
-            since = now - min(max(0.0, self._unix_clock() - _changed_at(looks)), self._settle_s)
+            since = now - min(max(0.0, self._unix_clock() - _changed_at(fingerprint)), self._settle_s)
             if now - since < self._settle_s:
                 _log.info("settling", folder=str(path), settle_s=self._settle_s)
-        elif seen[0] != looks:
+        elif seen[0] != fingerprint:
             since = now
         else:
             since = seen[1]
-        self._seen[path] = looks, since
+        self._seen[path] = fingerprint, since
         return now - since >= self._settle_s
 
     def forget_others(self, paths: Collection[Path]) -> None:
@@ -63,6 +63,6 @@ class Settling:
         self._seen = {path: seen for path, seen in self._seen.items() if path in paths}
 
 
-def _changed_at(looks: Fingerprint) -> float:
+def _changed_at(fingerprint: Fingerprint) -> float:
     """Unix time of the last change of a file; without any, far ahead."""
-    return max((change_time_ns / 1e9 for _, _, change_time_ns in looks), default=float("inf"))
+    return max((change_time_ns / 1e9 for _, _, change_time_ns in fingerprint), default=float("inf"))

@@ -119,7 +119,7 @@ class VersionRef:
         Of its package, in hex; empty where only reading it tells.
     place : str
         In the source's own terms.
-    looks : Hashable
+    fingerprint : Hashable
         Changes whenever there is a reason to try again what failed.
     is_settled : bool
         Whether it may be read; False while it may still be written.
@@ -128,7 +128,7 @@ class VersionRef:
     version: str
     digest: str = ""
     place: str = ""
-    looks: Hashable = ()
+    fingerprint: Hashable = ()
     is_settled: bool = True
 
 

@@ -42,7 +42,7 @@ class Rollouts(RuleBasedStateMachine):
         self.now = START
         self.state = RolloutState()
         self.share = 0
-        self.evidence = Evidence(0, ())
+        self.evidence = Evidence()
         self.last: Decision | None = None
 
     @initialize()

@@ -10,8 +10,8 @@ from mlops.alerts.actions import Notice
 from mlops.registry import Registry
 from mlops.registry.leases import Lease
 from mlops.rollout import Order
+from mlops.rollout.alarms import read_untold
 from mlops.rollout.controller import Controller
-from mlops.rollout.untold import read_untold
 from mlops.sidecar.rollouts import RolloutWorker
 from tests.support.registry import ANN, Backend, Packages, add
 from tests.support.rollouts import World, make_spec

@@ -10,19 +10,16 @@ from mlops import histogram
 from mlops.package import Metric, ReferenceRows
 from mlops.registry import Author, Registry, Shadow
 from mlops.registry.desired import write_state
-from mlops.registry.fleet import ServedModel, ServerReport
-from mlops.registry.leases import database_now_ms
 from mlops.registry.rollouts import open_rollout
 from mlops.registry.schema import reporters, rollout_progress, window_counts, window_outputs
 from mlops.rollout import Order, Phase
 from mlops.rollout.analysis import Analysis
-from mlops.rollout.beside import read_beside
-from mlops.rollout.coverage import read_coverage
+from mlops.rollout.comparison import read_comparison
 from mlops.rollout.store import spec_of, window_lengths
 from mlops.rollout.sums.write import write_windows
 from mlops.rollout.view import read_view
 from mlops.tap.layout import BUCKETS, COMPARED_ROLE
-from tests.support.registry import ANN, Backend, Clock, Packages, add
+from tests.support.registry import ANN, Clock, Packages, add
 from tests.support.rollouts import KIM, START_NS, World, make_spec, side
 from tickserve.errors import ControlError, RegistryError, TickserveError, UnknownError
 
@@ -187,19 +184,6 @@ def test_bad_answers_that_come_after_their_window_was_left_out_count_once(world:
     world.look()
     assert world.split == {1: 10_000}
     assert "bad answers reached clients" in world.decisions[-1].reason
-
-
-def test_server_whose_clock_is_wrong_is_still_one_that_has_to_be_counted(
-    world: World, backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world.servers = []
-    found = world.start()
-    served = ServedModel("serving", {"1": 10_000}, 0, is_behind=False)
-    with backend.open() as there:
-        monkeypatch.setattr(there, "_clock", lambda: world.now)
-        there.say(ServerReport("s9", world.now, "ready", "python", models={"demo": served}))
-    with world.registry.journal.database.read() as connection:
-        assert "no sidecar counts for s9" in read_coverage(connection, found, database_now_ms(connection) * 10**6).hold
 
 
 def test_server_without_a_sidecar_holds_the_rollout_and_is_named(world: World) -> None:
@@ -406,7 +390,7 @@ def test_both_versions_are_shown_beside_each_other_on_the_same_requests(world: W
     few[0] = 5
     world.outputs(2, COMPARED_ROLE, pairs=2 * few, flips=few)
     with world.registry.journal.database.read() as connection:
-        found = read_beside(connection, world.rollout, world.now_ns)
+        found = read_comparison(connection, world.rollout, world.now_ns)
     assert (found.canary.answers, found.stable.answers) == (30, 70)
     assert found.canary.p50_us == pytest.approx(400, rel=0.04)
     assert found.stable.p99_us == pytest.approx(100, rel=0.04)
@@ -610,7 +594,7 @@ def test_damaged_window_is_named_and_left_out_and_a_breach_is_seen_all_the_same(
     assert world.progress.analysis["windows"] == before.analysis["windows"]  # type: ignore[index]
     assert "the row of window_counts with reporter=of-s1" in world.damaged[0].message
     with world.registry.journal.database.read() as connection:
-        assert "window_counts" in read_beside(connection, world.rollout, world.now_ns).damaged[0]
+        assert "window_counts" in read_comparison(connection, world.rollout, world.now_ns).damaged[0]
     world.canary = side(failures=1)
     world.seconds(10)
     assert world.events[-1] == "aborted"

@@ -15,6 +15,7 @@ from mlops.registry.leases import Lease, Leases
 from mlops.registry.rollouts import RolloutRow, latest_rollout
 from mlops.registry.schema import reporters
 from mlops.rollout import Order, SideCounts, parse_spec
+from mlops.rollout.alarms import Alarm
 from mlops.rollout.analysis import Analysis, Evidence
 from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.orders import Rollouts
@@ -22,7 +23,6 @@ from mlops.rollout.store import Decided, Progress, read_decisions, read_progress
 from mlops.rollout.sums import CountedOutputs, CountedWindow
 from mlops.rollout.sums.write import Progress as Reported
 from mlops.rollout.sums.write import outputs_row, write_outputs, write_progress, write_windows
-from mlops.rollout.untold import Alarm
 from mlops.tap.layout import BUCKETS, COMPARED_ROLE, SHADOW_ROLE
 from tickserve.errors import RegistryError
 

@@ -31,10 +31,10 @@ from tickserve.errors import ConfigurationError, UnknownError
 
 if TYPE_CHECKING:
     from mlops.registry import Registry
-    from mlops.rollout.beside import Beside
+    from mlops.rollout.comparison import Comparison
     from mlops.rollout.view import RolloutView
 
-    Seen = tuple[RolloutView, Beside]
+    Seen = tuple[RolloutView, Comparison]
 
 app = typer.Typer(
     help="Rollouts: a version gets its share of the requests step by step, by evidence.", no_args_is_help=True
@@ -202,7 +202,7 @@ def _order(model: str, order: str, reason: str, actor: str, registry: str, artif
 def _view(registry: "Registry", model: str) -> "Seen":
     from mlops.registry.leases import Leases
     from mlops.registry.rollouts import latest_rollout
-    from mlops.rollout.beside import read_beside
+    from mlops.rollout.comparison import read_comparison
     from mlops.rollout.view import read_view
 
     registry.model(model)
@@ -215,7 +215,7 @@ def _view(registry: "Registry", model: str) -> "Seen":
         view = read_view(connection, found, leases)
         ended_at = found.ended_at
         now_ns = leases.now_ms(connection) * 1_000_000 if ended_at is None else int(ended_at.timestamp() * 1e9)
-        return view, read_beside(connection, found, now_ns)
+        return view, read_comparison(connection, found, now_ns)
 
 
 def _watch(registry: "Registry", seen: "Seen") -> None:
@@ -229,18 +229,18 @@ def _watch(registry: "Registry", seen: "Seen") -> None:
 
 def _show(seen: "Seen", as_json: bool) -> None:
     if as_json:
-        view, beside = seen
-        print_json(plain(view.as_dict() | {"beside": beside.as_dict()}))
+        view, comparison = seen
+        print_json(plain(view.as_dict() | {"beside": comparison.as_dict()}))
     else:
         Console(highlight=False).print(_render(seen))
 
 
 def _render(seen: "Seen") -> Group:
     """The whole view: what it is, where it is, and what each metric says."""
-    view, beside = seen
+    view, comparison = seen
     found = view.rollout
     title = f"{found.model}: {found.strategy.replace('_', '-')} of version {found.canary} beside {found.stable}"
-    lines: list[Any] = [Text(title, style="bold"), _facts(view, beside)]
+    lines: list[Any] = [Text(title, style="bold"), _facts(view, comparison)]
     if view.evidence.verdicts:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("metric", "verdict", "why"):
@@ -251,7 +251,7 @@ def _render(seen: "Seen") -> Group:
     return Group(*lines)
 
 
-def _facts(view: "RolloutView", beside: "Beside") -> Table:
+def _facts(view: "RolloutView", comparison: "Comparison") -> Table:
     evidence, spec = view.evidence, view.rollout.spec
     traffic = "" if view.traffic_share is None else f", {view.traffic_share:.2%} of the traffic"
     step = spec["steps"][min(view.step, view.steps) - 1]
@@ -265,9 +265,9 @@ def _facts(view: "RolloutView", beside: "Beside") -> Table:
         f"bound {spec['max_bad_answers']}",
         "windows": f"{evidence.windows} counted, {view.unwatched} left out",
         "edge": "" if not view.edge_ns else f"{view.edge_ns / 1e3:.1f} us",
-        "latency": _latency(beside),
-        "both saw": _both(beside),
-        "damaged": "; ".join(beside.damaged),
+        "latency": _latency(comparison),
+        "both saw": _both(comparison),
+        "damaged": "; ".join(comparison.damaged),
         "held": view.hold,
         "controller": view.controller or "none: nothing advances until a sidecar decides",
     }
@@ -282,9 +282,9 @@ def _facts(view: "RolloutView", beside: "Beside") -> Table:
     return table
 
 
-def _latency(beside: "Beside") -> str:
+def _latency(comparison: "Comparison") -> str:
     """Ratios of quantiles are for people: what decides is how often the edge is passed."""
-    ours, theirs = beside.canary, beside.stable
+    ours, theirs = comparison.canary, comparison.stable
     if ours.p50_us is None or ours.p99_us is None or theirs.p50_us is None or theirs.p99_us is None:
         return ""
     return (
@@ -293,12 +293,12 @@ def _latency(beside: "Beside") -> str:
     )
 
 
-def _both(beside: "Beside") -> str:
-    if not beside.requests:
+def _both(comparison: "Comparison") -> str:
+    if not comparison.requests:
         return ""
-    ours, theirs = beside.of_canary, beside.of_stable
-    signs = f", other signs in {beside.flips} of {beside.pairs} rows" if beside.pairs else ""
+    ours, theirs = comparison.of_canary, comparison.of_stable
+    signs = f", other signs in {comparison.flips} of {comparison.pairs} rows" if comparison.pairs else ""
     return (
-        f"{beside.requests} requests: broken rules {ours.violations} beside {theirs.violations}, "
+        f"{comparison.requests} requests: broken rules {ours.violations} beside {theirs.violations}, "
         f"failures {ours.failures} beside {theirs.failures}{signs}"
     )

@@ -60,8 +60,8 @@ def sidecar(
         },
     )
     try:
-        from mlops.sidecar.alerting import check_alerts
         from mlops.sidecar.app import serve
+        from mlops.sidecar.wiring.alerts import check_alerts
     except ImportError as error:
         raise ConfigurationError(
             f"{error.name} is not installed; `pip install 'tickserve[sidecar]'` brings it", field="sidecar"

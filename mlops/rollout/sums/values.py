@@ -6,13 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlops import histogram
-from mlops.rollout.counts import SideCounts
+from mlops.rollout.counts import Counts, SideCounts
 from mlops.tap.layout import BUCKETS
 
-Counts = NDArray[np.int64]
 #: The share of a window in which it changed, or that lies over a gap.
 MIXED_SHARE = -1
 #: A reporter that has written nothing for this long is taken for gone.

@@ -1,11 +1,9 @@
 """One life of one server as it is counted: its catalog, its page, and the windows of each of its models."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlops.rollout.sums import CountedWindow
-from mlops.rollout.sums.body import Arrays
 from mlops.rollout.sums.write import Progress
 from mlops.sidecar.counts.windows import ModelWindows, Moment
 from mlops.tap import CATALOG, COUNTERS, Catalog, PageReader, is_alive, read_catalog
@@ -13,18 +11,8 @@ from mlops.tap import CATALOG, COUNTERS, Catalog, PageReader, is_alive, read_cat
 LengthOf = Callable[[str], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """A window of a model that is over: its rows, and how far the boot is with them."""
-
-    model: str
-    server: str
-    start_ns: int
-    end_ns: int
-    window_ns: int
-    windows: tuple[CountedWindow, ...]
-    state: Arrays
-    has_ended: bool
+#: Rows of a window of a model that is over, and how far the boot is with them.
+Closed = tuple[tuple[CountedWindow, ...], Progress]
 
 
 class CountedBoot:
@@ -80,26 +68,26 @@ class CountedBoot:
         # Again: a split or a version that came meanwhile is in what was just looked at.
         self._refresh(now, length_of)
         versions = {index: (version.model, int(version.version)) for index, version in self._catalog.versions.items()}
-        found = []
+        found: list[Closed] = []
         for model in due:
             windows = self._models[model]
             mine = [block for block in blocks if versions.get(block.identity.version, ("", 0))[0] == model]
-            start_ns, window_ns = windows.start_ns, length_of(model)
+            window_ns = length_of(model)
             rows = windows.close(mine, {index: number for index, (_, number) in versions.items()}, window_ns, now)
             if is_last:
                 self._through.add(model)
-            found.append(
-                Closed(
-                    model,
-                    self._catalog.server,
-                    start_ns,
-                    windows.start_ns,
-                    window_ns,
-                    tuple(rows),
-                    {} if is_last else windows.state,
-                    is_last,
-                )
+            progress = Progress(
+                boot=self.name,
+                model=model,
+                server=self._catalog.server,
+                complete_to_ns=windows.start_ns,
+                outputs_to_ns=0,
+                window_ns=window_ns,
+                dropped=0,
+                state={} if is_last else windows.state,
+                has_ended=is_last,
             )
+            found.append((tuple(rows), progress))
         return found
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import structlog
 
 from mlops.rollout.sums import MIXED_SHARE
 from mlops.rollout.sums.write import Progress
-from mlops.sidecar.counts.boot import Closed, CountedBoot
+from mlops.sidecar.counts.boot import CountedBoot
 from mlops.sidecar.counts.windows import Moment
 from mlops.sidecar.counts.writer import SumsWriter
 from mlops.tap import COUNTERS, boots
@@ -131,28 +131,14 @@ class PageCounter:
             self._failed(boot.name, error)
             return
         self._errors.pop(boot.name, None)
-        for each in closed:
-            self._give(boot.name, each)
+        for windows, progress in closed:
+            if any(row.share_bp == MIXED_SHARE for row in windows):
+                self._mixed[progress.model] = self._mixed.get(progress.model, 0) + 1
+            self._writer.add(windows, progress)
         if boot.is_through:
             self._done.add(boot.name)
             boot.close()
             del self._boots[boot.name]
-
-    def _give(self, boot: str, closed: Closed) -> None:
-        progress = Progress(
-            boot=boot,
-            model=closed.model,
-            server=closed.server,
-            complete_to_ns=closed.end_ns,
-            outputs_to_ns=0,
-            window_ns=closed.window_ns,
-            dropped=0,
-            state=closed.state,
-            has_ended=closed.has_ended,
-        )
-        if any(row.share_bp == MIXED_SHARE for row in closed.windows):
-            self._mixed[closed.model] = self._mixed.get(closed.model, 0) + 1
-        self._writer.add(closed.windows, progress)
 
     def _failed(self, boot: str, error: Exception) -> None:
         if self._errors.get(boot) != str(error):

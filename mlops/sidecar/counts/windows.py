@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlops.rollout.counts import Counts, SideCounts
-from mlops.rollout.pages import PageDifferences
 from mlops.rollout.sums import MIXED_SHARE, CountedWindow
 from mlops.rollout.sums.body import Arrays
 from mlops.routing import WHOLE_BP
+from mlops.sidecar.counts.differences import PageDifferences
 from mlops.tap import BlockCounts, Identity
 from mlops.tap.catalog import Split
 from mlops.tap.layout import CANARY_ROLE, COMPARED_ROLE, OVER_EDGE, RUN_OVER_EDGE, SHADOW_ROLE, STABLE_ROLE

@@ -14,7 +14,7 @@ from server.engine.python.call import Asked
 from server.engine.python.job import Codec, Job, Retry
 from server.engine.python.recorder import Recorder
 from server.engine.python.serving import NOTHING_INSTALLED, Installed, Serving
-from server.engine.python.shadows import Copy, Shadows, live_columns, shadow_of
+from server.engine.python.shadows import Copy, Shadows, compared_columns, shadow_of
 from tickserve.errors import PredictionError, Reason, TickserveError
 
 #: A request that should take longer than this, or is larger, leaves the event loop for a thread of the pool.
@@ -254,7 +254,7 @@ class Pipeline:
             drawn_id=drawn_id,
             size_bytes=size_bytes,
             compared=None if serving.tapped is None else serving.tapped.compared,
-            live=live_columns(serving, job, refusal),
+            live=compared_columns(serving, job, refusal),
             checked_at_unix_ns=job.checked_at_unix_ns,
             at=time.perf_counter_ns(),
         )

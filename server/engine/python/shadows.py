@@ -68,10 +68,11 @@ def shadow_of(serving: Serving, asked: Asked, drawn_id: str) -> Serving | None:
     return shadow if is_sampled(plan.salt, request_id, plan.fraction_bp) else None
 
 
-def live_columns(serving: Serving, job: Job[Any, Any], refusal: TickserveError | None) -> tuple[int, ...]:
-    """What the live version's outcome counts in beside that it was a request."""
+def compared_columns(serving: Serving, job: Job[Any, Any] | None, refusal: TickserveError | None) -> tuple[int, ...]:
+    """What an outcome counts in beside that it was a request, where a live version and its shadow are compared."""
     edge_ns = serving.model.latency_edge_ns
-    return (*outcome(job, refusal), *_over_edge(job, edge_ns))
+    is_over = job is not None and 0 < edge_ns < job.cpu_ns
+    return (*outcome(job, refusal), RUN_OVER_EDGE) if is_over else outcome(job, refusal)
 
 
 class Shadows:
@@ -187,8 +188,7 @@ class Shadows:
         if job is not None and job.call is not None and job.call.findings.violations:
             tally.count_violations(job.call.findings.violations)
         if self.recorder is not None:
-            edge_ns = serving.model.latency_edge_ns
-            columns = (*outcome(job, refusal), *_over_edge(job, edge_ns))
+            columns = compared_columns(serving, job, refusal)
             self.recorder.record_copy(
                 copy.compared, copy.live, serving, columns, copy.asked, copy.drawn_id, job, wait, refusal
             )
@@ -199,7 +199,3 @@ def _lower() -> None:
     with contextlib.suppress(OSError):
         # On Linux this is the priority of one thread.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-
-
-def _over_edge(job: Job[Any, Any] | None, edge_ns: int) -> tuple[int, ...]:
-    return (RUN_OVER_EDGE,) if job is not None and edge_ns and job.cpu_ns > edge_ns else ()

@@ -149,8 +149,8 @@ def test_a_registry_that_is_away_costs_no_figures(tmp_path: Path) -> None:
 
 def test_live_metrics_stand_in_a_real_registry(tmp_path: Path) -> None:
     from mlops.registry import Author, open_registry
-    from mlops.sidecar.figuring import registry_recorder
     from mlops.sidecar.settings import load_sidecar_settings
+    from mlops.sidecar.wiring.outcomes import registry_recorder
     from tests.support.packages import build_constant
 
     settings = load_sidecar_settings(None, {"home": tmp_path})

@@ -6,7 +6,8 @@ import math
 import pytest
 
 from mlops.rollout import Analysis, Evidence, LiveFigure, OutcomeRule, RolloutSpec, Verdict, parse_spec
-from mlops.rollout.guard import drop_of
+from mlops.rollout.analysis import StepOutputs
+from mlops.rollout.guard import OutcomeGuard, drop_of
 from tests.unit.rollout.windows import window
 from tickserve.errors import ConfigurationError
 
@@ -32,13 +33,13 @@ def test_an_outcome_that_nobody_knows_holds_nothing_up() -> None:
 
 def test_equal_outcomes_pass_nothing_by_themselves() -> None:
     analysis = Analysis(SPEC)
-    analysis.end_step(canary_outcome=SAME, stable_outcome=GOOD)
+    analysis.end_step(StepOutputs(canary_outcome=SAME, stable_outcome=GOOD))
     assert (outcome_of(analysis.evidence()), analysis.evidence().overall) == (Verdict.INCONCLUSIVE,) * 2
 
 
 def test_a_worse_outcome_ends_a_rollout_that_passes_otherwise_and_stays() -> None:
     analysis = passed()
-    analysis.end_step(canary_outcome=BAD, stable_outcome=GOOD)
+    analysis.end_step(StepOutputs(canary_outcome=BAD, stable_outcome=GOOD))
     assert analysis.evidence().overall is Verdict.FAIL
     again = Analysis.restored(SPEC, json.loads(json.dumps(analysis.state())))
     assert again.evidence() == analysis.evidence()
@@ -47,16 +48,20 @@ def test_a_worse_outcome_ends_a_rollout_that_passes_otherwise_and_stays() -> Non
 def test_a_step_is_judged_once() -> None:
     analysis = passed()
     assert "outcome" in analysis.unjudged_outputs
-    analysis.end_step(canary_outcome=SAME, stable_outcome=GOOD)
+    analysis.end_step(StepOutputs(canary_outcome=SAME, stable_outcome=GOOD))
     again = Analysis.restored(SPEC, json.loads(json.dumps(analysis.state())))
     assert "outcome" not in again.unjudged_outputs
-    with pytest.raises(ValueError, match="already"):
-        again.end_step(canary_outcome=BAD, stable_outcome=GOOD)
+    again.end_step(StepOutputs(canary_outcome=BAD, stable_outcome=GOOD))
+    assert again.evidence() == analysis.evidence()
+    guard = OutcomeGuard(OutcomeRule())
+    guard.update(SAME, GOOD, 0.01)
+    with pytest.raises(ValueError, match="outcome was judged in this step already"):
+        guard.update(SAME, GOOD, 0.01)
 
 
 def test_one_side_alone_says_nothing() -> None:
     analysis = passed()
-    analysis.end_step(canary_outcome=BAD)
+    analysis.end_step(StepOutputs(canary_outcome=BAD))
     assert analysis.evidence().overall is Verdict.PASS
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.models.loading import expected_resident_bytes
+from server.models.memory import expected_resident_bytes
 
 MB = 1 << 20
 

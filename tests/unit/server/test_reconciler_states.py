@@ -58,7 +58,9 @@ class FakeSource:
         world = self._world
         if world.is_away:
             raise UnreachableError("the registry does not answer")
-        refs = {version: VersionRef(version, digest(version), looks=(version, world.revision)) for version in VERSIONS}
+        refs = {
+            version: VersionRef(version, digest(version), fingerprint=(version, world.revision)) for version in VERSIONS
+        }
         model = ModelDesired("demo", world.revision, (world.target,), refs)
         world.kept = Desired({"demo": model}, world.revision)
         return world.kept

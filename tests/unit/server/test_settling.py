@@ -6,7 +6,7 @@ import pytest
 
 from mlops.package import MANIFEST_FILE, MODEL_FILE
 from server.models import Settling
-from server.models.looks import Fingerprint
+from server.models.fingerprint import Fingerprint
 
 FOLDER = Path("/models/demo/1")
 UNIX_NOW = 2_000_000_000.0

@@ -12,7 +12,8 @@ from mlops.prediction_log.index import LogIndex
 from mlops.prediction_log.keeping import compact
 from mlops.prediction_log.outcomes import OutcomeStore, ReportedOutcome, StoredOutcome
 from mlops.prediction_log.reading import read_all
-from mlops.sidecar.consumers import Feed, read_checkpoint
+from mlops.sidecar.checkpoints import read_checkpoint
+from mlops.sidecar.consumers import Feed
 from mlops.sidecar.damaged import DamagedFiles
 from tests.support.logs import Log
 from tests.support.shared_memory import memory_folder

@@ -7,9 +7,9 @@ import structlog
 
 from mlops.alerts.notify import log_notice, webhook
 from mlops.sidecar.settings import SidecarSettings
+from mlops.sidecar.wiring.registry import has_registry, open_registry
 
 if TYPE_CHECKING:
-    from mlops.registry import Registry
     from mlops.sidecar.rollouts import RolloutWorker
 
 _log = structlog.get_logger()
@@ -26,13 +26,9 @@ def make_rollouts(settings: SidecarSettings) -> "RolloutWorker | None":
         _log.info("rollouts_off", reason="there can be no registry without `pip install 'tickserve[registry]'`")
         return None
     # What it needs is no part of a sidecar without a registry.
-    from mlops.registry.opening import open_registry
     from mlops.sidecar.rollouts import RolloutWorker
 
-    def opened() -> "Registry | None":
-        if not settings.registry and not (settings.home / "registry" / "registry.db").exists():
-            return None
-        return open_registry(settings.home, settings.registry, settings.artifacts, settings.trusted_keys)
-
     tell = webhook(settings.alert_webhook) if settings.alert_webhook else log_notice
-    return RolloutWorker(opened, lease_s=settings.lease_s, tell=tell)
+    return RolloutWorker(
+        lambda: open_registry(settings) if has_registry(settings) else None, lease_s=settings.lease_s, tell=tell
+    )

@@ -1,6 +1,6 @@
 """Up to where windows are taken, whatever clocks say."""
 
-from mlops.rollout.taking import horizon, resumed
+from mlops.rollout.windows import horizon, resumed
 
 SECOND = 10**9
 NOW = 1_800_000_000 * SECOND

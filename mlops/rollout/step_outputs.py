@@ -3,21 +3,19 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from mlops.registry.figures import last_steps, read_metrics
 from mlops.registry.rollouts import RolloutRow
+from mlops.rollout.analysis import StepOutputs
+from mlops.rollout.counts import Counts
 from mlops.rollout.guard import LiveFigure
 from mlops.rollout.spec import RolloutSpec
-from mlops.rollout.stepping import StepOutputs
 from mlops.rollout.sums import Side, drop_share, outputs_of, read_outputs
 from mlops.rollout.sums.read import OnDamaged
-from mlops.rollout.taking import clients_of
+from mlops.rollout.windows import clients_of
 from mlops.tap.layout import COMPARED_ROLE
 
-Counts = NDArray[np.int64]
 #: The data set that the sidecar records live figures under.
 LIVE = "live"
 #: Where the log lost more of the records of a step, its outputs say nothing: what was lost need not be like the rest.

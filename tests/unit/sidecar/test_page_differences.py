@@ -1,12 +1,11 @@
-"""Windows from real counters pages: nothing lost, nothing twice, over blocks that change hands and restarts."""
+"""Differences of real counters pages: nothing lost, nothing twice, over blocks that change hands and restarts."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from mlops.rollout.counts import SideCounts
-from mlops.rollout.pages import PageDifferences
+from mlops.sidecar.counts.differences import PageDifferences
 from mlops.tap import PageReader
 from mlops.tap.counters import Identity, Page, PageOwner, Tallier, create_page
 from mlops.tap.layout import ERRORS, FAILURES, OUTPUT_VIOLATIONS, OVER_EDGE, REQUESTS
@@ -35,7 +34,7 @@ def server(tmp_path: Path) -> Server:
     return Server(tmp_path / "counters")
 
 
-def test_windows_hold_what_happened_between_two_looks(server: Server) -> None:
+def test_a_difference_is_what_happened_between_two_looks(server: Server) -> None:
     pages = PageDifferences()
     server.count(CANARY, 3, times=5)
     pages.take(server.reader.snapshot())
@@ -45,11 +44,10 @@ def test_windows_hold_what_happened_between_two_looks(server: Server) -> None:
     # Of before the edge was set: another block.
     server.count(OLD, 3, times=100)
     found = pages.take(server.reader.snapshot())
-    ours = SideCounts.of_page(found[CANARY])
-    assert (int(ours.requests[3]), int(ours.answers[3]), int(ours.failures[3])) == (2, 0, 2)
-    assert (int(ours.requests[9]), int(ours.slow[9]), int(ours.violations[9])) == (3, 3, 3)
-    assert (int(found[STABLE][:, REQUESTS].sum()), int(found[OLD][:, REQUESTS].sum())) == (7, 100)
-    assert not any(counts.any() for counts in pages.take(server.reader.snapshot()).values())
+    assert found[CANARY][3, [REQUESTS, ERRORS, FAILURES]].tolist() == [2, 2, 2]
+    assert found[CANARY][9, [REQUESTS, OVER_EDGE, OUTPUT_VIOLATIONS]].tolist() == [3, 3, 3]
+    assert [int(found[each][:, REQUESTS].sum()) for each in (STABLE, OLD)] == [7, 100]
+    assert not any(each.any() for each in pages.take(server.reader.snapshot()).values())
 
 
 def test_a_restart_of_the_reader_loses_and_repeats_nothing(server: Server) -> None:
@@ -72,5 +70,5 @@ def test_a_block_that_changed_hands_begins_anew(server: Server) -> None:
     server.blocks |= server.owner.place([CANARY, STABLE, newer])
     server.count(newer, 3, times=2)
     found = pages.take(server.reader.snapshot())
-    assert int(found[newer][:, 0].sum()) == 2
+    assert int(found[newer][:, REQUESTS].sum()) == 2
     assert OLD not in found

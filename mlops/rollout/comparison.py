@@ -26,7 +26,7 @@ class Latencies:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Faults:
     """What a version made of the requests that both saw: failures, and requests that broke an output rule."""
 
     failures: int
@@ -34,7 +34,7 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class Comparison:
     """The rollout's version beside the other one.
 
     `requests` are those that a shadow ran, too; of `pairs` rows with a signal on both sides `flips` had another sign.
@@ -44,8 +44,8 @@ class Beside:
     canary: Latencies
     stable: Latencies
     requests: int
-    of_canary: Made
-    of_stable: Made
+    of_canary: Faults
+    of_stable: Faults
     pairs: int
     flips: int
     damaged: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Beside:
         return asdict(self)
 
 
-def read_beside(connection: Connection, found: RolloutRow, now_ns: int) -> Beside:
+def read_comparison(connection: Connection, found: RolloutRow, now_ns: int) -> Comparison:
     """Both versions since the rollout began, of the last ten minutes, as far as rows are as they were written."""
     start_ns = max(found.started_ns, now_ns - LOOK_BACK_NS)
     damaged: list[RegistryError] = []
@@ -64,12 +64,12 @@ def read_beside(connection: Connection, found: RolloutRow, now_ns: int) -> Besid
     compared = Side(found.canary, COMPARED_ROLE)
     ours, theirs = sum_side(rows, compared), sum_side(rows, Side(found.stable, SHADOW_ROLE))
     pairs = outputs_of(outputs, compared)
-    return Beside(
+    return Comparison(
         canary=_latencies(outputs, found.canary),
         stable=_latencies(outputs, found.stable),
         requests=int(ours.requests.sum()),
-        of_canary=_made(ours),
-        of_stable=_made(theirs),
+        of_canary=_faults(ours),
+        of_stable=_faults(theirs),
         pairs=0 if pairs is None else int(pairs.pairs.sum()),
         flips=0 if pairs is None else int(pairs.flips.sum()),
         damaged=tuple(each.message for each in damaged),
@@ -88,5 +88,5 @@ def _us(outputs: CountedOutputs, q: float) -> float | None:
     return None if found is None else found / 1_000
 
 
-def _made(side: SideCounts) -> Made:
-    return Made(int(side.failures.sum()), int(side.violations.sum()))
+def _faults(side: SideCounts) -> Faults:
+    return Faults(int(side.failures.sum()), int(side.violations.sum()))

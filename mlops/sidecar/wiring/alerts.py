@@ -12,6 +12,7 @@ from mlops.alerts.server_actions import ServerActions
 from mlops.sidecar.alerts import AlertConsumer
 from mlops.sidecar.rates import RateWindows
 from mlops.sidecar.settings import SidecarSettings
+from mlops.sidecar.wiring.registry import has_registry, open_registry
 from tickserve.client import ControlClient
 from tickserve.errors import ConfigurationError
 
@@ -42,31 +43,25 @@ def make_alerts(settings: SidecarSettings) -> AlertConsumer:
 
 def make_actions(settings: SidecarSettings, tell: Callable[[Notice], None]) -> Actions:
     """Desired state in the registry where there is one, else at the server of this folder of state."""
-    if _has_registry(settings):
+    if has_registry(settings):
         from mlops.alerts.registry_actions import RegistryActions
-        from mlops.registry import Registry, open_registry
+        from mlops.registry import Registry
 
         lock, opened = threading.Lock(), list[Registry]()
 
         def registry() -> Registry:
             with lock:
                 if not opened:
-                    opened.append(
-                        open_registry(settings.home, settings.registry, settings.artifacts, settings.trusted_keys)
-                    )
+                    opened.append(open_registry(settings))
                 return opened[0]
 
         return RegistryActions(registry, tell)
     return ServerActions(ControlClient(settings.admin), tell)
 
 
-def _has_registry(settings: SidecarSettings) -> bool:
-    return bool(settings.registry) or (settings.home / "registry" / "registry.db").exists()
-
-
 def _require_registry(settings: SidecarSettings, matrix: Matrix) -> None:
     """Raises ConfigurationError where rows move traffic and there is no registry that says who gets it."""
-    if matrix.moves_traffic and not _has_registry(settings):
+    if matrix.moves_traffic and not has_registry(settings):
         raise ConfigurationError(
             "alert_matrix: reduce_share and roll_back need a registry; there is none here", field="alert_matrix"
         )

@@ -7,11 +7,12 @@ from pathlib import Path
 from mlops.outcomes import Lengths, OutcomeFigure
 from mlops.outcomes.live import DATASET
 from mlops.package import Metric
-from mlops.sidecar.alerting import read_matrix
 from mlops.sidecar.late import ReadVersion
 from mlops.sidecar.outcomes import OutcomeConsumer, RecordLive
 from mlops.sidecar.packages import PackageFinder
 from mlops.sidecar.settings import SidecarSettings
+from mlops.sidecar.wiring.alerts import read_matrix
+from mlops.sidecar.wiring.registry import has_registry, open_registry
 
 
 def make_outcomes(
@@ -36,17 +37,14 @@ def make_outcomes(
 
 def registry_recorder(settings: SidecarSettings) -> RecordLive | None:
     """Appends live metrics to the registry; None where there is none."""
-    if not settings.registry and not (settings.home / "registry" / "registry.db").exists():
+    if not has_registry(settings):
         return None
     lock = threading.Lock()
 
     def record(model: str, version: str, metrics: dict[str, Metric], step: int) -> None:
-        from mlops.registry import Author, open_registry
+        from mlops.registry import Author
 
-        with (
-            lock,
-            open_registry(settings.home, settings.registry, settings.artifacts, settings.trusted_keys) as registry,
-        ):
+        with lock, open_registry(settings) as registry:
             registry.log_metrics(model, int(version), DATASET, metrics, Author("sidecar"), step=step)
 
     return record

@@ -9,13 +9,13 @@ import structlog
 
 from mlops.prediction_log.batch import Batch
 from mlops.prediction_log.reading import read_log
-from mlops.sidecar.alerting import make_alerts
 from mlops.sidecar.consumers import Consumer
 from mlops.sidecar.damaged import DamagedFiles
 from mlops.sidecar.drift import DriftConsumer, read_specs
-from mlops.sidecar.figuring import make_outcomes
 from mlops.sidecar.packages import PackageFinder
 from mlops.sidecar.settings import SidecarSettings
+from mlops.sidecar.wiring.alerts import make_alerts
+from mlops.sidecar.wiring.outcomes import make_outcomes
 
 _log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ def _make_counts(context: Context) -> Consumer | None:
         _log.info("counts_off", reason="there can be no registry without `pip install 'tickserve[registry]'`")
         return None
     # What it needs is no part of a sidecar without a registry.
-    from mlops.sidecar.counting import make_counts
+    from mlops.sidecar.wiring.counts import make_counts
 
     return make_counts(context.settings, context.packages, lag_s=context.lag_s, position=context.position)
 
