@@ -1,6 +1,6 @@
 """All evidence about one rollout: a pure function of its windows of counts, equal bit for bit when done again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -119,13 +119,17 @@ class Analysis:
         self._seen: tuple[set[int], set[int]] = set(), set()
         self._bad, self._excess = 0, 0.0
 
-    def update(self, window: WindowCounts, exposed: SideCounts | None = None) -> None:
+    def update(
+        self, window: WindowCounts, exposed: SideCounts | None = None, stable: Sequence[SideCounts] = ()
+    ) -> None:
         """Takes the next window, summed over servers; one in which the shares changed is to be left out.
 
         Parameters
         ----------
         exposed : SideCounts, optional
             What clients got of the canary, where that is not what is compared: of blue-green a sample is.
+        stable : sequence of SideCounts
+            Beside what is compared, what else stable was seen to do, as of `expose`.
         """
         if window.share_bp != self._share_bp:
             self._begin_step(window.share_bp)
@@ -137,13 +141,21 @@ class Analysis:
         ours, theirs = window.canary, window.stable
         for seen, side in zip(self._seen, (ours, theirs), strict=True):
             seen.update(np.flatnonzero(side.requests).tolist())
-        self.expose(ours if exposed is None else exposed, theirs)
+        self.expose(ours if exposed is None else exposed, (theirs, *stable))
 
-    def expose(self, canary: SideCounts, stable: SideCounts) -> None:
-        """Counts the bad answers that clients got in a window, which is no evidence by that."""
+    def expose(self, canary: SideCounts, stable: Sequence[SideCounts]) -> None:
+        """Counts the bad answers that clients got in a window, which is no evidence by that.
+
+        Parameters
+        ----------
+        stable : sequence of SideCounts
+            Of which stable's rate explains as many as it would have given: the highest, where it was seen on its own
+            requests and on the canary's.
+        """
         self._bad += canary.bad
-        of_stable = int(stable.requests.sum())
-        expected = stable.bad / of_stable * int(canary.requests.sum()) if of_stable else 0.0
+        asked = int(canary.requests.sum())
+        rates = (side.bad / int(side.requests.sum()) for side in stable if side.requests.any())
+        expected = max(rates, default=0.0) * asked
         # What it was better by is no credit: later bad answers would be free up to it.
         self._excess = max(0.0, self._excess + canary.bad - expected)
 

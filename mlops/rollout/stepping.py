@@ -154,7 +154,7 @@ def _after(window: Taken, progress: Progress, analysis: Analysis, complete_to_ns
         # The first evidence of a step is of the first window that every server gave it the share in.
         if analysis.evidence().share_bp != window.counts.share_bp:
             step_from_ns = window.start_ns
-        analysis.update(window.counts, window.exposed)
+        analysis.update(window.counts, window.exposed, window.stable)
     return replace(
         progress,
         next_window_ns=window.end_ns,

@@ -17,7 +17,7 @@ _LEAST_WAIT_NS = 10 * _NS
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taken:
-    """One window: `counts` where it is evidence under the present share, `exposed` what clients got, stable's beside.
+    """One window: `counts` where it is evidence under the present share; `exposed` and `stable` as `exposure` has them.
 
     It may be longer than the spec says, where a sidecar came late. `is_watched` is False where a server's counts are
     missing. `reached` is how far each sidecar and server is with it, as `reached`.
@@ -27,7 +27,7 @@ class Taken:
     end_ns: int
     counts: WindowCounts | None
     exposed: SideCounts
-    stable: SideCounts
+    stable: tuple[SideCounts, ...]
     is_watched: bool
     reached: Mapping[tuple[str, str], int]
 
@@ -94,10 +94,16 @@ def take(
         yield Taken(first_ns, last_ns, counts, exposed, stable, is_watched, reached(together))
 
 
-def exposure(found: RolloutRow, spec: RolloutSpec, rows: Iterable[CountedWindow]) -> tuple[SideCounts, SideCounts]:
-    """What clients got of the rollout's version in these windows, and what stable answered beside it."""
+def exposure(
+    found: RolloutRow, spec: RolloutSpec, rows: Iterable[CountedWindow]
+) -> tuple[SideCounts, tuple[SideCounts, ...]]:
+    """What clients got of the rollout's version in these windows; what stable made of its own requests and of these.
+
+    Keys differ, and a share of them may hold the few that are always bad: only stable's shadow shows that.
+    """
     rows = tuple(rows)
-    return sum_side(rows, clients_of(found, spec)), sum_side(rows, _compared(found, spec)[1])
+    sides = {_compared(found, spec)[1], Side(found.stable, SHADOW_ROLE)}
+    return sum_side(rows, clients_of(found, spec)), tuple(sum_side(rows, side) for side in sorted(sides))
 
 
 def reached(rows: Iterable[CountedWindow]) -> dict[tuple[str, str], int]:

@@ -1,14 +1,15 @@
 """Rollouts that are killed, raced, fenced off and cut off: nothing is written by halves, twice, or by the wrong one."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from sqlalchemy import event, select
 
-from mlops.registry import Registry
+from mlops.registry import Registry, Share
+from mlops.registry.desired import write_state
 from mlops.registry.leases import LeaseLostError
 from mlops.registry.schema import audit, desired_history, rollout_decisions, rollout_progress, rollouts
 from mlops.rollout import Order
@@ -170,8 +171,8 @@ def test_of_two_looks_at_the_same_moment_one_is_written(world: World) -> None:
     assert everything(world.registry) == before
 
 
-@pytest.mark.parametrize("order", [Order.ABORT, Order.PAUSE, Order.FINISH])
-def test_order_between_a_look_and_its_writing_counts(world: World, order: Order) -> None:
+def about_to_advance(world: World) -> Callable[[], Any]:
+    """Looks until the step is passed; what is returned writes that."""
     begun(world)
     for _ in range(30):
         world.count()
@@ -187,10 +188,53 @@ def test_order_between_a_look_and_its_writing_counts(world: World, order: Order)
             break
         controller._write(found, spec_of(found), moved, expected, lease)
     assert moved.decision.audit[0].event == "advanced"
+    return lambda: controller._write(found, spec_of(found), moved, expected, lease)
+
+
+def test_split_that_was_changed_between_a_look_and_its_writing_is_not_written_over(world: World) -> None:
+    write = about_to_advance(world)
+    state = world.registry.desired("demo").state  # type: ignore[union-attr]
+    split = (Share(version=1, role="stable", weight_bp=10_000),)
+    # By a tickserve that knows of no rollouts.
+    world.registry.journal.write(
+        "desired",
+        ANN,
+        lambda change: write_state(change, "demo", state.model_copy(update={"split": split, "shadow": None}), None),
+        model="demo",
+    )
+    before = everything(world.registry)
+    with pytest.raises(ConflictError, match="moved from revision"):
+        write()
+    assert everything(world.registry) == before
+    world.look()
+    assert world.events[-1] == "paused"
+    assert world.split == {1: 10_000}
+
+
+def test_nothing_is_written_of_a_rollout_that_a_rollback_has_ended_since_it_was_looked_at(world: World) -> None:
+    begun(world)
+    world.count()
+    world.now_ns += 10**9
+    world.report()
+    world.say()
+    found, controller = world.rollout, world.controller()
+    moved, expected = controller._look(found, spec_of(found))
+    assert moved is not None
+    assert moved.decision.change is None
+    world.registry.rollback("demo", ANN)
+    before = everything(world.registry)
+    with pytest.raises(ConflictError, match="has ended"):
+        controller._write(found, spec_of(found), moved, expected, world.leases_["one"])
+    assert everything(world.registry) == before
+
+
+@pytest.mark.parametrize("order", [Order.ABORT, Order.PAUSE, Order.FINISH])
+def test_order_between_a_look_and_its_writing_counts(world: World, order: Order) -> None:
+    write = about_to_advance(world)
     world.order(order)
     before = everything(world.registry)
     with pytest.raises(ConflictError):
-        controller._write(found, spec_of(found), moved, expected, lease)
+        write()
     assert everything(world.registry) == before
     assert (
         world.split == {Order.ABORT: {1: 10_000}, Order.PAUSE: {2: 1_000, 1: 9_000}, Order.FINISH: {2: 10_000}}[order]

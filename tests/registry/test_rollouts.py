@@ -92,6 +92,21 @@ def test_bad_answers_are_bounded_in_windows_that_are_no_evidence_too(world: Worl
     assert "bound is 100" in world.decisions[-1].reason
 
 
+@pytest.mark.parametrize("is_stable_too", [True, False])
+def test_bad_answers_that_stable_would_have_given_to_the_same_requests_are_none_of_the_versions(
+    world: World, is_stable_too: bool
+) -> None:
+    # One key, which is in the version's share, is always bad.
+    broken = side()
+    broken.violations[7] = 10
+    world.start(make_spec(max_bad_answers=30))
+    world.report()
+    world.look()
+    world.canary, world.shadow = broken, broken if is_stable_too else side()
+    world.seconds(25)
+    assert world.events[-1] == ("finished" if is_stable_too else "aborted")
+
+
 def test_windows_under_another_share_are_no_evidence(world: World) -> None:
     world.start()
     world.report()

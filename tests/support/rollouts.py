@@ -64,6 +64,8 @@ class World:
     alarms: list[Alarm] = field(default_factory=list)
     canary: SideCounts = field(default_factory=side)
     stable: SideCounts = field(default_factory=side)
+    #: What stable's shadow makes of the canary's requests, where that is not what stable does at large.
+    shadow: SideCounts | None = None
     leases_: dict[str, Lease] = field(default_factory=dict)
     baseline: Callable[[str, int], Any] = lambda model, version: None
     damaged: list[RegistryError] = field(default_factory=list)
@@ -132,7 +134,10 @@ class World:
             self.second()
 
     def count(self, share_bp: int | None = None) -> None:
-        """Writes the window that begins now at every server that is counted, as the desired state splits it."""
+        """Writes the window that begins now at every server that is counted, as the desired state splits it.
+
+        `share_bp` is another share of the canary's, or -1 of one that changed.
+        """
         desired = self.registry.desired("demo")
         assert desired is not None
         state, edge_ns = desired.state, desired.state.latency_edge_ns
@@ -143,9 +148,11 @@ class World:
                 if share.role == "stable" and state.shadow is not None and state.shadow.of == share.version:
                     counts = self.canary
                 given = share.weight_bp if share_bp is None else share_bp
+                if share_bp is not None and share_bp >= 0 and share.role == "stable":
+                    given = 10_000 - share_bp
                 rows.append(self.row(server, share.version, role, edge_ns, given, counts))
             if state.shadow is not None and state.shadow.of is not None:
-                rows.append(self.row(server, state.shadow.version, SHADOW_ROLE, edge_ns, 0, self.stable))
+                rows.append(self.row(server, state.shadow.version, SHADOW_ROLE, edge_ns, 0, self.shadow or self.stable))
                 rows.append(self.row(server, state.shadow.of, COMPARED_ROLE, edge_ns, 10_000, self.canary))
         self.write(lambda connection: write_windows(connection, "demo", rows))
 
