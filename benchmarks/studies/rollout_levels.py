@@ -152,6 +152,8 @@ three times that, at most 50%, after half of its windows. Looked at in every win
 
 ## Equal versions: false rollbacks
 
+Left out is the bound on bad answers, which is no test: [ADR 0022](../adr/0022-traffic.md) has what it takes back.
+
 Ours is errors, violations and latency together; the others are errors and violations alone, on the same counts. A
 rollout that would begin below 4.2% is refused with 500 keys; it is here to show the level.
 
