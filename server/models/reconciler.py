@@ -253,6 +253,9 @@ class Reconciler:
         for version in versions:
             ref, loaded = find_ref(record, version), record.loaded.get(version)
             is_same = loaded is not None and _is_same(loaded, ref)
+            if loaded is not None and version in target.required and version != target.schema_override:
+                # What is still loaded, such as the version before, is held against what clients use now as well.
+                is_same = is_same and not _is_of_another_schema(record, loaded)
             if loaded is not None and loaded.rules == target.rules and is_same:
                 continue
             if (name, version) in loading:

@@ -449,6 +449,37 @@ def test_load_says_where_desired_state_halts_the_model(models: Path, engine: Pyt
     assert reconciler.halts == {}
 
 
+def test_version_that_is_still_loaded_comes_back_with_another_schema_by_name_alone(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    operations = Operations(reconciler)
+
+    def want(version: str, name: str = "") -> None:
+        operations.set_desired("demo", only(version, schema_override=name), None, None, actor="kim", reason="try")
+        reconciler.reconcile()
+
+    add_constant(models, 1.0)
+    reconciler.reconcile()
+    add_constant(models, 2.0, feature_names=("rsi", "momentum", "volume"))
+    want("2", "2")
+    assert served(reconciler) == ["2"]
+    assert "1" in record(reconciler).loaded, "kept warm"
+    want("1")
+    assert served(reconciler) == ["2"]
+    assert "has other feature names or their order than version 2" in record(reconciler).failed["1"].error.message
+    # The way back is one that was accepted.
+    operations.rollback("demo", actor="kim", reason="bad fills")
+    assert served(reconciler) == ["1"]
+    reconciler.reconcile()
+    assert served(reconciler) == ["1"]
+    want("2", "2")
+    assert served(reconciler) == ["2"]
+    want("1", "1")
+    assert served(reconciler) == ["1"]
+
+
 def test_breaker_leaves_a_model_alone_that_went_meanwhile(
     reconciler: Reconciler, operations: Operations, models: Path
 ) -> None:
