@@ -95,8 +95,10 @@ class ControlService:
         """Makes the version that is kept warm the stable one. Raises ControlError."""
         _require_signed(request.actor, request.reason)
         _require("model", request.model)
-        version, plan = self._operations.rollback(request.model, actor=request.actor, reason=request.reason)
-        return pb.RollbackResponse(version=version, plan_generation=plan.generation)
+        done = self._operations.rollback(request.model, actor=request.actor, reason=request.reason)
+        return pb.RollbackResponse(
+            version=done.version, plan_generation=done.plan.generation, not_desired=done.not_desired
+        )
 
     def follow(self, request: pb.FollowRequest) -> pb.FollowResponse:
         """Holds the server at what it has, or lets it follow again. Raises ControlError."""

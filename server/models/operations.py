@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -24,6 +24,18 @@ _REREAD_S = 2.0
 _PAUSE_S = 0.05
 #: A rollback waits so long for desired state to be written: longer than that, and less than its callers wait.
 _DESIRE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """A version that answers again, and the plan that serves it.
+
+    `not_desired` says why desired state does not say so too; it is empty where it does.
+    """
+
+    version: str
+    plan: Plan
+    not_desired: str
 
 
 class Operations:
@@ -97,11 +109,11 @@ class Operations:
         _require_written(unwritten)
         return changed
 
-    def rollback(self, model: str, *, actor: str, reason: str) -> tuple[str, Plan]:
+    def rollback(self, model: str, *, actor: str, reason: str) -> RolledBack:
         """Makes the version that is kept warm answer everything, at once; then says so in desired state.
 
         What it leaves is not served here until desired state has been written since, by this or anyone, or `follow`
-        releases it. Returns the version and the plan that serves it.
+        releases it.
 
         Raises
         ------
@@ -114,31 +126,31 @@ class Operations:
         left, version, plan, unwritten = self._go_back(model, mark)
         self._tell("rolled_back", [model], actor, reason, version)
         why = f"rolled back from version {left}" + (f": {reason}" if reason else "")
-        desired: Future[bool] = Future()
+        desired: Future[str] = Future()
 
         def desire() -> None:
             try:
                 revision = self._desire_back(model, left, version, actor=actor, why=why)
                 known = replace(mark, until_revision=revision)
                 self._reconciler.change_overrides(lambda overrides: overrides.refusing(model, left, known))
-                desired.set_result(True)
+                desired.set_result("")
             except TickserveError as error:
                 self._not_desired(model, version, actor, error.message)
-                desired.set_result(False)
+                desired.set_result(error.message)
             except Exception as error:  # noqa: BLE001 - raised by whoever waits
                 desired.set_exception(error)
 
         # Whoever asked for it in a hurry does not wait for a source that does not answer.
         threading.Thread(target=desire, name="rollback", daemon=True).start()
         try:
-            is_desired = desired.result(_DESIRE_S)
+            not_desired = desired.result(_DESIRE_S)
         except TimeoutError:
-            is_desired = False
-            text = f"the {self._reconciler.source.name} has not answered for {_DESIRE_S:g} s; it is told once it does"
-            self._not_desired(model, version, actor, text)
-        if not is_desired:
+            name = self._reconciler.source.name
+            not_desired = f"the {name} has not answered for {_DESIRE_S:g} s; it is told once it does"
+            self._not_desired(model, version, actor, not_desired)
+        if not_desired:
             _require_written(unwritten)
-        return version, plan
+        return RolledBack(version, plan, not_desired)
 
     def trip(self, model: str, version: str, why: str, *, halts: bool, is_slow: bool = False) -> None:
         """Takes a version out by the server's own decision: back to the version before, or halted where `halts`.

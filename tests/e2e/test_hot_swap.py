@@ -90,7 +90,7 @@ def test_what_is_promoted_is_served_and_rolled_back_without_a_load(desk: Desk) -
         status = running.control.wait(serves("2"), 20.0)
         assert (demo(status).previous, demo(status).desired.actor) == ("1", "ann")  # type: ignore[union-attr]
         assert answered_by(running) == "2"
-        assert running.control.rollback("demo", actor="kim", reason="bad fills") == "1"
+        assert running.control.rollback("demo", actor="kim", reason="bad fills").version == "1"
         assert answered_by(running) == "1"
         # It is desired then, by whoever asked for it, and nothing is held here.
         status = running.control.wait(lambda status: not demo(status).overrides, 20.0)
@@ -133,7 +133,7 @@ def test_version_to_go_back_to_is_there_after_a_restart(desk: Desk) -> None:
         folder = desk.home / "registry"
         folder.rename(desk.home / "away")
         folder.write_text("no folder")
-        assert running.control.rollback("demo", actor="kim", reason="bad fills") == "1"
+        assert running.control.rollback("demo", actor="kim", reason="bad fills").version == "1"
         assert answered_by(running) == "1"
         assert running.terminate() == 0
 
@@ -203,6 +203,25 @@ def test_registry_that_is_away_stops_neither_serving_nor_a_restart(desk: Desk) -
         status = running.control.wait(serves("2"), 20.0)
         assert status.source_error == ""
         assert "tickserve_source_stale 0.0" in metrics(running)
+        assert running.terminate() == 0
+
+
+def test_rollback_that_desired_state_does_not_say_is_done_and_exits_with_3(desk: Desk) -> None:
+    for value in (1.0, 2.0):
+        desk.add(value)
+    desk.promote(1)
+    with desk.serve() as running:
+        desk.promote(2)
+        running.control.wait(serves("2"), 20.0)
+        desk.registry.close()
+        assert running.terminate() == 0
+    (desk.home / "registry").rename(desk.home / "away")
+    with desk.serve() as running:
+        running.control.wait(lambda status: demo(status).previous == "1", 20.0)
+        done = desk.run("rollback", "demo", "--reason", "bad fills", "--actor", "kim")
+        assert (done.returncode, done.stdout) == (3, "demo: version 1 answers\n")
+        assert "desired state does not say so, and no other server follows: there is no registry at" in done.stderr
+        assert answered_by(running) == "1"
         assert running.terminate() == 0
 
 

@@ -11,7 +11,7 @@ from tickserve.cli.changing import Asked, changes, changes_with_reason
 from tickserve.cli.connection import operates
 from tickserve.cli.models.options import Json, ModelName
 from tickserve.cli.status import plain_status, show_time
-from tickserve.errors import Code, ControlError
+from tickserve.errors import Code, ControlError, UnreachableError
 
 if TYPE_CHECKING:
     from tickserve.client import Change, ControlClient, ModelStatus
@@ -39,8 +39,14 @@ def resume(control: "ControlClient", asked: Asked, model: _Model = None, everyth
 @changes
 def rollback(control: "ControlClient", asked: Asked, model: ModelName) -> None:
     """Make the version that a server keeps warm answer everything, at once, and say so in desired state."""
-    version = control.rollback(model, actor=asked.actor, reason=asked.reason)
-    asked.show({"model": model, "version": version}, f"{model}: version {version} answers")
+    done = control.rollback(model, actor=asked.actor, reason=asked.reason)
+    facts = {"model": model, "version": done.version, "not_desired": done.not_desired}
+    asked.show(facts, f"{model}: version {done.version} answers")
+    if done.not_desired:
+        raise UnreachableError(
+            f"version {done.version} answers at this server, but desired state does not say so, and no other server "
+            f"follows: {done.not_desired}"
+        )
 
 
 class _Switch(StrEnum):

@@ -11,7 +11,7 @@ from tickserve.client.answer import decode
 from tickserve.client.counters import Counters, to_counters
 from tickserve.client.failure import control_error
 from tickserve.client.grpc_sync import GrpcTransport
-from tickserve.client.status import Change, Event, ServerStatus, to_event, to_server_status
+from tickserve.client.status import Change, Event, RolledBack, ServerStatus, to_event, to_server_status
 from tickserve.client.transport import CallError, Connect, Tls, check_address
 from tickserve.errors import Code, ControlError, InvalidInputError, TickserveError, UnreachableError
 from tickserve.v1 import control_pb2 as pb
@@ -70,10 +70,11 @@ class ControlClient:
         """Ends the halts of every model."""
         return self._resume(pb.ResumeRequest(reason=reason, actor=actor))
 
-    def rollback(self, model: str, *, actor: str, reason: str = "") -> str:
-        """Makes the version that is kept warm answer everything; returns it once it does."""
+    def rollback(self, model: str, *, actor: str, reason: str = "") -> RolledBack:
+        """Makes the version that is kept warm answer everything; returns once it does."""
         request = pb.RollbackRequest(model=_named(model), actor=actor, reason=reason)
-        return decode(pb.RollbackResponse, self._call("Rollback", request, self._timeout_s)).version
+        found = decode(pb.RollbackResponse, self._call("Rollback", request, self._timeout_s))
+        return RolledBack(found.version, found.not_desired)
 
     def hold(self, model: str = "", *, actor: str, reason: str = "") -> tuple[str, ...]:
         """Holds one model, or every one, at what it serves; returns those that this changed."""

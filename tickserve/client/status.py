@@ -55,6 +55,14 @@ class VersionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class RolledBack:
+    """A version that answers again; why desired state does not say so too, for other servers to follow, else empty."""
+
+    version: str
+    not_desired: str
+
+
+@dataclass(frozen=True, slots=True)
 class FailedChange:
     """A change that did not happen: what was served before stayed."""
 

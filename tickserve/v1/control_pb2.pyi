@@ -263,12 +263,14 @@ class RollbackRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RollbackResponse(_message.Message):
-    __slots__ = ("version", "plan_generation")
+    __slots__ = ("version", "plan_generation", "not_desired")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PLAN_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    NOT_DESIRED_FIELD_NUMBER: _ClassVar[int]
     version: str
     plan_generation: int
-    def __init__(self, version: _Optional[str] = ..., plan_generation: _Optional[int] = ...) -> None: ...
+    not_desired: str
+    def __init__(self, version: _Optional[str] = ..., plan_generation: _Optional[int] = ..., not_desired: _Optional[str] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
     __slots__ = ("model", "is_following", "actor", "reason")

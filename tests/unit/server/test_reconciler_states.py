@@ -188,7 +188,7 @@ class Reconciling(RuleBasedStateMachine):
     def roll_back(self) -> None:
         before = self.serving
         try:
-            version, _ = self.operations.rollback("demo", actor="kim", reason="test")
+            version = self.operations.rollback("demo", actor="kim", reason="test").version
         except ControlError:
             # Nothing is kept warm.
             assert self.serving == before

@@ -154,7 +154,7 @@ def test_what_a_rollback_took_out_comes_back_with_the_next_write(
         return stable(reconciler)
 
     assert desire("2") == "2"
-    assert operations.rollback("demo", actor="kim", reason="bad fills")[0] == "3"
+    assert operations.rollback("demo", actor="kim", reason="bad fills").version == "3"
     reconciler.reconcile()
     assert stable(reconciler) == "3"
     assert desire("2") == "2"
@@ -647,7 +647,7 @@ def test_rollback_writes_over_nothing_that_it_has_not_read(
 
     Interrupted.others.append(halt)
     try:
-        assert operations.rollback("demo", actor="kim", reason="bad fills")[0] == "3"
+        assert operations.rollback("demo", actor="kim", reason="bad fills").version == "3"
     finally:
         stop.set()
         reading.join()
@@ -729,7 +729,11 @@ def test_rollback_does_not_wait_for_a_source_that_does_not_answer(
     answer = threading.Event()
     Interrupted.others.append(lambda: answer.wait(BOUND_S))
     monkeypatch.setattr("server.models.operations._DESIRE_S", 0.05)
-    assert operations.rollback("demo", actor="kim", reason="bad fills")[0] == "3"
+    done = operations.rollback("demo", actor="kim", reason="bad fills")
+    assert (done.version, done.not_desired) == (
+        "3",
+        "the directory has not answered for 0.05 s; it is told once it does",
+    )
     assert stable(reconciler) == "3"
     [event] = [event for event in reconciler.events.after(0) if event.kind == "rollback_not_desired"]
     assert event.message == "the directory has not answered for 0.05 s; it is told once it does"
@@ -763,7 +767,7 @@ def test_version_that_is_gone_back_to_answers_by_the_rules_that_it_was_loaded_wi
     rules = (RuleChange("finite", "flag"),)
     operations.set_desired("demo", replace(only("2"), rules=rules), None, 0, actor="kim", reason="only say so")
     reconciler.reconcile()
-    assert operations.rollback("demo", actor="kim", reason="bad fills")[0] == "3"
+    assert operations.rollback("demo", actor="kim", reason="bad fills").version == "3"
     [record] = reconciler.snapshot().models
     assert record.target is not None
     assert record.target.rules == record.loaded["3"].rules == ()
