@@ -112,7 +112,7 @@ def test_mutated_messages_always_get_a_status_and_leave_nothing(
 
     def round_of(number: int) -> None:
         @seed(number)
-        @settings(max_examples=ROUND, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=ROUND, database=None, suppress_health_check=list(HealthCheck))
         @given(st.sampled_from(_EVENLY), st.sampled_from(SEEDS), edit_lists())
         def check(sent: Seed, other: Seed, edits: list[Edit]) -> None:
             nonlocal sent_count

@@ -251,7 +251,7 @@ class Alerts(RuleBasedStateMachine):
 
 
 TestAlerts = Alerts.TestCase
-TestAlerts.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAlerts.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def test_a_scale_whose_write_was_not_seen_to_end_is_not_set_again_over_an_operator() -> None:

@@ -44,7 +44,7 @@ def run(spec: DriftSpec, batches: list) -> list[WindowResult]:
     return [result for batch in batches for result in monitor.add(batch)] + monitor.close()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(streams(), st.data())
 def test_results_do_not_depend_on_how_the_log_is_cut(stream: tuple, data: st.DataObject) -> None:
     spec, made = stream
@@ -53,7 +53,7 @@ def test_results_do_not_depend_on_how_the_log_is_cut(stream: tuple, data: st.Dat
     assert run(spec, cut(made, at)) == run(spec, [made])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(streams(), st.data())
 def test_a_restored_monitor_goes_on_bit_for_bit(stream: tuple, data: st.DataObject) -> None:
     spec, made = stream
@@ -73,7 +73,7 @@ def test_a_restored_monitor_goes_on_bit_for_bit(stream: tuple, data: st.DataObje
     assert results + after.close() == run(spec, [made])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(streams())
 def test_every_record_is_counted_once_or_said_to_be_left_out(stream: tuple) -> None:
     spec, made = stream
@@ -93,7 +93,7 @@ def test_every_record_is_counted_once_or_said_to_be_left_out(stream: tuple) -> N
             assert figure.n <= result.rows or figure.side == "output"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     npst.arrays(np.float32, (30, 2), elements=VALUES.map(np.float32)),
     npst.arrays(np.int64, 30, elements=st.integers(0, 19)),

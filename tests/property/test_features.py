@@ -52,7 +52,7 @@ def row_by_hand(bars: Bars, session: int) -> list[float]:
 
 
 @given(bars=random_bars(), session=st.integers(WARM_UP, LENGTH - 2), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_changing_later_sessions_leaves_a_row_bit_equal(bars: Bars, session: int, seed: int) -> None:
     before = compute_features(bars)[: session + 1].tobytes()
     factors = np.ones(LENGTH)
@@ -62,14 +62,14 @@ def test_changing_later_sessions_leaves_a_row_bit_equal(bars: Bars, session: int
 
 
 @given(bars=random_bars(), session=st.integers(WARM_UP, LENGTH - 2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_rows_do_not_depend_on_whether_later_sessions_exist(bars: Bars, session: int) -> None:
     cut = bars_of(bars.close[: session + 1], bars.volume[: session + 1])
     assert compute_features(cut).tobytes() == compute_features(bars)[: session + 1].tobytes()
 
 
 @given(bars=random_bars())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_features_equal_a_row_by_row_computation(bars: Bars) -> None:
     features = compute_features(bars)
     assert features.dtype == np.float32
@@ -81,7 +81,7 @@ def test_features_equal_a_row_by_row_computation(bars: Bars) -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_last_bars_alone_give_the_same_row(seed: int) -> None:
     generator = np.random.default_rng(seed)
     close = 100 * np.exp(np.cumsum(generator.normal(0, 0.01, 1000)))

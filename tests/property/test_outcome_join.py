@@ -33,7 +33,7 @@ OUTCOMES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(records=RECORDS, outcomes=OUTCOMES, data=st.data())
 def test_figures_do_not_depend_on_who_came_first(records: list, outcomes: list, data: st.DataObject) -> None:
     batches = [record(place, up, day, request) for place, (up, day, request) in enumerate(records)]

@@ -49,7 +49,7 @@ def check(found: Scan, index: int, record: Record) -> None:
         assert len(record.findings) + len(record.broken_rules) == 0
 
 
-@settings(max_examples=CASES, deadline=None)
+@settings(max_examples=CASES)
 @given(written=st.lists(RECORDS, min_size=1, max_size=25), limit=st.integers(1, 30), twice=st.integers(0, 24))
 def test_columns_are_those_of_the_records(written: list[Record], limit: int, twice: int) -> None:
     # Records with one shape lie in one group.
@@ -74,7 +74,7 @@ def test_columns_are_those_of_the_records(written: list[Record], limit: int, twi
         writer.close()
 
 
-@settings(max_examples=CASES, deadline=None)
+@settings(max_examples=CASES)
 @given(
     written=st.lists(RECORDS, min_size=1, max_size=20),
     damage=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=20),

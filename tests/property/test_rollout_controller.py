@@ -186,6 +186,4 @@ class Rollouts(RuleBasedStateMachine):
 
 
 TestRollouts = Rollouts.TestCase
-TestRollouts.settings = settings(
-    max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestRollouts.settings = settings(max_examples=12, stateful_step_count=30, suppress_health_check=list(HealthCheck))

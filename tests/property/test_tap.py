@@ -68,7 +68,7 @@ def check(found: Record, written: Record) -> None:
     assert is_less, "the flag is set for a reason"
 
 
-@settings(max_examples=CASES, deadline=None)
+@settings(max_examples=CASES)
 @given(
     written=st.lists(st.tuples(RECORDS, st.booleans()), min_size=1, max_size=20),
     slots=st.integers(4, 30),
@@ -107,7 +107,7 @@ def test_records_come_back_as_they_were_or_are_counted(
         writer.close()
 
 
-@settings(max_examples=CASES, deadline=None)
+@settings(max_examples=CASES)
 @given(records=st.lists(RECORDS, min_size=1, max_size=6), slots=st.integers(2, 4))
 def test_a_form_writes_the_bytes_that_the_record_would_be(records: list[Record], slots: int) -> None:
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
@@ -152,7 +152,7 @@ def test_a_form_writes_the_bytes_that_the_record_would_be(records: list[Record],
         assert paths[0].read_bytes()[128:] == paths[1].read_bytes()[128:]
 
 
-@settings(max_examples=CASES, deadline=None)
+@settings(max_examples=CASES)
 @given(
     written=st.lists(RECORDS, min_size=1, max_size=8),
     damage=st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(min_size=1, max_size=12)), min_size=1, max_size=12),

@@ -44,7 +44,7 @@ ROLLED_BACK: list[tuple[object, ...]] = [
     ("rollback", 1),
 ]
 #: Not shrunk: that takes Hypothesis minutes here, beyond the bound of a test, and the failure would not be told at all.
-as_of_settings = settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+as_of_settings = settings(max_examples=40, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 
 
 @dataclass

@@ -184,7 +184,7 @@ def test_a_batch_has_a_bound(tmp_path: Path) -> None:
     store.close()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text(max_size=70), unique=True, min_size=1, max_size=200))
 def test_a_fingerprint_is_of_the_text_alone(texts: list[str]) -> None:
     # Zeros at the end of a text are what NumPy fills up with.

@@ -268,7 +268,7 @@ SIDES = st.builds(side, st.integers(9, 30), st.integers(0, BUCKETS), failures=BA
 WINDOWS = st.builds(window, st.sampled_from([500, 1_000, 5_000, 7_500]), SIDES, SIDES)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(WINDOWS, max_size=12), st.integers(0, 12))
 def test_evidence_is_the_same_bit_for_bit_after_a_restart(windows: list[WindowCounts], cut: int) -> None:
     whole = played(SPEC, *windows)
@@ -280,7 +280,7 @@ def test_evidence_is_the_same_bit_for_bit_after_a_restart(windows: list[WindowCo
     assert rest.state() == whole.state()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(WINDOWS, max_size=12))
 def test_wealth_is_always_a_number_and_a_fail_stays(windows: list[WindowCounts]) -> None:
     analysis, failed = Analysis(SPEC), set[str]()

@@ -239,6 +239,6 @@ class Reconciling(RuleBasedStateMachine):
 
 
 Reconciling.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150, stateful_step_count=25, suppress_health_check=list(HealthCheck)
 )
 TestReconciling = Reconciling.TestCase
