@@ -115,6 +115,7 @@ def test_promotion_waits_for_all_and_names_the_one_that_is_held(fleet: Fleet) ->
         assert (first.terminate(), second.terminate()) == (0, 0)
 
 
+@pytest.mark.integration
 def test_promotion_names_the_server_that_cannot_load_the_version(fleet: Fleet) -> None:
     fleet.add(1.0)
     fleet.add(2.0, model=ballasted_model(2.0, 4 << 20))

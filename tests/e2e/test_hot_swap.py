@@ -341,7 +341,7 @@ STEPS = ("before-state", "after-state", "half-fetched", "fetched", "before-writt
 
 
 #: The others take longer than `make test` has.
-SOME = (("half-fetched", BEST), ("prepared", BEST), ("installed", "python"), ("written", BEST))
+SOME = (("prepared", BEST), ("installed", "python"))
 
 
 def each_step() -> Iterator[Any]:

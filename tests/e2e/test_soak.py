@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak.swap import SCENARIOS, SWAP, run
-from tests.support.engines import BEST_FIRST
+from tests.support.engines import BEST_FIRST, ENGINES
 
 
 @pytest.mark.parametrize("engine", BEST_FIRST)
@@ -21,7 +21,8 @@ def test_swaps_under_load_lose_and_mistake_nothing(engine: str) -> None:
     assert found["threads_growth"] <= 4
 
 
-@pytest.mark.parametrize("engine", BEST_FIRST)
+@pytest.mark.integration
+@pytest.mark.parametrize("engine", ENGINES)
 def test_slow_version_is_taken_out_under_load_and_nothing_is_lost(engine: str) -> None:
     scenario = replace(SCENARIOS["swap-slow"], slow_every=2)
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
