@@ -125,7 +125,8 @@ class Leases:
             connection.execute(update(leases).where(leases.c.name == name).values(expires_at_ms=latest_ms))
         if row is not None and now_ms < row.expires_at_ms and row.holder != holder:
             return None
-        return _take(connection, name, holder, now_ms + self._ttl_ms)
+        lease = Lease(name, holder, 1 if row is None else row.token + 1)
+        return _put(connection, lease, now_ms + self._ttl_ms)
 
     @property
     def _ttl_ms(self) -> int:
@@ -137,12 +138,13 @@ def seize(connection: Connection, name: str, holder: str) -> Lease:
 
     What the holder before had under way is fenced off, as after a silence; it may acquire the lease again.
     """
-    return _take(connection, name, holder, 0)
-
-
-def _take(connection: Connection, name: str, holder: str, expires_at_ms: int) -> Lease:
     before = connection.execute(select(leases.c.token).where(leases.c.name == name)).scalar_one_or_none()
-    lease = Lease(name, holder, (before or 0) + 1)
-    connection.execute(delete(leases).where(leases.c.name == name))
-    connection.execute(insert(leases).values(name=name, holder=holder, token=lease.token, expires_at_ms=expires_at_ms))
+    return _put(connection, Lease(name, holder, (before or 0) + 1), 0)
+
+
+def _put(connection: Connection, lease: Lease, expires_at_ms: int) -> Lease:
+    connection.execute(delete(leases).where(leases.c.name == lease.name))
+    connection.execute(
+        insert(leases).values(name=lease.name, holder=lease.holder, token=lease.token, expires_at_ms=expires_at_ms)
+    )
     return lease

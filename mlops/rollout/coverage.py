@@ -41,7 +41,7 @@ def coverage(
 
     Servers that are silent or stopped serve nobody; what they answered before was counted, or is left out.
     """
-    serving = tuple(each.server for each in servers if _serves(each, found, now))
+    serving = tuple(each.server for each in servers if _serves(each, found))
     counts: dict[str, list[Reporter]] = {server: [] for server in serving}
     for reporter in reporters:
         if reporter.server in counts and not reporter.is_silent(now) and not reporter.has_ended:
@@ -64,8 +64,8 @@ def read_coverage(connection: Connection, found: RolloutRow, now_ns: int, on_dam
     return coverage(found, read_reports(connection, now), read_reporters(connection, found.model, on_damaged), now)
 
 
-def _serves(report: ServerReport, found: RolloutRow, now: datetime) -> bool:
+def _serves(report: ServerReport, found: RolloutRow) -> bool:
     served = report.models.get(found.model)
-    if report.is_silent(now) or report.state == "stopped" or served is None:
+    if report.state in ("silent", "stopped") or served is None:
         return False
     return bool({str(found.canary), str(found.stable)} & set(served.split))

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 
 from tests.e2e.conftest import Launcher
 from tests.support.packages import add_constant
+from tests.support.waiting import until
 from tests.unit.client.blocking import Connect
 from tests.unit.client.conftest import connect, loop, transport
 from tests.unit.client.cutting import CuttingProxy
@@ -155,14 +156,6 @@ def calling(client: Any, threads: int) -> Iterator[dict[str, TickserveError | No
         is_over.set()
         for thread in running:
             thread.join(60)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for it, within a bound."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def go_on(became: dict[str, TickserveError | None], calls: int) -> None:

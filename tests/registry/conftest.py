@@ -7,7 +7,8 @@ import pytest
 
 from mlops.registry import Registry
 from tests.support.postgresql import Cluster, cluster
-from tests.support.registry import Backend, Clock, Packages
+from tests.support.registry import ANN, Backend, Clock, Packages, add
+from tests.support.rollouts import World
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +40,12 @@ def clock() -> Clock:
 def registry(backend: Backend, clock: Clock) -> Iterator[Registry]:
     with backend.open(clock=clock) as opened:
         yield opened
+
+
+@pytest.fixture
+def world(registry: Registry, packages: Packages) -> World:
+    """Three versions, of which the first is live, and windows that sidecars would write."""
+    for value in (1.0, 2.0, 3.0):
+        add(registry, packages(value))
+    registry.promote("demo", 1, ANN)
+    return World(registry)

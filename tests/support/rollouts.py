@@ -30,17 +30,19 @@ KIM = Author("kim", "try the new one")
 _NS = 10**9
 #: The first window of every world.
 START_NS = 1_800_000_000 * _NS
+RULE = {"tolerance": 0.5}
+#: Analysis that decides after a few windows, without latency.
+QUICK = {"alpha": 0.2, "errors": RULE, "violations": RULE, "latency": None}
 
 
 def make_spec(**changes: Any) -> Any:
     """A rollout of two short steps, whose metrics pass after a few flawless windows."""
     step = {"min_time_s": 3.0, "max_time_s": 60.0, "min_requests": 100}
-    rule = {"tolerance": 0.5}
     plain: dict[str, Any] = {
         "keys": 500,
         "window_s": 1.0,
         "steps": [{"share": 10.0, **step}, {"share": 50.0, **step}],
-        "analysis": {"alpha": 0.2, "errors": rule, "violations": rule, "latency": None},
+        "analysis": QUICK,
     }
     return parse_spec(plain | changes)
 

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from tests.support.waiting import until
 from tests.unit.client.blocking import Connect
 from tests.unit.client.cutting import CuttingProxy
 from tests.unit.client.scripted import Refusal, ScriptedServer
@@ -85,14 +86,6 @@ def failure(asked: Any, request_id: str) -> TickserveError | None:
     except TickserveError as error:
         return error
     return None
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for it, within a bound."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def test_the_first_healthy_server_is_asked(open_client: Open, pair: Pair) -> None:

@@ -1,10 +1,12 @@
-"""An engine that serves on a free port, for tests of what stands above it."""
+"""An engine that serves on a free port, and models for it, for tests of what stands above it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from server.engine.python import PythonEngine
+from tests.support.packages import add_constant
 
 
 @pytest.fixture
@@ -15,3 +17,13 @@ def engine() -> Iterator[PythonEngine]:
     made.start()
     yield made
     made.stop(0.0)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A directory with three versions of the model `demo`, whose answers are their numbers."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for value in (1.0, 2.0, 3.0):
+        add_constant(folder, value)
+    return folder

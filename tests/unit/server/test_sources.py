@@ -1,21 +1,14 @@
-"""Where desired state comes from: version policies, operators' rows, the registry and what is kept of it on disk."""
+"""A models directory as the source of desired state: version policies, operators' rows, memory, events."""
 
-import errno
 import json
-import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 from structlog.testing import capture_logs
 
-from mlops.package import MODEL_FILE, new_key
-from mlops.registry import Registry
-from mlops.registry.wanted import Wanted
+from mlops.package import MODEL_FILE
 from mlops.routing import MAX_HASH, upper_bound
 from server.engine.python import PythonEngine
 from server.models import (
@@ -25,32 +18,16 @@ from server.models import (
     LocalState,
     Memory,
     Operations,
-    PackageCache,
     Reconciler,
     ServedFile,
     parse_policy,
 )
 from server.models.loading import InlineLoader, Job, Result
-from server.models.registry import RegistrySource, connect
-from server.models.values import WHOLE_BP, RuleChange, ShadowShare, Share, Target, only
+from server.models.values import RuleChange, ShadowShare, Share, Target, only
 from server.plan import Halt, Role
-from tests.support.packages import add_constant, build_constant, flip_byte
-from tests.support.registry import ANN, add, gates
-from tests.support.waiting import BOUND_S, until
-from tickserve.errors import Code, ConfigurationError, ControlError, PackageError, UnknownError
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    for value in (1.0, 2.0, 3.0):
-        add_constant(folder, value)
-    return folder
-
-
-def stable(reconciler: Reconciler) -> str:
-    return str(reconciler.snapshot().plan.models["demo"].split.segments[-1].version)
+from tests.support.packages import add_constant, flip_byte
+from tests.support.reconciling import no_room, segments, shares, stable
+from tickserve.errors import Code, ConfigurationError, ControlError
 
 
 @pytest.mark.parametrize(
@@ -138,26 +115,6 @@ def test_other_schema_needs_its_name_also_over_a_restart(models: Path, engine: P
     reconciler.retry("demo")
     reconciler.reconcile()
     assert stable(reconciler) == "4"
-
-
-def test_what_a_rollback_took_out_comes_back_with_the_next_write(
-    models: Path, engine: PythonEngine, tmp_path: Path
-) -> None:
-    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path))
-    operations = Operations(reconciler)
-    reconciler.reconcile()
-
-    def desire(version: str) -> str:
-        operations.set_desired("demo", only(version), None, None, actor="kim", reason="try it")
-        reconciler.reconcile()
-        return stable(reconciler)
-
-    assert desire("2") == "2"
-    assert operations.rollback("demo", actor="kim", reason="bad fills").version == "3"
-    reconciler.reconcile()
-    assert stable(reconciler) == "3"
-    assert desire("2") == "2"
 
 
 class HeldLoader:
@@ -326,141 +283,6 @@ def test_a_shadow_counts_what_it_takes_beside_what_was_measured(
     assert desire(only("3", pins=frozenset({"2"}))) == 600
 
 
-class Desk:
-    """A registry with two versions, and sources that read it as servers do."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "registry").mkdir()
-        self.registry = Registry(
-            f"sqlite:///{folder}/registry/registry.db",
-            str(folder / "registry" / "artifacts"),
-            folder / "fetched",
-            folder / "keys",
-            evaluate=gates("pass"),
-        )
-        for value in (1.0, 2.0):
-            add(self.registry, build_constant(folder / "packages", value))
-        self.registry.promote("demo", 1, ANN)
-
-    def source(self, max_bytes: int = 1 << 30, in_use: frozenset[str] = frozenset()) -> RegistrySource:
-        cache = PackageCache(self.folder / "cache", max_bytes, lambda: in_use)
-        return RegistrySource(
-            lambda: connect(self.folder, "", "", cache.folder, self.folder / "keys"),
-            cache,
-            self.folder / "state.json",
-            keys=self.folder / "keys",
-        )
-
-    def away(self) -> None:
-        (self.folder / "registry").rename(self.folder / "away")
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path)
-    yield made
-    made.registry.close()
-
-
-def test_last_good_state_is_as_it_was_read_and_a_damaged_one_is_none(desk: Desk) -> None:
-    read = desk.source().read()
-    assert desk.source().last_good() == read
-    state = desk.folder / "state.json"
-    body = json.loads(state.read_text())
-    body["body"]["models"]["demo"]["digests"]["1"] = "0" * 64
-    state.write_text(json.dumps(body))
-    assert desk.source().last_good() is None
-
-
-def test_server_makes_no_registry_where_there_is_none(desk: Desk) -> None:
-    desk.away()
-    with pytest.raises(UnknownError, match="there is no registry at"):
-        desk.source().read()
-    assert not (desk.folder / "registry").exists()
-
-
-def test_change_of_schema_that_a_server_missed_is_taken_for_accepted(desk: Desk) -> None:
-    registry, source = desk.registry, desk.source()
-    other = ("rsi", "momentum", "volume")
-    for value in (3.0, 4.0):
-        add(registry, build_constant(desk.folder / "packages", value, feature_names=other))
-    first = source.read().models["demo"]
-    old = source.open("demo", first.versions["1"])
-    registry.promote("demo", 3, ANN, schema_override=3)
-    registry.promote("demo", 4, ANN)
-    now = source.read().models["demo"]
-    new = source.open("demo", now.versions["4"])
-    assert now.targets[0].schema_override in ("", "0")
-    assert source.accepts_schema(now.targets[0], old, new)
-    assert not source.accepts_schema(now.targets[0], new, old)
-
-
-def test_signatures_that_the_registry_requires_are_required_while_it_is_away_too(desk: Desk) -> None:
-    source = desk.source()
-    first = source.read().models["demo"].versions["1"]
-    assert source.open("demo", first).version == "1"
-    new_key(desk.folder / "keys", "desk")
-    desk.registry.require_signature(True, ANN)
-    desk.source().read()
-    desk.away()
-    restarted = desk.source()
-    assert restarted.last_good() is not None
-    with pytest.raises(UnknownError, match="there is no registry at"):
-        restarted.open("demo", first)
-
-
-def test_a_source_that_runs_learns_that_signatures_became_required_and_no_longer_are(desk: Desk) -> None:
-    source = desk.source()
-    first = source.read().models["demo"].versions["1"]
-    new_key(desk.folder / "keys", "desk")
-    desk.registry.require_signature(True, ANN)
-    assert source.read().models["demo"].versions["1"] == first
-    with pytest.raises(PackageError, match="signature"):
-        source.open("demo", first)
-    desk.registry.require_signature(False, ANN)
-    source.read()
-    assert source.open("demo", first).version == "1"
-
-
-def test_package_that_is_another_one_than_desired_is_refused(desk: Desk) -> None:
-    source = desk.source()
-    first = source.read().models["demo"].versions["1"]
-    with pytest.raises(PackageError, match=f"has digest {first.digest} in the registry now, desired is {'ab' * 32}"):
-        source.open("demo", replace(first, digest="ab" * 32))
-    # Nor one of another model, whatever the cache holds.
-    assert source.open("demo", first).version == "1"
-    with pytest.raises(PackageError, match="of model 'other'"):
-        source.open("other", first)
-
-
-def test_cache_keeps_within_its_bound_but_for_what_is_in_use(desk: Desk) -> None:
-    first = desk.source().read().models["demo"].versions["1"]
-    desk.registry.promote("demo", 2, ANN)
-    second = desk.source().read().models["demo"].versions["2"]
-    for in_use, kept in (
-        (frozenset[str](), {second.digest}),
-        (frozenset({first.digest}), {first.digest, second.digest}),
-    ):
-        source = desk.source(max_bytes=1, in_use=in_use)
-        source.open("demo", first)
-        source.open("demo", second)
-        assert {path.name for path in (desk.folder / "cache").iterdir()} == kept
-
-
-def test_cache_gives_up_first_what_was_used_longest_ago(tmp_path: Path) -> None:
-    digests = [str(number) * 64 for number in range(3)]
-    cache = PackageCache(tmp_path, 250, lambda: ())
-    for age, digest in enumerate(digests):
-        (tmp_path / digest).mkdir()
-        (tmp_path / digest / MODEL_FILE).write_bytes(bytes(100))
-        os.utime(tmp_path / digest, (age, age))
-    cache.touch(digests[0])
-    with cache.fetching(digests[2]):
-        pass
-    assert {path.name for path in tmp_path.iterdir()} == {digests[0], digests[2]}
-
-
 def test_events_are_kept_in_order_waited_for_and_written(tmp_path: Path) -> None:
     events = EventLog(tmp_path / "state" / "events.jsonl")
     events.add("halted", model="demo", actor="kim", message="bad fills")
@@ -505,18 +327,6 @@ def test_server_goes_on_with_what_it_served_as_that_very_package(
     assert set(record.failed) == {"4"}
 
 
-def shares(canary: str, weight_bp: int, stable_version: str) -> tuple[Share, ...]:
-    return (
-        Share(canary, Role.CANARY, weight_bp),
-        Share(stable_version, Role.STABLE, WHOLE_BP - weight_bp),
-    )
-
-
-def segments(reconciler: Reconciler) -> list[tuple[str, int]]:
-    split = reconciler.snapshot().plan.models["demo"].split
-    return [(segment.version, segment.upper_bound) for segment in split.segments]
-
-
 def test_rows_keep_each_key_where_it_is_also_over_a_restart(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
     def start() -> Reconciler:
         source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
@@ -532,33 +342,6 @@ def test_rows_keep_each_key_where_it_is_also_over_a_restart(models: Path, engine
     again = start()
     again.reconcile()
     assert segments(again) == expected
-
-
-def test_going_back_at_once_leaves_the_segments_of_the_split_behind(
-    models: Path, engine: PythonEngine, tmp_path: Path
-) -> None:
-    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path))
-    operations = Operations(reconciler, reconciler.reconcile)
-    reconciler.reconcile()
-    for wanted in (only("1").shares, shares("2", 6_000, "1"), shares("3", 3_000, "2")):
-        operations.set_desired("demo", Target(wanted), None, None, actor="kim", reason="try")
-    operations.rollback("demo", actor="kim", reason="bad fills")
-    assert segments(reconciler) == [("1", MAX_HASH)]
-    reconciler.reconcile()
-    assert segments(reconciler) == [("1", MAX_HASH)]
-
-
-def test_registry_and_what_is_kept_of_it_give_the_same_segments(desk: Desk) -> None:
-    add(desk.registry, build_constant(desk.folder / "packages", 3.0))
-    source = desk.source()
-    for wanted in (shares("2", 6_000, "1"), shares("3", 3_000, "2")):
-        source.write("demo", Target(wanted), None, None, actor="kim", reason="try")
-    target = source.read().models["demo"].targets[0]
-    assert [(each.version, each.upto_bp) for each in target.layout] == [("2", 6_000), ("3", 9_000), ("2", 10_000)]
-    kept = desk.source().last_good()
-    assert kept is not None
-    assert kept.models["demo"].targets == (target,)
 
 
 def test_versions_that_some_clients_may_pin_are_loaded_and_named_as_grpc_does(
@@ -579,24 +362,6 @@ def test_versions_that_some_clients_may_pin_are_loaded_and_named_as_grpc_does(
     assert reconciler.snapshot().plan.models["demo"].client_pins == {}
 
 
-def test_last_good_state_is_written_once_the_disk_has_room(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = desk.source()
-    source.read()
-    desk.registry.promote("demo", 2, ANN)
-    with monkeypatch.context() as full, capture_logs() as logs:
-        full.setattr("server.models.files.os.fsync", no_room)
-        for _ in range(3):
-            assert source.read().models["demo"].wanted == "2"
-    assert [entry["event"] for entry in logs].count("last_good_state_not_written") == 1
-    kept = desk.source().last_good()
-    assert kept is not None
-    assert kept.models["demo"].wanted == "1"
-    source.read()
-    kept = desk.source().last_good()
-    assert kept is not None
-    assert kept.models["demo"].wanted == "2"
-
-
 def test_what_is_served_is_written_once_the_disk_has_room(
     models: Path, engine: PythonEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -610,71 +375,6 @@ def test_what_is_served_is_written_once_the_disk_has_room(
     assert ServedFile(served).read() == {}
     reconciler.reconcile()
     assert ServedFile(served).read()["demo"].target.stable == "3"
-
-
-def no_room(*_: object) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-class Interrupted(DirectorySource):
-    """Somebody else writes in between."""
-
-    others: ClassVar[list[Callable[[], object]]] = []
-
-    def write(self, *arguments: Any, **named: Any) -> int:
-        while self.others:
-            self.others.pop()()
-        return super().write(*arguments, **named)
-
-
-@pytest.mark.parametrize("wanted", ["2", "1"])
-def test_rollback_writes_over_nothing_that_it_has_not_read(
-    models: Path, engine: PythonEngine, tmp_path: Path, wanted: str
-) -> None:
-    source = Interrupted(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path))
-    reconciler.reconcile()
-    operations = Operations(reconciler)
-    operations.set_desired("demo", only("2"), None, 0, actor="kim", reason="try it")
-    reconciler.reconcile()
-    assert stable(reconciler) == "2"
-    stop = threading.Event()
-    reading = threading.Thread(target=lambda: [reconciler.reconcile() for _ in iter(lambda: stop.wait(0.01), True)])
-
-    def halt() -> None:
-        DirectorySource.write(source, "demo", only(wanted), Halt("bad", "ann", 1), 1, actor="ann", reason="stop")
-        reading.start()
-
-    Interrupted.others.append(halt)
-    try:
-        assert operations.rollback("demo", actor="kim", reason="bad fills").version == "3"
-    finally:
-        stop.set()
-        reading.join()
-    reconciler.reconcile()
-    [record] = reconciler.snapshot().models
-    assert record.plan is not None
-    assert record.plan.halt == Halt("bad", "ann", 1)
-    # Where it is no longer desired anyway, what is desired by now stands.
-    assert record.desired.wanted == ("3" if wanted == "2" else "1")
-    refused = [event.message for event in reconciler.events.after(0) if event.kind == "rollback_not_desired"]
-    assert refused == ([] if wanted == "2" else ["version 1 of model 'demo' is desired by now (revision 2)"])
-
-
-def test_rollback_that_nothing_could_be_told_of_says_so(
-    models: Path, engine: PythonEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path))
-    reconciler.reconcile()
-    operations = Operations(reconciler)
-    operations.set_desired("demo", only("2"), None, 0, actor="kim", reason="try it")
-    reconciler.reconcile()
-    monkeypatch.setattr("server.models.files.os.fsync", no_room)
-    with pytest.raises(ControlError, match=r"obeyed, but not written: it will not survive a restart \(No space"):
-        operations.rollback("demo", actor="kim", reason="bad fills")
-    assert stable(reconciler) == "3"
-    operations.trip("demo", "3", "9 of 10 answers were bad", halts=True)
 
 
 def test_policy_that_names_no_version_that_is_there_is_said(models: Path, engine: PythonEngine) -> None:
@@ -715,67 +415,6 @@ def test_rules_change_only_with_the_rest_of_what_is_desired(models: Path, engine
     assert record.target is not None
     assert record.target.weights == {"2": 1_000, "3": 9_000}
     assert {version: loaded.rules for version, loaded in record.loaded.items()} == {"2": rules, "3": rules}
-
-
-def test_rollback_does_not_wait_for_a_source_that_does_not_answer(
-    models: Path, engine: PythonEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = Interrupted(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path))
-    reconciler.reconcile()
-    operations = Operations(reconciler)
-    operations.set_desired("demo", only("2"), None, 0, actor="kim", reason="try it")
-    reconciler.reconcile()
-    answer = threading.Event()
-    Interrupted.others.append(lambda: answer.wait(BOUND_S))
-    monkeypatch.setattr("server.models.operations._DESIRE_S", 0.05)
-    done = operations.rollback("demo", actor="kim", reason="bad fills")
-    assert (done.version, done.not_desired) == (
-        "3",
-        "the directory has not answered for 0.05 s; it is told once it does",
-    )
-    assert stable(reconciler) == "3"
-    [event] = [event for event in reconciler.events.after(0) if event.kind == "rollback_not_desired"]
-    assert event.message == "the directory has not answered for 0.05 s; it is told once it does"
-    assert reconciler.snapshot().overrides.refused["demo"]["2"].until_revision == 0
-    answer.set()
-    until(lambda: reconciler.snapshot().overrides.refused["demo"]["2"].until_revision == 2)
-    reconciler.reconcile()
-    assert reconciler.snapshot().models[0].desired.reason == "rolled back from version 2: bad fills"
-
-
-def test_registry_that_lost_everything_takes_no_model_away_over_a_restart_either(
-    desk: Desk, engine: PythonEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Reconciler(desk.source(), engine, LocalState(desk.folder)).reconcile()
-    nothing = Wanted(99, False, {}, {})
-    monkeypatch.setattr(Registry, "wanted", lambda _: nothing)
-    for _ in range(2):
-        reconciler = Reconciler(desk.source(), engine, LocalState(desk.folder))
-        reconciler.reconcile()
-        assert stable(reconciler) == "1"
-        assert reconciler.snapshot().source_error == "every model is gone from the registry; the served ones go on"
-
-
-def test_version_that_is_gone_back_to_answers_by_the_rules_that_it_was_loaded_with(
-    models: Path, engine: PythonEngine, tmp_path: Path
-) -> None:
-    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path))
-    reconciler.reconcile()
-    operations = Operations(reconciler)
-    rules = (RuleChange("finite", "flag"),)
-    operations.set_desired("demo", replace(only("2"), rules=rules), None, 0, actor="kim", reason="only say so")
-    reconciler.reconcile()
-    assert operations.rollback("demo", actor="kim", reason="bad fills").version == "3"
-    [record] = reconciler.snapshot().models
-    assert record.target is not None
-    assert record.target.rules == record.loaded["3"].rules == ()
-    # Desired state keeps its rules, so it is loaded again for them.
-    reconciler.reconcile()
-    [record] = reconciler.snapshot().models
-    assert record.target is not None
-    assert record.target.rules == record.loaded["3"].rules == rules
 
 
 def test_load_that_ends_after_its_model_went_leaves_nothing_behind(models: Path, engine: PythonEngine) -> None:
