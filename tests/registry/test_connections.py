@@ -2,11 +2,14 @@
 
 import contextlib
 import os
+import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -166,3 +169,24 @@ def test_postgresql_that_lets_nobody_in_is_not_waited_for(
     assert found.engine.url.query.get("connect_timeout") == expected
     _, given = found.engine.dialect.create_connect_args(found.engine.url)
     assert given.get("connect_timeout") == expected
+
+
+def test_file_that_another_process_is_making_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "registry.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE numbers (number INTEGER)")
+    # SQLite waits for nobody who writes to a file that has no write-ahead log yet, whatever its timeout.
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("INSERT INTO numbers VALUES (1)")
+    paused: list[float] = []
+
+    def pause(seconds: float) -> None:
+        paused.append(seconds)
+        other.execute("COMMIT")
+
+    monkeypatch.setattr(database, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+    found = Database(f"sqlite:///{path}")
+    assert count(found) == 1
+    assert len(paused) == 1
+    found.close()
+    other.close()
