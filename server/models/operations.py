@@ -294,7 +294,10 @@ class Operations:
         return left, record.target.stable if record.target else "", self._reconciler.snapshot().plan, unwritten
 
     def _record(self, model: str) -> ModelRecord:
-        return next(record for record in self._reconciler.snapshot().models if record.name == model)
+        for record in self._reconciler.snapshot().models:
+            if record.name == model:
+                return record
+        raise ControlError(f"model {model!r} is gone", code=Code.NOT_FOUND, field="model")
 
     def _tell(self, kind: str, models: list[str], actor: str, reason: str, version: str = "") -> None:
         _log.warning(kind, models=models, actor=actor, reason=reason)

@@ -1,5 +1,6 @@
 """Going back at a server: at once, whatever the source of desired state says or does not say."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,9 +20,10 @@ from server.models import (
 )
 from server.models.values import RuleChange, Target, only
 from server.plan import Halt
+from tests.support.packages import add_constant
 from tests.support.reconciling import no_room, segments, shares, stable
 from tests.support.waiting import BOUND_S, until
-from tickserve.errors import ControlError
+from tickserve.errors import Code, ControlError
 
 
 def test_what_a_rollback_took_out_comes_back_with_the_next_write(
@@ -108,6 +110,22 @@ def test_rollback_writes_over_nothing_that_it_has_not_read(
     assert record.desired.wanted == ("3" if wanted == "2" else "1")
     refused = [event.message for event in reconciler.events.after(0) if event.kind == "rollback_not_desired"]
     assert refused == ([] if wanted == "2" else ["version 1 of model 'demo' is desired by now (revision 2)"])
+
+
+def test_rollback_of_a_model_that_goes_meanwhile_is_done_and_says_so(
+    models: Path, engine: PythonEngine, tmp_path: Path
+) -> None:
+    add_constant(models, 1.0, name="other")
+    source = Interrupted(models, rows=DesiredRows(tmp_path / "desired.json"))
+    reconciler, operations = trying(source, engine, tmp_path)
+
+    def go() -> None:
+        shutil.rmtree(models / "demo")
+        reconciler.reconcile()
+        raise ControlError("the revision is another one by now", code=Code.ABORTED)
+
+    Interrupted.others.append(go)
+    assert operations.rollback("demo", actor="kim", reason="bad fills").not_desired == "model 'demo' is gone"
 
 
 def test_rollback_that_nothing_could_be_told_of_says_so(
