@@ -1,6 +1,7 @@
 """The asyncio transport over one grpcio channel."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -10,10 +11,9 @@ from tickserve.client.grpc_channel import call_error, credentials, no_answer, op
 from tickserve.client.transport import AioByteStream, CallError, Tls, is_closed
 from tickserve.errors import Code
 
-# What grpc makes of a write that failed, and how long the server's own status may take then. It always comes: the
-# bound is for a loop that is kept from running.
+# What grpc makes of a write that failed; how long the server's own status may take then, and how often to look.
 _WRITE_FAILED = "Internal error from Core"
-_STATUS_S = 10.0
+_STATUS_S, _LOOK_S = 10.0, 0.001
 # Of a call that was under way: what grpc says to threads whose channel is closed, and of a stream taken back.
 _CLOSED, _CANCELLED = "Channel closed!", "the client cancelled the call"
 
@@ -48,7 +48,7 @@ class GrpcAioTransport:
 
     def stream(self, method: str) -> AioByteStream:
         """See AioTransport."""
-        return _GrpcAioStream(self._open().stream_stream(method, bytes, bytes))
+        return GrpcAioStream(self._open().stream_stream(method, bytes, bytes))
 
     async def close(self) -> None:
         """See AioTransport."""
@@ -68,13 +68,15 @@ class GrpcAioTransport:
         return self._channel
 
 
-class _GrpcAioStream:
+class GrpcAioStream:
+    """See AioByteStream. `method` makes the call from the messages to send."""
+
     def __init__(self, method: Any) -> None:
         self._outgoing: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.send = self._outgoing.put_nowait
-        self._status: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
+        self._first: CallError | None = None
         self._call = method(self._messages())
-        self._call.add_done_callback(self._keep_status)
+        self._call.add_done_callback(self._keep_first)
 
     def finish(self) -> None:
         self._outgoing.put_nowait(None)
@@ -87,8 +89,7 @@ class _GrpcAioStream:
             async for message in self._call:
                 yield message
         except grpc.aio.AioRpcError as error:
-            await asyncio.wait((self._status,), timeout=_STATUS_S)
-            failed = self._status.result() if self._status.done() else _call_error(error)
+            failed = await self._failure(error)
             if failed.code is not Code.OK:
                 raise failed from None
         except asyncio.CancelledError:
@@ -100,12 +101,29 @@ class _GrpcAioStream:
         while (message := await self._outgoing.get()) is not None:
             yield message
 
-    def _keep_status(self, call: Any) -> None:
-        # A message that is written just as the server ends the stream fails, and grpc puts an INTERNAL of its own
-        # before or over the server's status (grpc issue 36066). So the status is read at the moment it comes.
-        code, details, trailers = map(_at_once, (call.code(), call.details(), call.trailing_metadata()))
-        if not self._status.done() and details != _WRITE_FAILED:
-            self._status.set_result(call_error(code, details, trailers))
+    def _keep_first(self, call: Any) -> None:
+        if self._first is None:
+            self._first = call_error(*map(_at_once, _parts(call)))
+
+    async def _failure(self, error: grpc.aio.AioRpcError) -> CallError:
+        """The server's own status.
+
+        A message that is written just as the server ends the stream fails, and grpc puts an INTERNAL of its own
+        before or over the server's status (grpc issue 36066). Over it: the first status is the server's. Before it:
+        the server's is there when the answers end or soon after, and grpc tells nobody.
+        """
+        if self._first is not None and self._first.message != _WRITE_FAILED:
+            return self._first
+        failed = _call_error(error)
+        end = time.monotonic() + _STATUS_S
+        while failed.message == _WRITE_FAILED and time.monotonic() < end:
+            await asyncio.sleep(_LOOK_S)
+            failed = call_error(*[await part for part in _parts(self._call)])
+        return failed
+
+
+def _parts(call: Any) -> tuple[Coroutine[Any, Any, Any], ...]:
+    return call.code(), call.details(), call.trailing_metadata()
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
