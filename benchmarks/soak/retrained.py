@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from mlops.package import ColumnMapping, Golden, OutputRule, ReferenceRows, build_package
+from mlops.package import ColumnMapping, Golden, Horizon, OutcomeSpec, OutputRule, ReferenceRows, build_package
 from mlops.package.runtime import open_model
 
 MODEL = "rollout"
@@ -21,6 +21,10 @@ _SAMPLE, _UNITS = 3_000, 64
 #: Of stable's answers so many are out of range.
 _OUT_OF_RANGE = 0.005
 _GOLDEN = 16
+# What a model that is asked hundreds of times a second is for; its drift is judged over days.
+_OUTCOMES = OutcomeSpec(
+    kind="time_series", horizons=(Horizon(name="1min", periods=1),), periods_per_year=252 * 390, cost_bp=0.0
+)
 
 Floats = NDArray[np.float32]
 #: What can be the matter with the second version: each but `good` is to be taken back.
@@ -69,6 +73,7 @@ def _package(folder: Path, model: bytes, rows: Floats, rule: OutputRule) -> Path
         feature_names=FEATURES,
         signal=ColumnMapping(output="values", column=0),
         output_rules=[rule],
+        outcomes=_OUTCOMES,
     )
 
 
