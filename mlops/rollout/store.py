@@ -17,7 +17,7 @@ from mlops.rollout.spec import RolloutSpec, parse_spec
 from tickserve.errors import ConfigurationError, ConflictError, RegistryError
 
 #: Of what is kept of a rollout. Evidence of another one cannot be gone on from, and counts as lost.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,18 @@ def test_bad_answers_that_stable_would_have_given_to_the_same_requests_are_none_
     assert world.events[-1] == ("finished" if is_stable_too else "aborted")
 
 
+def test_shadow_that_is_broken_itself_does_not_lift_the_bound_on_bad_answers(world: World) -> None:
+    # Errors decide nothing here, so the bound alone is between clients and the version.
+    world.start(make_spec(max_bad_answers=600, analysis=QUICK | {"errors": None}))
+    world.report()
+    world.look()
+    world.canary, world.shadow = side(failures=1), side(failures=10)
+    world.seconds(3)
+    assert world.split == {1: 10_000}
+    assert "bound is 600" in world.decisions[-1].reason
+    assert not world.evidence.is_shadow_trusted
+
+
 def test_windows_under_another_share_are_no_evidence(world: World) -> None:
     world.start()
     world.report()

@@ -279,11 +279,12 @@ def _judged(view: "RolloutView") -> dict[str, str]:
     if spec is None:
         return {}
     step = spec.steps[min(view.step, len(spec.steps)) - 1]
+    doubt = "" if evidence.is_shadow_trusted else "; stable's shadow is bad where stable is not, and explains none"
     return {
         "watched": f"{view.watched_s:.0f} s of {step.min_time_s:g} to {step.max_time_s:g} s",
         "answers": f"{evidence.answers} of {step.min_requests}, in {evidence.buckets} key buckets",
         "bad answers": f"{evidence.bad_answers}, {evidence.excess_bad_answers:.1f} beyond stable's rate, "
-        f"bound {spec.max_bad_answers}",
+        f"bound {spec.max_bad_answers}{doubt}",
         "windows": f"{evidence.windows} counted, {view.unwatched} left out",
     }
 
