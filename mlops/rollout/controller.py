@@ -124,7 +124,7 @@ class Controller:
             progress = read_progress(connection, found.rollout)
             desired = require_desired(connection, found.model)
             now_ns = self.leases.now_ms(connection) * 1_000_000
-            covered = read_coverage(connection, found, now_ns, self.on_damaged)
+            covered = read_coverage(connection, found, now_ns, progress.state.since_unix_ns, self.on_damaged)
             rows: tuple[CountedWindow, ...] = ()
             if progress.has_begun:
                 # It may have to go back to where it counted last: see `resumed`.

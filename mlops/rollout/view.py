@@ -111,7 +111,8 @@ def read_view(connection: Connection, found: RolloutRow, leases: Leases) -> Roll
     elif progress is not None and not hold:
         # Whoever decides says which rows are damaged; here it shows as a server that nobody counts for.
         now_ns = leases.now_ms(connection) * 1_000_000
-        hold = read_coverage(connection, found, now_ns, on_damaged=lambda error: None).hold
+        since_ns = progress.state.since_unix_ns
+        hold = read_coverage(connection, found, now_ns, since_ns, on_damaged=lambda error: None).hold
     desired = read_desired(connection, found.model)
     shares = {share.version: share.weight_bp for share in desired.state.split} if desired is not None else {}
     return RolloutView(
