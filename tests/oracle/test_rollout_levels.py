@@ -16,7 +16,7 @@ def test_equal_versions_are_seldom_taken_back_where_iid_tests_often_are() -> Non
 
 def test_bound_on_bad_answers_takes_no_equal_version_back_and_a_broken_shadow_does_not_lift_it() -> None:
     found = [bounded(SHARES[number % len(SHARES)], EQUAL, number) for number in range(ROLLOUTS)]
-    # Of 480 none had more than the default of 1,000, and 99 of 100 at most 200.
+    # Of 480 none had more than the default of 1,000, and 99 of 100 at most 85.
     assert max(each.unexplained for each in found) < 1_000
     assert sum(not each.is_shadow_trusted for each in found) <= 3
     for seed in range(4):
