@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select
 
-from mlops.registry import Registry, Share
+from mlops.registry import Author, Registry, Share
 from mlops.registry.desired import write_state
-from mlops.registry.leases import LeaseLostError
+from mlops.registry.journal import Write
+from mlops.registry.leases import LeaseLostError, seize
 from mlops.registry.schema import audit, desired_history, rollout_decisions, rollout_progress, rollouts
 from mlops.rollout import Order, Phase
 from mlops.rollout.controller import LEASE
 from mlops.rollout.store import spec_of, window_lengths
+from mlops.rollout.traffic import Traffic
 from mlops.rollout.view import read_view
 from tests.support.registry import ANN, Backend, Clock, Packages, add
 from tests.support.rollouts import World, side
@@ -241,6 +243,46 @@ def test_order_between_a_look_and_its_writing_counts(world: World, order: Order)
     assert (
         world.split == {Order.ABORT: {1: 10_000}, Order.PAUSE: {2: 1_000, 1: 9_000}, Order.FINISH: {2: 10_000}}[order]
     )
+
+
+def take_back(registry: Registry) -> None:
+    """As an alert takes canaries their share."""
+
+    def change(write: Write) -> None:
+        assert Traffic(registry).reduce_share(write, "demo")
+        seize(write.connection, LEASE, "alert-policy")
+
+    registry.journal.write("reduce-share", Author("alert-policy", "too many errors"), change, model="demo")
+
+
+def test_alert_that_comes_while_a_controller_writes_has_the_last_word(world: World, backend: Backend) -> None:
+    write, engine = about_to_advance(world), world.registry.journal.database.engine
+    with backend.open() as other:
+        alert = threading.Thread(target=take_back, args=(other,))
+
+        def come(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "INTO rollout_decisions" in statement and not alert.ident and threading.current_thread() is not alert:
+                alert.start()
+
+        event.listen(engine, "before_cursor_execute", come)
+        try:
+            write()
+        finally:
+            event.remove(engine, "before_cursor_execute", come)
+        alert.join()
+    assert world.events[-2:] == ["advanced", "aborted"]
+    assert world.split == {1: 10_000}
+
+
+def test_what_a_controller_was_about_to_write_is_fenced_off_by_an_alert(world: World, backend: Backend) -> None:
+    write = about_to_advance(world)
+    with backend.open() as other:
+        take_back(other)
+    before = everything(world.registry)
+    with pytest.raises(LeaseLostError):
+        write()
+    assert everything(world.registry) == before
+    assert world.split == {1: 10_000}
 
 
 def test_next_controller_goes_on_to_the_same_bits(backend: Backend, packages: Packages, tmp_path: Any) -> None:
