@@ -3,16 +3,17 @@
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from benchmarks.studies.rollout_worlds import EQUAL, Canary, World, play, shares_bp
-from mlops.rollout import Analysis, RolloutSpec, Verdict, WindowCounts
+from benchmarks.studies.rollout_worlds import EQUAL, Canary, World, play, play_shadowed, shares_bp
+from mlops.rollout import Analysis, RolloutSpec, SideCounts, Verdict, WindowCounts
 from mlops.rollout.cells import RATIOS
+from mlops.rollout.counts import Exposure
 from mlops.rollout.wealth import log_mean
 
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "studies" / "rollout-levels.md"
@@ -63,6 +64,33 @@ def simulate(share: float, canary: Canary, seed: int) -> Outcome:
             break
     others = (_every_cell(windows), _z_test(windows), _threshold(windows))
     return Outcome(share, failed, number if failed else 0, analysis.evidence().bad_answers, passed, others)
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """One rollout beside the bound on bad answers: the most that stable's rate left unexplained at any time."""
+
+    bad_answers: int
+    unexplained: float
+    is_shadow_trusted: bool
+
+
+def bounded(
+    share: float, canary: Canary, seed: int, shadow: Callable[[SideCounts], SideCounts] = lambda counts: counts
+) -> Bounded:
+    """Plays one rollout to its end, with a shadow that makes this of what stable would have done."""
+    analysis, most = Analysis(SPEC), 0.0
+    shares = shares_bp(share, WORLD.windows)
+    for window, as_stable in play_shadowed(np.random.default_rng(seed), WORLD, canary, shares):
+        analysis.update(window, Exposure(window.canary, window.stable, shadow(as_stable)))
+        most = max(most, analysis.evidence().excess_bad_answers)
+    evidence = analysis.evidence()
+    return Bounded(evidence.bad_answers, most, evidence.is_shadow_trusted)
+
+
+def failing(shadow: SideCounts) -> SideCounts:
+    """A shadow that answers nothing."""
+    return replace(shadow, failures=shadow.requests, answers=np.zeros_like(shadow.answers))
 
 
 def _every_cell(windows: Sequence[WindowCounts]) -> bool:

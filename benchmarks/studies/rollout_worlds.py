@@ -55,6 +55,13 @@ def shares_bp(first: float, windows: int) -> list[int]:
 
 def play(draw: np.random.Generator, world: World, canary: Canary, shares: list[int]) -> Iterator[WindowCounts]:
     """The windows of one rollout."""
+    return (window for window, _ in play_shadowed(draw, world, canary, shares))
+
+
+def play_shadowed(
+    draw: np.random.Generator, world: World, canary: Canary, shares: list[int]
+) -> Iterator[tuple[WindowCounts, SideCounts]]:
+    """The windows of one rollout, each with what stable's shadow makes of the canary's requests."""
     place, bucket = draw.random(world.keys), draw.integers(BUCKETS, size=world.keys)
     traffic = 1 / np.arange(1, world.keys + 1)
     asked = draw.poisson(world.requests * (traffic / traffic.sum())[:, None], (world.keys, world.windows))
@@ -63,9 +70,11 @@ def play(draw: np.random.Generator, world: World, canary: Canary, shares: list[i
     # A few keys are broken on any version: every request of theirs is against a rule.
     broken = np.zeros((world.keys, 1))
     broken[draw.choice(world.keys, world.broken_keys, replace=False)] = 1.0
-    errors = _bad(draw, world, asked, world.error_rate, is_on, canary.errors, canary.ratio)
-    violations = _bad(draw, world, asked, world.violation_rate, is_on, canary.violations, canary.ratio, broken)
-    slow = _bad(draw, world, asked, world.slow_rate, is_on, canary.slow, 1.0)
+    errors, error = _bad(draw, world, asked, world.error_rate, is_on, canary.errors, canary.ratio)
+    violations, violation = _bad(
+        draw, world, asked, world.violation_rate, is_on, canary.violations, canary.ratio, broken
+    )
+    slow, _ = _bad(draw, world, asked, world.slow_rate, is_on, canary.slow, 1.0)
     answers = asked - errors
     kinds = (asked, answers, errors, np.minimum(violations, answers), slow)
     # One place for each window, side and bucket.
@@ -73,8 +82,22 @@ def play(draw: np.random.Generator, world: World, canary: Canary, shares: list[i
     size = world.windows * 2 * BUCKETS
     summed = [np.bincount(at.ravel(), weights=each.ravel(), minlength=size).astype(np.int64) for each in kinds]
     sides = np.stack(summed).reshape(len(kinds), world.windows, 2, BUCKETS)
+    shadow = _shadow(draw, world, asked * is_canary, error, violation, bucket)
     for window, share_bp in enumerate(shares):
-        yield WindowCounts(share_bp, SideCounts(*sides[:, window, 0]), SideCounts(*sides[:, window, 1]))
+        counts = WindowCounts(share_bp, SideCounts(*sides[:, window, 0]), SideCounts(*sides[:, window, 1]))
+        yield counts, SideCounts(*shadow[:, window])
+
+
+def _shadow(
+    draw: np.random.Generator, world: World, asked: Counts, error: Floats, violation: Floats, bucket: Counts
+) -> Counts:
+    """What stable's chances make of the canary's requests, shape (5, windows, 256)."""
+    errors, violations = draw.binomial(asked, error), draw.binomial(asked, violation)
+    answers = asked - errors
+    kinds = (asked, answers, errors, np.minimum(violations, answers), np.zeros_like(asked))
+    at, size = np.arange(world.windows) * BUCKETS + bucket[:, None], world.windows * BUCKETS
+    summed = [np.bincount(at.ravel(), weights=each.ravel(), minlength=size).astype(np.int64) for each in kinds]
+    return np.stack(summed).reshape(len(kinds), world.windows, BUCKETS)
 
 
 def _bad(
@@ -86,14 +109,15 @@ def _bad(
     added: float,
     ratio: float,
     broken: Floats | float = 0.0,
-) -> Counts:
+) -> tuple[Counts, Floats]:
+    """Bad requests by key and window, and the chance that each has with stable."""
     proneness = np.exp(world.spread * draw.normal(size=(world.keys, 1)) - world.spread**2 / 2)
     # A burst of one key makes half of its requests bad for some windows, one of all keys every fifth.
     own = runs(draw, (world.keys, world.windows), world.key_bursts)
     common = runs(draw, (1, world.windows), world.common_bursts)
     chance = np.maximum(np.maximum(rate * proneness, 0.5 * own), np.maximum(0.2 * common, broken))
-    chance = np.where(is_on, np.minimum(1.0, chance * ratio + added), np.minimum(1.0, chance))
-    return draw.binomial(asked, chance)
+    chance = np.minimum(1.0, chance)
+    return draw.binomial(asked, np.where(is_on, np.minimum(1.0, chance * ratio + added), chance)), chance
 
 
 def runs(draw: np.random.Generator, shape: tuple[int, int], begins: float) -> NDArray[np.bool_]:

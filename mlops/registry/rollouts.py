@@ -39,8 +39,8 @@ class RolloutRow:
 
     @property
     def strategy(self) -> str:
-        """`canary` or `blue_green`."""
-        return str(self.spec["strategy"])
+        """`canary` or `blue_green`; empty where a spec of another tickserve does not say."""
+        return str(self.spec.get("strategy", ""))
 
     @property
     def started_ns(self) -> int:

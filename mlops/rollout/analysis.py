@@ -1,15 +1,16 @@
 """All evidence about one rollout: a pure function of its windows of counts, equal bit for bit when done again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from mlops.rollout.counts import Counts, SideCounts, WindowCounts
+from mlops.rollout.counts import Counts, Exposure, SideCounts, WindowCounts
 from mlops.rollout.guard import LiveFigure, OutcomeGuard
 from mlops.rollout.metrics import CellMetric, LatencyMetric, Levels, MetricVerdict, OutputMetric, Verdict
 from mlops.rollout.outputs import MIN_BUCKETS, psi_bounds, sign_flips
+from mlops.rollout.shadow import ShadowTrust
 from mlops.rollout.spec import RolloutSpec
 
 
@@ -20,7 +21,8 @@ class Evidence:
     `share_bp` is the canary's share of the keys in the last window; `step_windows`, and the `answers` and `buckets` of
     the canary, are those since it has that share, `requests` and `stable_requests` what both were asked meanwhile;
     `bad_answers` those that reached clients from the canary
-    since the start, `excess_bad_answers` those that stable's rate does not explain, since it last explained all.
+    since the start, `excess_bad_answers` those that stable's rate does not explain, since it last explained all; its
+    shadow explains none where `is_shadow_trusted` is False.
     """
 
     windows: int = 0
@@ -34,6 +36,7 @@ class Evidence:
     excess_bad_answers: float = 0.0
     requests: int = 0
     stable_requests: int = 0
+    is_shadow_trusted: bool = True
 
     @property
     def traffic_share(self) -> float | None:
@@ -118,18 +121,15 @@ class Analysis:
         self._step = SideCounts.empty(), SideCounts.empty()
         self._seen: tuple[set[int], set[int]] = set(), set()
         self._bad, self._excess = 0, 0.0
+        self._trust = ShadowTrust(levels.fail)
 
-    def update(
-        self, window: WindowCounts, exposed: SideCounts | None = None, stable: Sequence[SideCounts] = ()
-    ) -> None:
+    def update(self, window: WindowCounts, exposure: Exposure | None = None) -> None:
         """Takes the next window, summed over servers; one in which the shares changed is to be left out.
 
         Parameters
         ----------
-        exposed : SideCounts, optional
-            What clients got of the canary, where that is not what is compared: of blue-green a sample is.
-        stable : sequence of SideCounts
-            Beside what is compared, what else stable was seen to do, as of `expose`.
+        exposure : Exposure, optional
+            What clients got, where that is more than what is compared.
         """
         if window.share_bp != self._share_bp:
             self._begin_step(window.share_bp)
@@ -141,23 +141,22 @@ class Analysis:
         ours, theirs = window.canary, window.stable
         for seen, side in zip(self._seen, (ours, theirs), strict=True):
             seen.update(np.flatnonzero(side.requests).tolist())
-        self.expose(ours if exposed is None else exposed, (theirs, *stable))
+        if exposure is None:
+            exposure = Exposure(ours, theirs, SideCounts.empty())
+        if self._spec.strategy == "canary":
+            self._trust.update(exposure.shadow, exposure.stable, window.share_bp)
+        self.expose(exposure)
 
-    def expose(self, canary: SideCounts, stable: Sequence[SideCounts]) -> None:
+    def expose(self, exposure: Exposure) -> None:
         """Counts the bad answers that clients got in a window, which is no evidence by that.
 
-        Parameters
-        ----------
-        stable : sequence of SideCounts
-            Of which stable's rate explains as many as it would have given: the highest, where it was seen on its own
-            requests and on the canary's.
+        Stable's rate explains as many as it would have given: the higher one of its own requests and of the canary's.
         """
-        self._bad += canary.bad
-        asked = int(canary.requests.sum())
-        rates = (side.bad / int(side.requests.sum()) for side in stable if side.requests.any())
-        expected = max(rates, default=0.0) * asked
+        shadow_rate = exposure.shadow.bad_rate if self._trust.is_kept else 0.0
+        expected = max(exposure.stable.bad_rate, shadow_rate) * int(exposure.canary.requests.sum())
+        self._bad += exposure.canary.bad
         # What it was better by is no credit: later bad answers would be free up to it.
-        self._excess = max(0.0, self._excess + canary.bad - expected)
+        self._excess = max(0.0, self._excess + exposure.canary.bad - expected)
 
     def _begin_step(self, share_bp: int) -> None:
         """The shares changed: what is counted by step begins anew; evidence goes on."""
@@ -221,6 +220,7 @@ class Analysis:
             excess_bad_answers=self._excess,
             requests=int(ours.requests.sum()),
             stable_requests=int(theirs.requests.sum()),
+            is_shadow_trusted=self._trust.is_kept,
         )
 
     def state(self) -> dict[str, Any]:
@@ -233,6 +233,7 @@ class Analysis:
             "seen": [sorted(seen) for seen in self._seen],
             "bad": self._bad,
             "excess": self._excess,
+            "trust": self._trust.state(),
             "metrics": {metric.name: metric.state() for metric in self._metrics},
         }
 
@@ -245,6 +246,7 @@ class Analysis:
         ours, theirs = (SideCounts.from_dict(side) for side in state["step"])
         found._step = ours, theirs
         found._seen = set(state["seen"][0]), set(state["seen"][1])
+        found._trust.restore(state["trust"])
         for metric in found._metrics:
             metric.restore(state["metrics"][metric.name])
         return found

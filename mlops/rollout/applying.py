@@ -20,7 +20,7 @@ from mlops.rollout.store import Progress, write_progress
 def apply(
     write: Write,
     found: RolloutRow,
-    spec: RolloutSpec,
+    spec: RolloutSpec | None,
     moved: Moved,
     expected: int | None,
     *,
@@ -30,6 +30,8 @@ def apply(
 
     Parameters
     ----------
+    spec : RolloutSpec, optional
+        None where it cannot be read: no decision gives the version a share then.
     expected : int, optional
         The model's desired revision that the decision rests on.
     change : DesiredChange, optional
@@ -92,14 +94,14 @@ def _finite(value: Any) -> Any:
 
 
 def _state(
-    state: DesiredState, found: RolloutRow, spec: RolloutSpec, moved: Moved, change: DesiredChange
+    state: DesiredState, found: RolloutRow, spec: RolloutSpec | None, moved: Moved, change: DesiredChange
 ) -> DesiredState:
     rollout = moved.decision.state
     if rollout.phase in (Phase.FINISHED, Phase.ABORTED):
         return states.after(state, found, is_finished=rollout.phase is Phase.FINISHED)
     edge_ns = moved.progress.edge_ns
-    if edge_ns is None:
-        raise AssertionError("a share is given after the edge was frozen")
+    if edge_ns is None or spec is None:
+        raise AssertionError("a share is given by the spec, after the edge was frozen")
     return states.at_step(state, found, spec, rollout.step, edge_ns, change.salt or found.salt)
 
 

@@ -31,7 +31,7 @@ from mlops.rollout.sums import CountedWindow, Side, outputs_of, read_late, read_
 from mlops.rollout.sums.read import OnDamaged, refuse
 from mlops.rollout.windows import window_ns_of
 from mlops.tap.layout import STABLE_ROLE
-from tickserve.errors import ConflictError, RegistryError, TickserveError, UnreachableError
+from tickserve.errors import ConfigurationError, ConflictError, RegistryError, TickserveError, UnreachableError
 
 #: The name of the lease: one controller acts for all rollouts of a registry.
 LEASE = "rollouts"
@@ -95,8 +95,14 @@ class Controller:
             Where the lease is another one's by now.
         ConflictError
             Where somebody decided meanwhile: the next step looks again.
+        ConfigurationError
+            Where this tickserve cannot read the spec: it is paused then, and people are told once.
         """
-        spec = spec_of(found)
+        try:
+            spec = spec_of(found)
+        except ConfigurationError as error:
+            self._pause_unread(found, error, lease)
+            raise
         try:
             moved, expected = self._look(found, spec)
         except DamagedProgressError as error:
@@ -118,7 +124,7 @@ class Controller:
             progress = read_progress(connection, found.rollout)
             desired = require_desired(connection, found.model)
             now_ns = self.leases.now_ms(connection) * 1_000_000
-            covered = read_coverage(connection, found, now_ns, self.on_damaged)
+            covered = read_coverage(connection, found, now_ns, progress.state.since_unix_ns, self.on_damaged)
             rows: tuple[CountedWindow, ...] = ()
             if progress.has_begun:
                 # It may have to go back to where it counted last: see `resumed`.
@@ -151,7 +157,7 @@ class Controller:
     def _write(
         self,
         found: RolloutRow,
-        spec: RolloutSpec,
+        spec: RolloutSpec | None,
         moved: Moved,
         expected: int,
         lease: Lease,
@@ -189,7 +195,28 @@ class Controller:
         decision = pause(progress.state, Evidence(), reason, now_ns)
         return Moved(replace(progress, state=decision.state), decision)
 
-    def _take_back(self, found: RolloutRow, spec: RolloutSpec, error: DamagedProgressError, lease: Lease) -> Progress:
+    def _pause_unread(self, found: RolloutRow, error: ConfigurationError, lease: Lease) -> None:
+        """Nobody judges what the version does, which keeps its share: a reader of the spec may come, or people act."""
+        reason = (
+            f"the sidecar that decides cannot read its spec ({error.message}), so nobody judges version "
+            f"{found.canary}, which keeps its share; give the sidecars the release that started it and continue it, or "
+            f"abort it (tickserve rollout abort {found.model})"
+        )
+        try:
+            with self.registry.journal.database.read() as connection:
+                progress = read_progress(connection, found.rollout)
+                now_ns = self.leases.now_ms(connection) * 1_000_000
+        except DamagedProgressError as damaged:
+            self._take_back(found, None, damaged, lease)
+            return
+        if progress.state.phase is Phase.PAUSED and progress.state.reason == reason:
+            return
+        decision = pause(progress.state, Evidence(), reason, now_ns)
+        self._write(found, None, Moved(replace(progress, state=decision.state), decision), 0, lease)
+
+    def _take_back(
+        self, found: RolloutRow, spec: RolloutSpec | None, error: DamagedProgressError, lease: Lease
+    ) -> Progress:
         """What a rollout knew is lost, its bad answers too: the version goes, for nobody can bound them any more."""
         with self.registry.journal.database.read() as connection:
             desired = read_desired(connection, found.model)

@@ -53,8 +53,18 @@ class SideCounts:
 
     @property
     def bad(self) -> int:
-        """Answers that were bad: refused by the server's fault, or against an output rule."""
-        return int(self.failures.sum() + self.violations.sum())
+        """Answers that were bad: refused by the server's fault, or against an output rule.
+
+        One that a rule withholds is both, so of a key bucket the larger count is taken: exact where every broken rule
+        withholds, or one kind alone is there; where it is not, at least half of them.
+        """
+        return int(np.maximum(self.failures, self.violations).sum())
+
+    @property
+    def bad_rate(self) -> float:
+        """Bad answers a request; 0 without any."""
+        asked = int(self.requests.sum())
+        return self.bad / asked if asked else 0.0
 
     def as_dict(self) -> dict[str, list[int]]:
         """As JSON has it."""
@@ -64,6 +74,19 @@ class SideCounts:
     def from_dict(cls, plain: Mapping[str, list[int]]) -> "SideCounts":
         """What `as_dict` gave."""
         return cls(*(np.array(plain[each.name], np.int64) for each in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exposure:
+    """What clients got of the canary in some time, and what stable made of its own requests and, as a shadow, of those.
+
+    Keys differ, and a share of them may hold the few that are always bad: only the shadow shows that. Of blue-green
+    stable has no requests of its own.
+    """
+
+    canary: SideCounts
+    stable: SideCounts
+    shadow: SideCounts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

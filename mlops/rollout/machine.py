@@ -51,12 +51,14 @@ class RolloutState:
     """A rollout at one moment.
 
     `watched_ns` is how long the present step was watched: time that nobody looked is not in it, nor time that a clock
-    jumped over. `looked_unix_ns` is when the last decision was made.
+    jumped over. `since_unix_ns` is when that step began, or was continued last, and `looked_unix_ns` when the last
+    decision was made.
     """
 
     phase: Phase = Phase.RUNNING
     step: int = 0
     watched_ns: int = 0
+    since_unix_ns: int = 0
     looked_unix_ns: int = 0
     reason: str = ""
 
@@ -71,6 +73,7 @@ class RolloutState:
             "phase": str(self.phase),
             "step": self.step,
             "watched_ns": str(self.watched_ns),
+            "since_unix_ns": str(self.since_unix_ns),
             "looked_unix_ns": str(self.looked_unix_ns),
             "reason": self.reason,
         }
@@ -82,6 +85,7 @@ class RolloutState:
             Phase(plain["phase"]),
             plain["step"],
             int(plain["watched_ns"]),
+            int(plain["since_unix_ns"]),
             int(plain["looked_unix_ns"]),
             plain["reason"],
         )
@@ -130,7 +134,7 @@ def begin(spec: RolloutSpec, now_unix_ns: int, *, salt: str, actor: str, reason:
     With the salt of another rollout the same keys would be the canary's again, and what they did then would not be
     independent of what they do now.
     """
-    state = RolloutState(looked_unix_ns=now_unix_ns)
+    state = RolloutState(since_unix_ns=now_unix_ns, looked_unix_ns=now_unix_ns)
     share_bp = share_of(spec, 0)
     audit = Audit("started", actor, reason, {"share_bp": share_bp, "salt": salt, "spec": spec.model_dump(mode="json")})
     return Decision(state, DesiredChange(share_bp, reason, salt), (audit,))
@@ -217,7 +221,7 @@ def _obey(spec: RolloutSpec, state: RolloutState, evidence: Evidence, command: C
     if state.phase is Phase.RUNNING:
         raise _refused("the rollout is running: there is nothing to continue")
     # The step's time begins anew, or the next look would pause it again; its evidence goes on.
-    running = replace(state, phase=Phase.RUNNING, watched_ns=0, reason=command.reason)
+    running = _anew(replace(state, phase=Phase.RUNNING, reason=command.reason))
     return Decision(running, None, (Audit("continued", command.actor, command.reason, facts),))
 
 
@@ -227,7 +231,7 @@ def _go_on(spec: RolloutSpec, state: RolloutState, evidence: Evidence, hold: str
         reason = f"step {state.step + 1} passed: every metric, {evidence.answers} answers"
         if state.step + 1 == len(spec.steps):
             return _finish(state, evidence, CONTROLLER, reason)
-        following = replace(state, step=state.step + 1, watched_ns=0, reason=reason)
+        following = _anew(replace(state, step=state.step + 1, reason=reason))
         share_bp = share_of(spec, following.step)
         facts = {"step": following.step + 1, "share_bp": share_bp, "evidence": evidence.as_dict()}
         return Decision(following, DesiredChange(share_bp, reason), (Audit("advanced", CONTROLLER, reason, facts),))
@@ -238,6 +242,11 @@ def _go_on(spec: RolloutSpec, state: RolloutState, evidence: Evidence, hold: str
         paused = replace(state, phase=Phase.PAUSED, reason=reason)
         return Decision(paused, None, (Audit("paused", CONTROLLER, reason, facts, is_alarm=True),))
     return Decision(state)
+
+
+def _anew(state: RolloutState) -> RolloutState:
+    """The time of a step begins."""
+    return replace(state, watched_ns=0, since_unix_ns=state.looked_unix_ns)
 
 
 def _abort(state: RolloutState, evidence: Evidence, actor: str, reason: str, *, is_alarm: bool) -> Decision:

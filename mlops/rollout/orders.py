@@ -168,7 +168,7 @@ class Rollouts:
             revision=now.revision,
         )
         now_ns = self.now_ms(write.connection) * 1_000_000
-        state = RolloutState(looked_unix_ns=now_ns, reason=found.reason)
+        state = RolloutState(since_unix_ns=now_ns, looked_unix_ns=now_ns, reason=found.reason)
         progress = Progress(1, state, desired_revision=now.revision, began_ns=now_ns)
         insert_progress(write.connection, found.rollout, progress)
         return found

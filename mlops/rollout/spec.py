@@ -17,10 +17,16 @@ from mlops.statistics.directions import HIGHER_IS_BETTER
 from mlops.tap.layout import BUCKETS
 from tickserve.errors import ConfigurationError
 
+#: Of a step's windows that are not evidence in its time: the one in which the share changed, and the one under way.
+_LOST_WINDOWS = 2
+#: Of a horizon's name, as a manifest has it.
+_MOST_NAME = 256
 Positive = Annotated[float, Field(gt=0)]
-#: Of keys and requests: what is beyond is a slip of the pen.
-_MOST = 10**12
+#: Of keys, requests, seconds and bins: what is beyond is a slip of the pen.
+_MOST, _MOST_S, _MOST_BINS = 10**12, 366 * 86_400.0, 256
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+#: Smaller ones take more windows to show than there are.
+Tolerance = Annotated[float, Field(ge=1e-6, lt=1)]
 
 
 class Step(Frozen):
@@ -38,7 +44,7 @@ class Step(Frozen):
 
     share: Annotated[float, Field(ge=0.01, le=100)]
     min_time_s: Annotated[float, Field(ge=0)] = 600.0
-    max_time_s: Positive = 86_400.0
+    max_time_s: Annotated[float, Field(gt=0, le=_MOST_S)] = 86_400.0
     min_requests: Annotated[int, Field(ge=1, le=_MOST)] = 1_000
 
     @property
@@ -64,7 +70,7 @@ class CellRule(Frozen):
 
     ratio: Annotated[float, Field(ge=1)] = 1.0
     margin: Annotated[float, Field(gt=1)] = 2.0
-    tolerance: Fraction = 0.02
+    tolerance: Tolerance = 0.02
 
     @model_validator(mode="after")
     def _consistent(self) -> "CellRule":
@@ -83,9 +89,9 @@ class LatencyRule(Frozen):
     """
 
     quantile: Fraction = 0.99
-    margin_bins: Annotated[int, Field(ge=2)] = 2
+    margin_bins: Annotated[int, Field(ge=2, le=_MOST_BINS)] = 2
     worse: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    tolerance: Fraction = 0.05
+    tolerance: Tolerance = 0.05
     min_answers: Annotated[int, Field(ge=200, le=_MOST)] = 200
 
     @model_validator(mode="after")
@@ -113,8 +119,11 @@ class OutcomeRule(Frozen):
 
     @model_validator(mode="after")
     def _known(self) -> "OutcomeRule":
-        if self.figure.partition(":")[0] not in HIGHER_IS_BETTER:
-            raise ValueError(f"figure {self.figure!r} is none of {', '.join(sorted(HIGHER_IS_BETTER))}")
+        metric, colon, horizon = self.figure.partition(":")
+        if metric not in HIGHER_IS_BETTER:
+            raise ValueError(f"figure {metric[:80]!r} is none of {', '.join(sorted(HIGHER_IS_BETTER))}")
+        if colon and not (horizon.isprintable() and 1 <= len(horizon) <= _MOST_NAME):
+            raise ValueError(f"figure {self.figure[:80]!r} names no horizon after the colon")
         return self
 
 
@@ -175,7 +184,7 @@ class RolloutSpec(Frozen):
     keys: Annotated[int, Field(ge=1, le=_MOST)]
     window_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0
     shadow: Annotated[float, Field(ge=0, le=100)] = 100.0
-    max_bad_answers: Annotated[int, Field(ge=1)] = 1_000
+    max_bad_answers: Annotated[int, Field(ge=1, le=_MOST)] = 1_000
 
     @property
     def shadow_bp(self) -> int:
@@ -226,6 +235,13 @@ class RolloutSpec(Frozen):
 
     def _require_windows(self, number: int, step: Step) -> None:
         have = math.floor(step.max_time_s / self.window_s)
+        least = math.ceil(step.min_time_s / self.window_s)
+        if least + _LOST_WINDOWS > have:
+            raise ValueError(
+                f"step {number} cannot reach a decision: min_time_s {step.min_time_s:g} is {least} windows of "
+                f"{self.window_s:g} s, max_time_s {step.max_time_s:g} holds {have}, and {_LOST_WINDOWS} go by until "
+                "the first one is whole and the last one is counted"
+            )
         for name in self.analysis.metrics:
             rule = getattr(self.analysis, name)
             if isinstance(rule, OutputRule):
@@ -283,7 +299,7 @@ def parse_spec(plain: Any) -> RolloutSpec:
     try:
         # By way of text: JSON and TOML have arrays where the value has tuples.
         return RolloutSpec.model_validate_json(json.dumps(plain))
-    except (ValidationError, TypeError, ValueError) as error:
+    except (ValidationError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, ValidationError):
             fault = explain(error, "rollout spec")
             raise ConfigurationError(fault.message, field=fault.field) from None

@@ -63,7 +63,7 @@ def go_on(found: RolloutRow, spec: RolloutSpec, progress: Progress, look: Look, 
     # Bad answers count whenever they come, also where their window was not waited for any longer.
     late = [row for row in look.rows if row.start_ns < start_ns and _is_new(row, progress)]
     if late:
-        analysis.expose(*exposure(found, spec, late))
+        analysis.expose(exposure(found, spec, late))
     progress = replace(progress, next_window_ns=start_ns, reached={**progress.reached, **_keys(reached(late))})
     end_ns = max(start_ns, horizon(look.now_ns, complete_to_ns, window_ns))
     taken = take(
@@ -149,12 +149,12 @@ def _after(window: Taken, progress: Progress, analysis: Analysis, complete_to_ns
     missing = _missing(progress.next_window_ns, window.start_ns, complete_to_ns, window_ns)
     step_from_ns = progress.step_from_ns
     if window.counts is None:
-        analysis.expose(window.exposed, window.stable)
+        analysis.expose(window.exposure)
     else:
         # The first evidence of a step is of the first window that every server gave it the share in.
         if analysis.evidence().share_bp != window.counts.share_bp:
             step_from_ns = window.start_ns
-        analysis.update(window.counts, window.exposed, window.stable)
+        analysis.update(window.counts, window.exposure)
     return replace(
         progress,
         next_window_ns=window.end_ns,

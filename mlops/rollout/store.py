@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -13,10 +14,10 @@ from mlops.registry.rollouts import RolloutRow, all_open
 from mlops.registry.schema import rollout_decisions, rollout_progress
 from mlops.rollout.machine import RolloutState
 from mlops.rollout.spec import RolloutSpec, parse_spec
-from tickserve.errors import ConflictError, RegistryError
+from tickserve.errors import ConfigurationError, ConflictError, RegistryError
 
 #: Of what is kept of a rollout. Evidence of another one cannot be gone on from, and counts as lost.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,15 @@ def spec_of(found: RolloutRow) -> RolloutSpec:
 
 
 def window_lengths(connection: Connection) -> Mapping[str, int]:
-    """How long the windows of each model with an open rollout are, in ns: so they are to be counted."""
-    return {found.model: round(float(found.spec["window_s"]) * 1e9) for found in all_open(connection)}
+    """How long the windows of each model with an open rollout are, in ns: so they are to be counted.
+
+    One whose spec cannot be read says nothing.
+    """
+    lengths = {}
+    for found in all_open(connection):
+        with suppress(ConfigurationError):
+            lengths[found.model] = round(spec_of(found).window_s * 1e9)
+    return lengths
 
 
 def read_progress(connection: Connection, rollout: int) -> Progress:

@@ -12,7 +12,9 @@ from mlops.rollout.analysis import Evidence, evidence_of
 from mlops.rollout.controller import LEASE
 from mlops.rollout.coverage import read_coverage
 from mlops.rollout.machine import Phase
+from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.store import DamagedProgressError, Decided, Progress, read_decisions, read_progress, spec_of
+from tickserve.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,10 @@ class RolloutView:
     phase : str
         `preparing` before its first share, `running`, `paused`, `finished`, `aborted`; `damaged` where what it knew is
         lost.
-    step, steps : int
-        The present step, from 1, and how many there are.
+    step : int
+        The present one, from 1.
+    spec : RolloutSpec, optional
+        None where this tickserve cannot read it; `evidence` is empty then.
     share_bp : int
         The version's share of the keys by desired state.
     hold : str
@@ -37,7 +41,7 @@ class RolloutView:
     rollout: RolloutRow
     phase: str
     step: int
-    steps: int
+    spec: RolloutSpec | None
     share_bp: int
     reason: str
     evidence: Evidence
@@ -47,6 +51,11 @@ class RolloutView:
     hold: str
     controller: str
     decisions: tuple[Decided, ...]
+
+    @property
+    def steps(self) -> int | None:
+        """How many there are."""
+        return None if self.spec is None else len(self.spec.steps)
 
     @property
     def traffic_share(self) -> float | None:
@@ -82,30 +91,35 @@ class RolloutView:
 
 def read_view(connection: Connection, found: RolloutRow, leases: Leases) -> RolloutView:
     """How a rollout stands now."""
-    spec = spec_of(found)
+    spec, hold = None, ""
+    try:
+        spec = spec_of(found)
+    except ConfigurationError as error:
+        hold = f"this tickserve cannot read its spec: {error.message}"
     decisions = read_decisions(connection, found.rollout)
     last = decisions[-1]
     evidence, progress, phase = Evidence(), None, "damaged"
     try:
         progress = read_progress(connection, found.rollout)
         phase = _phase(progress)
-        evidence = evidence_of(spec, progress.analysis)
+        if spec is not None:
+            evidence = evidence_of(spec, progress.analysis)
     except DamagedProgressError:
         pass
-    hold = ""
     if found.ended_at is not None:
-        phase = last.event
-    elif progress is not None:
+        phase, hold = last.event, ""
+    elif progress is not None and not hold:
         # Whoever decides says which rows are damaged; here it shows as a server that nobody counts for.
         now_ns = leases.now_ms(connection) * 1_000_000
-        hold = read_coverage(connection, found, now_ns, on_damaged=lambda error: None).hold
+        since_ns = progress.state.since_unix_ns
+        hold = read_coverage(connection, found, now_ns, since_ns, on_damaged=lambda error: None).hold
     desired = read_desired(connection, found.model)
     shares = {share.version: share.weight_bp for share in desired.state.split} if desired is not None else {}
     return RolloutView(
         rollout=found,
         phase=phase,
         step=progress.state.step + 1 if progress is not None else max(last.step, 1),
-        steps=len(spec.steps),
+        spec=spec,
         share_bp=shares.get(found.canary, 0),
         reason=last.reason if found.ended_at is not None or progress is None else progress.state.reason,
         evidence=evidence,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlops.registry.rollouts import RolloutRow
-from mlops.rollout.counts import SideCounts, WindowCounts
+from mlops.rollout.counts import Exposure, SideCounts, WindowCounts
 from mlops.rollout.spec import RolloutSpec
 from mlops.rollout.sums import CountedWindow, Side, sum_side, sum_window
 from mlops.routing import WHOLE_BP
@@ -17,7 +17,7 @@ _LEAST_WAIT_NS = 10 * _NS
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taken:
-    """One window: `counts` where it is evidence under the present share; `exposed` and `stable` as `exposure` has them.
+    """One window: `counts` where it is evidence under the present share, and what clients were exposed to.
 
     It may be longer than the spec says, where a sidecar came late. `is_watched` is False where a server's counts are
     missing. `reached` is how far each sidecar and server is with it, as `reached`.
@@ -26,8 +26,7 @@ class Taken:
     start_ns: int
     end_ns: int
     counts: WindowCounts | None
-    exposed: SideCounts
-    stable: tuple[SideCounts, ...]
+    exposure: Exposure
     is_watched: bool
     reached: Mapping[tuple[str, str], int]
 
@@ -90,20 +89,17 @@ def take(
         is_watched = last_ns <= complete_to_ns
         is_whole = is_watched and first_ns >= evidence_from_ns
         counts = _evidence(found, spec, together, share_bp, edge_ns) if is_whole else None
-        exposed, stable = exposure(found, spec, together)
-        yield Taken(first_ns, last_ns, counts, exposed, stable, is_watched, reached(together))
+        yield Taken(first_ns, last_ns, counts, exposure(found, spec, together), is_watched, reached(together))
 
 
-def exposure(
-    found: RolloutRow, spec: RolloutSpec, rows: Iterable[CountedWindow]
-) -> tuple[SideCounts, tuple[SideCounts, ...]]:
-    """What clients got of the rollout's version in these windows; what stable made of its own requests and of these.
-
-    Keys differ, and a share of them may hold the few that are always bad: only stable's shadow shows that.
-    """
+def exposure(found: RolloutRow, spec: RolloutSpec, rows: Iterable[CountedWindow]) -> Exposure:
+    """What clients got of the rollout's version in these windows, and what stable did."""
     rows = tuple(rows)
-    sides = {_compared(found, spec)[1], Side(found.stable, SHADOW_ROLE)}
-    return sum_side(rows, clients_of(found, spec)), tuple(sum_side(rows, side) for side in sorted(sides))
+    return Exposure(
+        sum_side(rows, clients_of(found, spec)),
+        SideCounts.empty() if spec.strategy == "blue_green" else sum_side(rows, Side(found.stable, STABLE_ROLE)),
+        sum_side(rows, Side(found.stable, SHADOW_ROLE)),
+    )
 
 
 def reached(rows: Iterable[CountedWindow]) -> dict[tuple[str, str], int]:

@@ -1,6 +1,5 @@
 """Rollouts in the sidecar: a thread that holds the lease while there is something to decide, and decides it."""
 
-import contextlib
 import os
 import secrets
 import socket
@@ -13,7 +12,6 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from sqlalchemy import Connection
 
 from mlops.alerts.actions import Notice
 from mlops.registry import Registry
@@ -24,7 +22,7 @@ from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.metrics import Verdict
 from mlops.rollout.view import RolloutView, read_view
 from mlops.sidecar.telling import Teller
-from tickserve.errors import ConfigurationError, RegistryError, TickserveError, UnreachableError
+from tickserve.errors import RegistryError, TickserveError, UnreachableError
 
 _log = structlog.get_logger()
 _POLL_S = 0.25
@@ -132,7 +130,8 @@ class RolloutWorker:
                 phase.add_metric([*of, each], float(each == view.phase))
             for judged in view.evidence.verdicts:
                 verdict.add_metric([*of, judged.metric], _VERDICTS[judged.verdict])
-            bad.add_metric(of, view.evidence.bad_answers)
+            if view.spec is not None:
+                bad.add_metric(of, view.evidence.bad_answers)
             unwatched.add_metric(of, view.unwatched)
             hold.add_metric(of, float(bool(view.hold)))
         yield from (share, step, phase, verdict, bad, unwatched, hold)
@@ -199,7 +198,7 @@ class RolloutWorker:
             controller.step_all(self._lease)
         finally:
             with registry.journal.database.read() as connection:
-                self._views = tuple(_views(connection, leases))
+                self._views = tuple(read_view(connection, found, leases) for found in all_open(connection))
         return renew_at
 
     def _baseline(self, registry: Registry, model: str, version: int) -> NDArray[np.int64] | None:
@@ -237,13 +236,6 @@ class RolloutWorker:
             registry.close()
         except TickserveError as error:
             _log.warning("lease_not_released", error=error.message)
-
-
-def _views(connection: Connection, leases: Leases) -> Iterator[RolloutView]:
-    """Of every open rollout that can be read; the step of one that cannot has failed, and said so."""
-    for found in all_open(connection):
-        with contextlib.suppress(ConfigurationError):
-            yield read_view(connection, found, leases)
 
 
 def baseline_of(registry: Registry, model: str, version: int) -> NDArray[np.int64] | None:

@@ -270,7 +270,20 @@ def test_a_split_is_set_shown_and_tells_where_a_key_goes(run: Run, packages: Pac
 
 
 @pytest.mark.parametrize(
-    "shares", [["2=0"], ["2=100"], ["2=0.001"], ["2"], ["x=1"], ["2=nan"], ["2=1", "2=2"], ["2=60", "3=40"], ["1=50"]]
+    "shares",
+    [
+        ["2=0"],
+        ["2=100"],
+        ["2=0.001"],
+        ["2"],
+        ["x=1"],
+        ["2=nan"],
+        ["2=1", "2=2"],
+        ["2=60", "3=40"],
+        ["1=50"],
+        ["0=5"],
+        ["9" * 23 + "=5"],
+    ],
 )
 def test_shares_that_are_none_are_wrong_use(run: Run, packages: Packages, shares: list[str]) -> None:
     run("models", "register", packages(1))

@@ -1,5 +1,6 @@
 """Rollouts that are killed, raced, fenced off and cut off: nothing is written by halves, twice, or by the wrong one."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,13 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select
 
-from mlops.registry import Registry, Share
+from mlops.registry import Author, Registry, Share
 from mlops.registry.desired import write_state
-from mlops.registry.leases import LeaseLostError
+from mlops.registry.journal import Write
+from mlops.registry.leases import LeaseLostError, seize
 from mlops.registry.schema import audit, desired_history, rollout_decisions, rollout_progress, rollouts
-from mlops.rollout import Order
+from mlops.rollout import Order, Phase
 from mlops.rollout.controller import LEASE
-from mlops.rollout.store import spec_of
+from mlops.rollout.store import spec_of, window_lengths
+from mlops.rollout.traffic import Traffic
+from mlops.rollout.view import read_view
 from tests.support.registry import ANN, Backend, Clock, Packages, add
 from tests.support.rollouts import World, side
 from tickserve.errors import ConflictError, ControlError, TickserveError
@@ -241,6 +245,46 @@ def test_order_between_a_look_and_its_writing_counts(world: World, order: Order)
     )
 
 
+def take_back(registry: Registry) -> None:
+    """As an alert takes canaries their share."""
+
+    def change(write: Write) -> None:
+        assert Traffic(registry).reduce_share(write, "demo")
+        seize(write.connection, LEASE, "alert-policy")
+
+    registry.journal.write("reduce-share", Author("alert-policy", "too many errors"), change, model="demo")
+
+
+def test_alert_that_comes_while_a_controller_writes_has_the_last_word(world: World, backend: Backend) -> None:
+    write, engine = about_to_advance(world), world.registry.journal.database.engine
+    with backend.open() as other:
+        alert = threading.Thread(target=take_back, args=(other,))
+
+        def come(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "INTO rollout_decisions" in statement and not alert.ident and threading.current_thread() is not alert:
+                alert.start()
+
+        event.listen(engine, "before_cursor_execute", come)
+        try:
+            write()
+        finally:
+            event.remove(engine, "before_cursor_execute", come)
+        alert.join()
+    assert world.events[-2:] == ["advanced", "aborted"]
+    assert world.split == {1: 10_000}
+
+
+def test_what_a_controller_was_about_to_write_is_fenced_off_by_an_alert(world: World, backend: Backend) -> None:
+    write = about_to_advance(world)
+    with backend.open() as other:
+        take_back(other)
+    before = everything(world.registry)
+    with pytest.raises(LeaseLostError):
+        write()
+    assert everything(world.registry) == before
+    assert world.split == {1: 10_000}
+
+
 def test_next_controller_goes_on_to_the_same_bits(backend: Backend, packages: Packages, tmp_path: Any) -> None:
     found = []
     for holders in (("one",), ("one", "two", "three")):
@@ -322,13 +366,17 @@ def test_version_that_was_retired_meanwhile_pauses_and_tells(world: World) -> No
 
 
 @pytest.mark.parametrize("how", ["rollback", "abort"])
-def test_spec_that_this_tickserve_does_not_know_stops_its_rollout_and_people_end_it(world: World, how: str) -> None:
+def test_spec_that_this_tickserve_does_not_know_pauses_its_rollout_and_people_end_it(world: World, how: str) -> None:
     begun(world)
-    with world.registry.journal.database.engine.begin() as connection:
-        connection.exec_driver_sql('UPDATE rollouts SET spec = \'{"strategy":"canary","window_s":1}\'')
-    with pytest.raises(TickserveError, match="rollout spec"):
-        world.look()
+    world.second()
+    of_another_release(world)
+    for _ in range(2):
+        with pytest.raises(TickserveError, match="rollout spec"):
+            world.look()
     assert world.split == {2: 1_000, 1: 9_000}
+    assert world.progress.state.phase is Phase.PAUSED
+    assert [alarm.event for alarm in world.alarms] == ["paused"], "told once"
+    assert "nobody judges version 2, which keeps its share" in world.alarms[0].reason
     with pytest.raises(TickserveError, match="rollout spec"):
         world.order(Order.PAUSE)
     if how == "rollback":
@@ -339,3 +387,61 @@ def test_spec_that_this_tickserve_does_not_know_stops_its_rollout_and_people_end
     assert world.rollout.ended_at is not None
     state = world.registry.desired("demo").state  # type: ignore[union-attr]
     assert (state.shadow, state.latency_edge_ns) == (None, 0)
+
+
+def of_another_release(world: World, spec: str = '{"strategy":"canary","window_s":1}') -> str:
+    """Puts a spec in the place of an open rollout's; the one that it had."""
+    before = json.dumps(world.rollout.spec)
+    with world.registry.journal.database.engine.begin() as connection:
+        connection.execute(rollouts.update().values(spec=json.loads(spec)))
+    return before
+
+
+def test_rollout_goes_on_by_its_evidence_once_its_spec_can_be_read_and_somebody_continues_it(world: World) -> None:
+    begun(world)
+    world.seconds(2)
+    windows = world.evidence.windows
+    spec = of_another_release(world)
+    with pytest.raises(TickserveError, match="rollout spec"):
+        world.second()
+    of_another_release(world, spec)
+    world.seconds(20)
+    assert world.split == {2: 1_000, 1: 9_000}, "paused is paused"
+    assert world.evidence.windows > windows
+    world.order(Order.CONTINUE)
+    world.seconds(30)
+    assert world.split == {2: 10_000}
+
+
+def test_pause_by_hand_does_not_hide_that_nobody_judges(world: World) -> None:
+    begun(world)
+    world.order(Order.PAUSE)
+    of_another_release(world)
+    with pytest.raises(TickserveError, match="rollout spec"):
+        world.look()
+    assert "nobody judges" in world.alarms[0].reason
+
+
+def test_spec_and_progress_that_cannot_be_read_take_the_version_back(world: World) -> None:
+    begun(world)
+    of_another_release(world)
+    world.write(lambda connection: connection.execute(rollout_progress.update().values(body="{")))
+    with pytest.raises(TickserveError, match="rollout spec"):
+        world.look()
+    assert world.split == {1: 10_000}
+    assert [alarm.event for alarm in world.alarms] == ["aborted"]
+    world.look()
+
+
+def test_spec_that_cannot_be_read_is_shown_and_keeps_no_model_from_being_counted(world: World) -> None:
+    begun(world)
+    of_another_release(world, '{"strategy":"canary","window_s":"often"}')
+    with world.registry.journal.database.read() as connection:
+        assert window_lengths(connection) == {}
+        view = read_view(connection, world.rollout, world.leases)
+    assert "this tickserve cannot read its spec" in view.hold
+    assert (view.share_bp, view.steps) == (1_000, None)
+    of_another_release(world, "{}")
+    with world.registry.journal.database.read() as connection:
+        assert window_lengths(connection) == {}
+        assert read_view(connection, world.rollout, world.leases).as_dict()["strategy"] == ""

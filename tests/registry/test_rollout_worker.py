@@ -9,6 +9,7 @@ import pytest
 from mlops.alerts.actions import Notice
 from mlops.registry import Registry
 from mlops.registry.leases import Lease
+from mlops.registry.schema import rollouts
 from mlops.rollout import Order
 from mlops.rollout.alarms import read_untold
 from mlops.rollout.controller import Controller
@@ -123,6 +124,28 @@ def test_alarm_is_told_until_it_was_heard(world: World, workers: Callable[..., R
     assert (heard[0].change, heard[0].model, heard[0].version) == ("aborted", "demo", "2")
     assert world.split == {1: 10_000}
     assert worker.name == "rollouts"
+
+
+def test_rollout_that_nobody_can_judge_is_loud(world: World, workers: Callable[..., RolloutWorker]) -> None:
+    heard: list[Notice] = []
+    world.report()
+    world.start()
+    world.look()
+    world.leases.release(world.leases_["one"])
+    with world.registry.journal.database.engine.begin() as connection:
+        connection.execute(rollouts.update().values(spec={"strategy": "canary", "of": "another release"}))
+    worker = workers(tell=heard.append)
+    until(lambda: bool(heard))
+    assert (heard[0].change, heard[0].version) == ("paused", "2")
+    assert "nobody judges version 2" in heard[0].evidence
+    until(lambda: samples(worker).get(("tickserve_rollout_phase", "demo", "2", "paused")) == 1)
+    told = samples(worker)
+    assert told["tickserve_rollout_held", "demo", "2"] == 1
+    assert told["tickserve_rollout_share", "demo", "2", "keys"] == pytest.approx(0.1)
+    assert told["tickserve_rollout_controller_faults_total", "failed"] >= 1
+    assert ("tickserve_rollout_bad_answers", "demo", "2") not in told, "nobody knows"
+    assert world.split == {2: 1_000, 1: 9_000}
+    assert len(heard) == 1
 
 
 def test_webhook_that_does_not_answer_keeps_no_decision_waiting(

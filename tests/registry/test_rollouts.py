@@ -8,6 +8,7 @@ import pytest
 from mlops import histogram
 from mlops.registry import Author, Shadow
 from mlops.registry.desired import write_state
+from mlops.registry.fleet import ServerReport, write_report
 from mlops.registry.rollouts import open_rollout
 from mlops.rollout import Order, Phase
 from mlops.rollout.analysis import Analysis
@@ -91,6 +92,18 @@ def test_bad_answers_that_stable_would_have_given_to_the_same_requests_are_none_
     world.canary, world.shadow = broken, broken if is_stable_too else side()
     world.seconds(25)
     assert world.events[-1] == ("finished" if is_stable_too else "aborted")
+
+
+def test_shadow_that_is_broken_itself_does_not_lift_the_bound_on_bad_answers(world: World) -> None:
+    # Errors decide nothing here, so the bound alone is between clients and the version.
+    world.start(make_spec(max_bad_answers=600, analysis=QUICK | {"errors": None}))
+    world.report()
+    world.look()
+    world.canary, world.shadow = side(failures=1), side(failures=10)
+    world.seconds(3)
+    assert world.split == {1: 10_000}
+    assert "bound is 600" in world.decisions[-1].reason
+    assert not world.evidence.is_shadow_trusted
 
 
 def test_windows_under_another_share_are_no_evidence(world: World) -> None:
@@ -183,6 +196,87 @@ def test_server_without_a_sidecar_holds_the_rollout_and_is_named(world: World) -
     assert world.progress.state.phase is Phase.PAUSED
     assert "no sidecar counts for s2" in world.progress.state.reason
     assert [alarm.event for alarm in world.alarms] == ["paused"]
+
+
+def fleet_of_two(world: World, **changes: object) -> None:
+    """Two servers in the first step; the second one says nothing more, and its sidecar goes on."""
+    world.servers = ["s1", "s2"]
+    world.counted = {"s1", "s2"}
+    step = {"share": 10.0, "min_time_s": 20.0, "max_time_s": 100.0, "min_requests": 100}
+    world.start(make_spec(steps=[step, step | {"share": 50.0}], **changes))
+    world.report()
+    world.look()
+    world.seconds(2)
+    world.servers = ["s1"]
+
+
+def hold_of(world: World) -> str:
+    with world.registry.journal.database.read() as connection:
+        return read_view(connection, world.rollout, world.leases).hold
+
+
+def test_nothing_advances_while_a_server_that_served_the_step_is_not_seen(world: World) -> None:
+    fleet_of_two(world)
+    world.seconds(60)
+    assert world.split == {2: 1_000, 1: 9_000}
+    assert "s2 served the model in this step, says nothing" in hold_of(world)
+    evidence = world.evidence
+    assert evidence.step_windows >= 60, "what its sidecar counts is evidence, as that of the others"
+    assert evidence.requests >= 60 * 2 * 10 * BUCKETS
+    world.servers = ["s1", "s2"]
+    world.seconds(2)
+    assert world.split == {2: 5_000, 1: 5_000}
+
+
+def test_step_with_a_server_that_is_not_seen_pauses_at_its_longest_time_and_goes_on_when_somebody_says_so(
+    world: World,
+) -> None:
+    fleet_of_two(world)
+    world.counted = {"s1"}
+    world.seconds(100)
+    assert world.progress.state.phase is Phase.PAUSED
+    assert "not known to have stopped" in world.progress.state.reason
+    assert [alarm.event for alarm in world.alarms] == ["paused"]
+    world.order(Order.CONTINUE)
+    assert hold_of(world) == ""
+    world.seconds(100)
+    assert world.split == {2: 10_000}
+
+
+def test_breach_takes_a_version_back_while_a_server_and_its_sidecar_are_gone(world: World) -> None:
+    fleet_of_two(world, max_bad_answers=10**9)
+    world.counted = {"s1"}
+    world.seconds(70)
+    assert "s2" in hold_of(world)
+    world.canary = side(failures=1)
+    world.seconds(5)
+    assert world.split == {1: 10_000}
+    assert "more of the canary's keys go bad" in world.decisions[-1].reason
+
+
+@pytest.mark.parametrize("who", ["server", "sidecar"])
+def test_server_that_is_known_to_have_stopped_keeps_nothing_waiting(world: World, who: str) -> None:
+    fleet_of_two(world)
+    world.seconds(1)
+    if who == "server":
+        stopped = ServerReport("s2", world.now, "stopped", "python")
+        world.write(lambda connection: write_report(connection, stopped))
+        world.counted = {"s1"}
+    else:
+        world.end("s2")
+    world.seconds(70)
+    assert world.split == {2: 10_000}
+
+
+def test_new_life_of_a_server_is_missed_although_the_one_before_was_seen_to_end(world: World) -> None:
+    fleet_of_two(world)
+    world.end("s2")
+    world.servers = ["s1", "s2"]
+    world.second()
+    world.servers = ["s1"]
+    world.seconds(60)
+    assert world.split == {2: 1_000, 1: 9_000}
+    assert "s2" in hold_of(world)
 
 
 def test_edge_is_frozen_from_stables_own_latencies(world: World) -> None:

@@ -173,7 +173,19 @@ class World:
             for server in self.counted:
                 reported = Reported(f"boot-{server}", "demo", server, upto, upto, _NS, 0, {})
                 write_progress(connection, f"of-{server}", "writer", reported)
-            connection.execute(update(reporters).values(at=self.now))
+            theirs = update(reporters).where(reporters.c.server.in_(self.counted))
+            connection.execute(theirs.values(at=self.now))
+
+        self.write(change)
+
+    def end(self, server: str) -> None:
+        """The server's sidecar has seen the end of its process, and counted all of it."""
+        self.counted.discard(server)
+        ended = Reported(f"boot-{server}", "demo", server, self.now_ns, self.now_ns, _NS, 0, {}, has_ended=True)
+
+        def change(connection: Connection) -> None:
+            write_progress(connection, f"of-{server}", "writer", ended)
+            connection.execute(update(reporters).where(reporters.c.server == server).values(at=self.now))
 
         self.write(change)
 

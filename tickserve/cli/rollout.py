@@ -27,7 +27,7 @@ from tickserve.cli.models.options import (
     print_json,
     print_table,
 )
-from tickserve.errors import ConfigurationError, UnknownError
+from tickserve.errors import UnknownError
 
 if TYPE_CHECKING:
     from mlops.registry import Registry
@@ -191,11 +191,7 @@ def _order(model: str, order: str, reason: str, actor: str, registry: str, artif
         from mlops.rollout.orders import Rollouts
 
         Rollouts(found).order(model, Order(order), author(actor, reason))
-        try:
-            seen = _view(found, model)
-        except ConfigurationError as error:
-            typer.echo(f"done ({order}), but this tickserve cannot show it: {error.message}", err=True)
-            return
+        seen = _view(found, model)
     _show(seen, as_json)
 
 
@@ -239,7 +235,8 @@ def _render(seen: "Seen") -> Group:
     """The whole view: what it is, where it is, and what each metric says."""
     view, comparison = seen
     found = view.rollout
-    title = f"{found.model}: {found.strategy.replace('_', '-')} of version {found.canary} beside {found.stable}"
+    strategy = found.strategy.replace("_", "-") or "rollout"
+    title = f"{found.model}: {strategy} of version {found.canary} beside {found.stable}"
     lines: list[Any] = [Text(title, style="bold"), _facts(view, comparison)]
     if view.evidence.verdicts:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -252,18 +249,12 @@ def _render(seen: "Seen") -> Group:
 
 
 def _facts(view: "RolloutView", comparison: "Comparison") -> Table:
-    evidence, spec = view.evidence, view.rollout.spec
     traffic = "" if view.traffic_share is None else f", {view.traffic_share:.2%} of the traffic"
-    step = spec["steps"][min(view.step, view.steps) - 1]
     facts = {
-        "phase": f"{view.phase}, step {view.step} of {view.steps}",
+        "phase": f"{view.phase}, step {view.step}" + ("" if view.steps is None else f" of {view.steps}"),
         "share": f"{view.share_bp / 100:g}% of the keys{traffic}",
         "why": view.reason,
-        "watched": f"{view.watched_s:.0f} s of {step['min_time_s']:g} to {step['max_time_s']:g} s",
-        "answers": f"{evidence.answers} of {step['min_requests']}, in {evidence.buckets} key buckets",
-        "bad answers": f"{evidence.bad_answers}, {evidence.excess_bad_answers:.1f} beyond stable's rate, "
-        f"bound {spec['max_bad_answers']}",
-        "windows": f"{evidence.windows} counted, {view.unwatched} left out",
+        **_judged(view),
         "edge": "" if not view.edge_ns else f"{view.edge_ns / 1e3:.1f} us",
         "latency": _latency(comparison),
         "both saw": _both(comparison),
@@ -280,6 +271,22 @@ def _facts(view: "RolloutView", comparison: "Comparison") -> Table:
         if text:
             table.add_row(name, escape(cell(text)))
     return table
+
+
+def _judged(view: "RolloutView") -> dict[str, str]:
+    """How far the present step is; nothing where the spec cannot be read."""
+    evidence, spec = view.evidence, view.spec
+    if spec is None:
+        return {}
+    step = spec.steps[min(view.step, len(spec.steps)) - 1]
+    doubt = "" if evidence.is_shadow_trusted else "; stable's shadow is bad where stable is not, and explains none"
+    return {
+        "watched": f"{view.watched_s:.0f} s of {step.min_time_s:g} to {step.max_time_s:g} s",
+        "answers": f"{evidence.answers} of {step.min_requests}, in {evidence.buckets} key buckets",
+        "bad answers": f"{evidence.bad_answers}, {evidence.excess_bad_answers:.1f} beyond stable's rate, "
+        f"bound {spec.max_bad_answers}{doubt}",
+        "windows": f"{evidence.windows} counted, {view.unwatched} left out",
+    }
 
 
 def _latency(comparison: "Comparison") -> str:

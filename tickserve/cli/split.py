@@ -76,7 +76,7 @@ def set_(
     """
     from mlops.registry.desired import make_state
 
-    canaries = _weights(shares or [])
+    canaries = _canaries(shares or [])
     with opened(registry, artifacts) as found:
         before = _desired(found, model)
         entries: dict[str, Any] = {name: getattr(before.state, name) for name in type(before.state).model_fields}
@@ -104,8 +104,10 @@ def _desired(registry: "Registry", model: str) -> "Desired":
     return desired
 
 
-def _weights(texts: list[str]) -> dict[int, int]:
-    found: dict[int, int] = {}
+def _canaries(texts: list[str]) -> "dict[int, Share]":
+    from mlops.registry import Share
+
+    found: dict[int, Share] = {}
     for text in texts:
         version, _, percent = text.partition("=")
         try:
@@ -114,29 +116,28 @@ def _weights(texts: list[str]) -> dict[int, int]:
                 raise ValueError
             if not 1 <= weight_bp < _WHOLE_BP or weight_bp % 1:
                 raise ValueError
+            share = Share(version=int(version), role="canary", weight_bp=int(weight_bp))
         except (ValueError, InvalidOperation):
             raise typer.BadParameter(
                 f"share {text!r}: VERSION=PERCENT is expected, each version once, from 0.01 to 99.99 in steps of 0.01; "
                 "`models promote` gives a version everything"
             ) from None
-        found[int(version)] = int(weight_bp)
-    if sum(found.values()) >= _WHOLE_BP:
-        raise typer.BadParameter(
-            f"the shares sum to {sum(found.values()) / 100:g}%; some must be left for the live version"
-        )
+        found[share.version] = share
+    given_bp = sum(share.weight_bp for share in found.values())
+    if given_bp >= _WHOLE_BP:
+        raise typer.BadParameter(f"the shares sum to {given_bp / 100:g}%; some must be left for the live version")
     return found
 
 
-def _split(state: "DesiredState", canaries: dict[int, int]) -> "tuple[Share, ...]":
+def _split(state: "DesiredState", canaries: "dict[int, Share]") -> "tuple[Share, ...]":
     from mlops.registry import Share
 
     stable = state.named("stable")
     if stable in canaries:
         raise typer.BadParameter(f"version {stable} is the live one, which has what the others leave; name the others")
     assert stable is not None  # noqa: S101 - every split has one
-    split = [Share(version=version, role="canary", weight_bp=weight) for version, weight in canaries.items()]
-    rest = _WHOLE_BP - sum(canaries.values())
-    return (*split, Share(version=stable, role="stable", weight_bp=rest))
+    rest = _WHOLE_BP - sum(share.weight_bp for share in canaries.values())
+    return (*canaries.values(), Share(version=stable, role="stable", weight_bp=rest))
 
 
 def _show(desired: "Desired", keys: list[str], as_json: bool, more: dict[str, Any] | None = None) -> None:

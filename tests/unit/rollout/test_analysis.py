@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mlops.rollout import Analysis, RolloutSpec, SideCounts, Verdict, WindowCounts, parse_spec
 from mlops.rollout.analysis import StepOutputs
+from mlops.rollout.counts import Exposure
 from mlops.rollout.outputs import psi_bounds, sign_flips
 from mlops.tap.layout import BUCKETS, COLUMNS, OVER_EDGE
 from tests.unit.rollout.windows import side, window
@@ -132,6 +133,45 @@ def test_bad_answers_beyond_stables_rate_are_counted() -> None:
     analysis = played(SPEC, window(canary=ours, stable=side(failures={0: 4})))
     evidence = analysis.evidence()
     assert (evidence.bad_answers, evidence.excess_bad_answers) == (8, 4.0)
+
+
+def test_an_answer_that_a_rule_withholds_is_one_bad_answer() -> None:
+    withheld = side(failures={0: 5, 1: 2}, violations={0: 5, 2: 3})
+    assert withheld.bad == 10
+    evidence = played(SPEC, window(canary=withheld, stable=side(failures={9: 4}, violations={9: 4}))).evidence()
+    assert (evidence.bad_answers, evidence.excess_bad_answers) == (10, 6.0)
+
+
+def exposed(shadow: SideCounts, stable: SideCounts, windows: int = 10) -> Analysis:
+    """A canary that fails once in every key bucket of each window."""
+    analysis = Analysis(SPEC)
+    each = window(canary=side(failures=dict.fromkeys(range(BUCKETS), 1)), stable=stable)
+    for _ in range(windows):
+        analysis.update(each, Exposure(each.canary, each.stable, shadow))
+    return analysis
+
+
+def test_a_shadow_that_fails_where_stable_does_not_explains_no_bad_answer() -> None:
+    all_bad = side(failures=dict.fromkeys(range(BUCKETS), 10))
+    evidence = exposed(all_bad, side()).evidence()
+    assert not evidence.is_shadow_trusted
+    assert evidence.excess_bad_answers == evidence.bad_answers == 10 * BUCKETS
+    # It stays so, also over a restart.
+    again = Analysis.restored(SPEC, json.loads(json.dumps(exposed(all_bad, side()).state())))
+    again.expose(Exposure(side(failures={0: 7}), side(), all_bad))
+    assert again.evidence().excess_bad_answers == 10 * BUCKETS + 7
+
+
+def test_a_shadow_that_fails_as_stable_does_explains_what_it_can() -> None:
+    all_bad = side(failures=dict.fromkeys(range(BUCKETS), 10))
+    evidence = exposed(all_bad, all_bad).evidence()
+    assert (evidence.is_shadow_trusted, evidence.excess_bad_answers) == (True, 0)
+    # A key that is always bad is in the canary's share, and in no other.
+    one = side(violations={7: 10})
+    analysis = Analysis(SPEC)
+    for _ in range(500):
+        analysis.update(window(canary=one), Exposure(one, side(), one))
+    assert (analysis.evidence().is_shadow_trusted, analysis.evidence().excess_bad_answers) == (True, 0)
 
 
 def test_a_canary_that_was_better_for_long_has_no_credit_of_bad_answers() -> None:

@@ -89,6 +89,13 @@ def test_a_tolerance_of_flips_that_a_flawless_canary_cannot_show_is_refused_with
     assert parse_spec(flips(0.03) | {"strategy": "blue_green"}), "there every key counts"
 
 
+def nested(depth: int) -> Any:
+    found: Any = 1
+    for _ in range(depth):
+        found = {"a": found}
+    return found
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -113,6 +120,18 @@ def test_a_tolerance_of_flips_that_a_flawless_canary_cannot_show_is_refused_with
         ({"analysis": {"latency": {"worse": 0.1}}}, "not above worse"),
         ({"analysis": {"errors": None, "violations": None, "latency": None}}, "nothing is judged"),
         ({"unknown": 1}, "unknown"),
+        ({"max_bad_answers": 10**22}, "max_bad_answers"),
+        ({"steps": [{"share": 10.0, "max_time_s": 1e300}]}, "max_time_s"),
+        (
+            {"steps": [{"share": 10.0, "min_time_s": 3_590.0, "max_time_s": 3_600.0}]},
+            "359 windows of 10 s, .* holds 360",
+        ),
+        ({"analysis": {"errors": {"tolerance": 5e-324}}}, "tolerance"),
+        ({"analysis": {"latency": {"margin_bins": 10**9}}}, "margin_bins"),
+        ({"analysis": {"outcome": {"figure": "rank_ic:"}}}, "names no horizon"),
+        ({"analysis": {"outcome": {"figure": "rank_ic:\0"}}}, "names no horizon"),
+        ({"analysis": {"outcome": {"figure": "rank_ic:" + "9" * 1_000}}}, "names no horizon"),
+        ({"analysis": {"errors": nested(2_000)}}, "recursion"),
         ({"window_s": float("nan")}, "window_s|JSON|finite"),
     ],
 )
