@@ -134,7 +134,7 @@ def test_rollback_that_nothing_could_be_told_of_says_so(
     source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
     reconciler, operations = trying(source, engine, tmp_path)
     monkeypatch.setattr("server.models.files.os.fsync", no_room)
-    with pytest.raises(ControlError, match=r"obeyed, but not written: it will not survive a restart \(No space"):
+    with pytest.raises(ControlError, match=r"a restart before the disk takes it \(No space"):
         operations.rollback("demo", actor="kim", reason="bad fills")
     assert stable(reconciler) == "3"
     operations.trip("demo", "3", "9 of 10 answers were bad", halts=True)
