@@ -3,11 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import structlog
 
+from server.models.desiring import DESIRE_S, Desiring
 from server.models.local import Mark, Overrides
 from server.models.reconciler import Reconciler
 from server.models.records import ModelRecord
@@ -19,11 +19,9 @@ _log = structlog.get_logger()
 #: The reason of a halt that a repository's unload made; only such a one ends with a load.
 UNLOADED = "unloaded by RepositoryModelUnload"
 
-#: Within this time what is desired is read again where somebody else wrote it, in seconds.
+#: Within this time what is desired is read again where somebody else wrote it, in seconds; shorter than `DESIRE_S`.
 _REREAD_S = 2.0
 _PAUSE_S = 0.05
-#: A rollback waits so long for desired state to be written: longer than that, and less than its callers wait.
-_DESIRE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +37,18 @@ class RolledBack:
 
 
 class Operations:
-    """Changes of what one server does. Every method may be called on any thread; `wake` starts a pass."""
+    """Changes of what one server does. Every method may be called on any thread; `wake` starts a pass.
 
-    def __init__(self, reconciler: Reconciler, wake: Callable[[], object] = lambda: None) -> None:
+    What is written into desired state is waited for `within_s` seconds.
+    """
+
+    def __init__(
+        self, reconciler: Reconciler, wake: Callable[[], object] = lambda: None, *, within_s: float = DESIRE_S
+    ) -> None:
         self._reconciler = reconciler
         self._events = reconciler.events
         self._wake = wake
+        self._desiring = Desiring(reconciler.source.name, within_s)
 
     def halt(self, model: str, *, actor: str, reason: str) -> list[str]:
         """Stops the answers of one model, or of all where `model` is empty; durable before it returns."""
@@ -130,28 +134,24 @@ class Operations:
         unwritten = self._reconciler.keep_overrides()
         self._tell("rolled_back", [model], actor, reason, version)
         why = f"rolled back from version {left}" + (f": {reason}" if reason else "")
-        desired: Future[str] = Future()
 
-        def desire() -> None:
+        def desire() -> str:
             try:
                 revision = self._desire_back(model, left, version, actor=actor, why=why)
                 known = replace(mark, until_revision=revision)
                 self._reconciler.change_overrides(lambda overrides: overrides.refusing(model, left, known))
                 self._reconciler.keep_overrides()
-                desired.set_result("")
             except TickserveError as error:
                 self._not_desired(model, version, actor, error.message)
-                desired.set_result(error.message)
-            except Exception as error:  # noqa: BLE001 - raised by whoever waits
-                desired.set_exception(error)
+                return error.message
+            return ""
 
         # Whoever asked for it in a hurry does not wait for a source that does not answer.
-        threading.Thread(target=desire, name="rollback", daemon=True).start()
         try:
-            not_desired = desired.result(_DESIRE_S)
+            not_desired = self._desiring.start(desire).result(self._desiring.within_s)
         except TimeoutError:
-            name = self._reconciler.source.name
-            not_desired = f"the {name} has not answered for {_DESIRE_S:g} s; it is told once it does"
+            name, within_s = self._reconciler.source.name, self._desiring.within_s
+            not_desired = f"the {name} has not answered for {within_s:g} s; it is told once it does"
             self._not_desired(model, version, actor, not_desired)
         if not_desired:
             _require_written(unwritten)
@@ -189,12 +189,26 @@ class Operations:
     def set_desired(
         self, model: str, target: Target, halt: Halt | None, expected_revision: int | None, *, actor: str, reason: str
     ) -> int:
-        """Writes what one model should serve, and returns the revision. Raises TickserveError."""
-        revision = self._reconciler.source.write(model, target, halt, expected_revision, actor=actor, reason=reason)
-        text = f"revision {revision}: {reason}"
-        self._events.add("desired", model=model, version=target.stable, actor=actor, message=text)
-        self._wake()
-        return revision
+        """Writes what one model should serve, and returns the revision.
+
+        Raises
+        ------
+        TickserveError
+            DEADLINE_EXCEEDED where the source does not answer: it may be written then, or not, and events tell.
+        """
+
+        def write() -> int:
+            revision = self._reconciler.source.write(model, target, halt, expected_revision, actor=actor, reason=reason)
+            text = f"revision {revision}: {reason}"
+            self._events.add("desired", model=model, version=target.stable, actor=actor, message=text)
+            self._wake()
+            return revision
+
+        def late(error: BaseException) -> None:
+            _log.error("not_desired", model=model, error=str(error))
+            self._events.add("not_desired", model=model, version=target.stable, actor=actor, message=str(error))
+
+        return self._desiring.run(model, write, late)
 
     def unload(self, model: str, *, actor: str) -> None:
         """Stops a model's answers as `halt` does, for a tool that speaks of loading; durable before it returns."""

@@ -19,7 +19,15 @@ from tickserve.cli.serve import serve
 from tickserve.cli.sidecar import sidecar
 from tickserve.cli.status import status
 from tickserve.cli.train import train
-from tickserve.errors import Code, DeadlineError, InternalError, StatusError, TickserveError, UnreachableError
+from tickserve.errors import (
+    Code,
+    ControlError,
+    DeadlineError,
+    InternalError,
+    StatusError,
+    TickserveError,
+    UnreachableError,
+)
 
 app = typer.Typer(
     name="tickserve",
@@ -70,5 +78,8 @@ def main() -> None:
 
 def _exit_code(error: TickserveError) -> int:
     if isinstance(error, UnreachableError | DeadlineError | InternalError | StatusError):
+        return 3
+    if isinstance(error, ControlError) and error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+        # A server that answers, whose registry does not.
         return 3
     return 2 if error.code in (Code.INVALID_ARGUMENT, Code.NOT_FOUND) else 1
