@@ -106,11 +106,13 @@ class AdminServer:
                 try:
                     request = pb.EventsRequest.FromString(data)
                 except DecodeError:
-                    refusal = texts.MALFORMED.error(message="EventsRequest")
-                    context.abort(grpc_status(refusal), refusal.message)
+                    _refuse(texts.MALFORMED.error(message="EventsRequest"), context)
                     return
-                for event in self._control.events(request, context.is_active):
-                    yield event.SerializeToString()
+                try:
+                    for event in self._control.events(request, context.is_active):
+                        yield event.SerializeToString()
+                except TickserveError as error:
+                    _refuse(error, context)
             finally:
                 self._streams.release()
 
@@ -152,7 +154,11 @@ def _answered(
     except Exception:  # noqa: BLE001 - an operator gets a status, the log the traceback
         _log.exception("control_call_failed")
         refusal = texts.INTERNAL.error()
+    _refuse(refusal, context)
+    raise AssertionError("abort does not return")
+
+
+def _refuse(refusal: TickserveError, context: grpc.ServicerContext) -> None:
     # Always, also where it names nothing: it tells a refusal of ours from what gRPC says where nobody answers.
     context.set_trailing_metadata((("tickserve-field", quote(refusal.field)),))
     context.abort(grpc_status(refusal), texts.bounded(refusal.message))
-    raise AssertionError("abort does not return")

@@ -73,7 +73,13 @@ def test_rollback_says_what_it_left_and_how_to_follow_the_policy_again(launcher:
         assert len(told) > 4
         after = launcher.run("events", "--until-now", "--after", str(len(told) - 1)).stdout.splitlines()
         assert after == told[-1:]
+        refused = launcher.run("events", "--after", "999999999", code=1).stderr
+        assert "error: the newest event of this server is" in refused
         assert running.terminate() == 0
+    with launcher.serve():
+        # What the next process tells comes after all that this one told.
+        again = launcher.run("events", "--until-now", "--after", told[-1].split()[0]).stdout.splitlines()
+        assert "installed" in [line.split()[4] for line in again]
 
 
 def test_what_cannot_be_chosen_changes_nothing(launcher: Launcher) -> None:

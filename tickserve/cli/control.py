@@ -121,7 +121,7 @@ def release(control: "ControlClient", asked: Asked, model: ModelName) -> None:
 @operates
 def events(
     control: "ControlClient",
-    after: Annotated[int, typer.Option(min=0, help="Begin after this sequence.")] = 0,
+    after: Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Begin after this sequence.")] = 0,
     until_now: Annotated[bool, typer.Option("--until-now", help="End with the newest one there is.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -304,6 +304,29 @@ def test_events_are_kept_in_order_waited_for_and_written(tmp_path: Path) -> None
     assert written()[2:] == [(3, "failed", "")]
 
 
+def test_sequences_of_events_go_on_over_a_restart(tmp_path: Path) -> None:
+    audit = tmp_path / "events.jsonl"
+    events = EventLog(audit)
+    events.add("halted", model="demo", actor="kim", message="bad fills")
+    # Told, and never written: the process was killed.
+    events.add("installed", model="demo", version="2")
+    seen = events.newest
+    again = EventLog(audit)
+    assert again.after(seen) == []
+    again.add("resumed", model="demo", actor="kim")
+    assert [event.kind for event in again.after(seen)] == ["resumed"]
+    [event] = again.after(0)
+    assert event.sequence == again.newest > seen + 1
+    # Torn, and just renamed.
+    audit.write_bytes(audit.read_bytes()[:-20])
+    assert EventLog(audit).newest > event.sequence
+    audit.rename(tmp_path / "events.jsonl.1")
+    assert EventLog(audit).newest > event.sequence
+    for damage in (b"", b"\xff\n{}\n[]\n", b'{"sequence": 99999999999999999999}\n', b'{"sequence": null}\n'):
+        audit.write_bytes(damage)
+        assert EventLog(audit).newest == event.sequence + 1024
+
+
 def test_damaged_overrides_keep_the_server_from_starting(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
     (tmp_path / "overrides.json").write_text('{"held": {"demo"')
     with pytest.raises(ConfigurationError, match="which models are held and which versions were taken out"):
