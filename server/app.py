@@ -54,6 +54,8 @@ _PASS_S = 0.25
 _FIRST_READ_S = 2.0
 #: And the counts of every version.
 _WATCH_S = 0.25
+#: What is written into desired state is waited for so long: less than clients of Control wait.
+_DESIRE_S = 3.0
 #: How long the end waits for a disk to take what was decided here.
 _LAST_S = 1.0
 
@@ -105,7 +107,7 @@ class Server:
             events=EventLog(state / "events.jsonl"),
         )
         self._reporter = make_reporter(source, self._reconciler, settings.server_name, self._engine.name, self._facts)
-        operations = Operations(self._reconciler, self._work.set)
+        operations = Operations(self._reconciler, self._work.set, within_s=_DESIRE_S)
         self._guard = Guard(
             self._reconciler,
             operations,

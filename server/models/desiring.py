@@ -10,9 +10,6 @@ from tickserve.errors import Code, ControlError
 
 _Result = TypeVar("_Result")
 
-#: Whoever asks for a change waits so long for desired state to be written: less than clients of Control wait, in
-#: seconds.
-DESIRE_S = 3.0
 #: Each holds a thread of the admin listener, of which a halt needs one at once.
 _WAITS = 4
 
@@ -28,7 +25,7 @@ class Desiring:
         How long a caller waits.
     """
 
-    def __init__(self, source: str, within_s: float = DESIRE_S) -> None:
+    def __init__(self, source: str, within_s: float) -> None:
         self.source = source
         self.within_s = within_s
         self._turn = threading.Lock()

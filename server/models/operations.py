@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from server.models.desiring import DESIRE_S, Desiring
+from server.models.desiring import Desiring
 from server.models.local import Mark, Overrides
 from server.models.reconciler import Reconciler
 from server.models.records import ModelRecord
@@ -19,7 +19,7 @@ _log = structlog.get_logger()
 #: The reason of a halt that a repository's unload made; only such a one ends with a load.
 UNLOADED = "unloaded by RepositoryModelUnload"
 
-#: Within this time what is desired is read again where somebody else wrote it, in seconds; shorter than `DESIRE_S`.
+#: Within this time what is desired is read again where somebody else wrote it, in seconds.
 _REREAD_S = 2.0
 _PAUSE_S = 0.05
 
@@ -39,11 +39,11 @@ class RolledBack:
 class Operations:
     """Changes of what one server does. Every method may be called on any thread; `wake` starts a pass.
 
-    What is written into desired state is waited for `within_s` seconds.
+    What is written into desired state is waited for `within_s` seconds: less than callers wait.
     """
 
     def __init__(
-        self, reconciler: Reconciler, wake: Callable[[], object] = lambda: None, *, within_s: float = DESIRE_S
+        self, reconciler: Reconciler, wake: Callable[[], object] = lambda: None, *, within_s: float = 60.0
     ) -> None:
         self._reconciler = reconciler
         self._events = reconciler.events
