@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import structlog
@@ -93,7 +94,7 @@ class Installation:
         before = record.target.stable if record.target else ""
         self.install(changes.switched(record, target, refused_versions(record, self.overrides)))
         for version in target.required:
-            loaded = record.loaded[version]
+            loaded = self.records[record.name].loaded[version]
             _log.info(
                 "installed",
                 model=record.name,
@@ -108,10 +109,10 @@ class Installation:
     def tidy(self, record: ModelRecord) -> None:
         """Drops what is loaded and no longer needed, once the model is where it should be."""
         unneeded = changes.unneeded(record)
-        if unneeded:
-            for each in unneeded.values():
+        if unneeded or record.reloaded:
+            for each in (*unneeded.values(), *record.reloaded.values()):
                 self._engine.discard(each.plan)
-            self.put(changes.without(record, unneeded))
+            self.put(replace(changes.without(record, unneeded), reloaded={}))
             self.account()
 
     def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> None:
@@ -143,6 +144,7 @@ class Installation:
             {
                 (name, version): loaded.prepared.resident_bytes
                 + (loaded.prepared.shadow_bytes if _is_shadow(record, version) else 0)
+                + (record.reloaded[version].prepared.resident_bytes if version in record.reloaded else 0)
                 for name, record in self.records.items()
                 for version, loaded in record.loaded.items()
             }

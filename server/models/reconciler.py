@@ -217,7 +217,7 @@ class Reconciler:
             for name in sorted(before.keys() - records.keys()):
                 _log.warning("model_removed", model=name)
                 self.events.add("removed", model=name, message=f"the {self.source.name} no longer has it")
-                for loaded in before[name].loaded.values():
+                for loaded in (*before[name].loaded.values(), *before[name].reloaded.values()):
                     self._engine.discard(loaded.plan)
             is_changed = records.keys() != before.keys() or any(
                 record.desired.halt != before[name].desired.halt for name, record in records.items()
@@ -255,7 +255,7 @@ class Reconciler:
         again: list[VersionRef] = []
         is_loading = False
         for version in versions:
-            ref, loaded = find_ref(record, version), record.loaded.get(version)
+            ref, loaded = find_ref(record, version), record.loaded_for(version, target)
             is_same = loaded is not None and _is_same(loaded, ref)
             if loaded is not None and version in target.required and version != target.schema_override:
                 # What is still loaded, such as the version before, is held against what clients use now as well.
@@ -277,7 +277,7 @@ class Reconciler:
                 return "failed"
             (again if is_same else missing).append(ref)
         if not missing and not is_loading:
-            # What only gets other rules has them from the next install on: last, once all else of the target is there.
+            # What only gets other rules comes last, once all else of the target is there.
             missing = again
         for ref in missing:
             if not self._loader.start((name, ref.version), partial(self._preparer.load, record, target, ref)):
@@ -313,6 +313,10 @@ class Reconciler:
                 # Held against what was stable when its load began; the next pass holds it against what is now.
                 self._engine.discard(result.loaded.plan)
             else:
+                for before in (record.loaded.get(version), record.reloaded.get(version)):
+                    if before is not None and before.plan.key != result.loaded.plan.key:
+                        # An engine keeps what a plan names.
+                        self._engine.discard(before.plan)
                 self._take(changes.loaded(record, version, result.loaded), version)
 
     def _take(self, record: ModelRecord, version: str) -> None:
