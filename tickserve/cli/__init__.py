@@ -68,12 +68,18 @@ def main() -> None:
     try:
         app()
     except TickserveError as error:
-        console = Console(stderr=True, style="red", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"error: {error.message}")
+        _complain(error.message)
         sys.exit(_exit_code(error))
-    except Exception:  # noqa: BLE001 - whatever it is, it is ours: a traceback to report, and the documented exit code
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is ours: a traceback, and the documented exit code
+        if isinstance(error, UnicodeEncodeError) and error.object in sys.argv:
+            _complain(f"argument {error.object!a} is no UTF-8")
+            sys.exit(2)
         traceback.print_exc()
         sys.exit(3)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, style="red", markup=False, highlight=False, soft_wrap=True).print(f"error: {message}")
 
 
 def _exit_code(error: TickserveError) -> int:
