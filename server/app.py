@@ -54,6 +54,10 @@ _PASS_S = 0.25
 _FIRST_READ_S = 2.0
 #: And the counts of every version.
 _WATCH_S = 0.25
+#: What is written into desired state is waited for so long: less than clients of Control wait.
+_DESIRE_S = 3.0
+#: How long the end waits for a disk to take what was decided here.
+_LAST_S = 1.0
 
 
 class Server:
@@ -75,6 +79,7 @@ class Server:
         self._ending = threading.Event()
         self._first_read = threading.Event()
         self._first_pass = threading.Event()
+        self._is_kept = threading.Event()
         self._fault: Exception | None = None
         self._state = "starting"
         self._listen: Sequence[str] = ()
@@ -102,7 +107,7 @@ class Server:
             events=EventLog(state / "events.jsonl"),
         )
         self._reporter = make_reporter(source, self._reconciler, settings.server_name, self._engine.name, self._facts)
-        operations = Operations(self._reconciler, self._work.set)
+        operations = Operations(self._reconciler, self._work.set, within_s=_DESIRE_S)
         self._guard = Guard(
             self._reconciler,
             operations,
@@ -236,6 +241,9 @@ class Server:
             self._first_pass.set()
             if self._state == "starting":
                 self._wake.put(None)
+        # What the breaker decided last.
+        self._reconciler.keep()
+        self._is_kept.set()
 
     def _watch_versions(self) -> None:
         while not self._ending.wait(_WATCH_S):
@@ -270,6 +278,7 @@ class Server:
         self._state = "draining"
         self._ending.set()
         self._reconciler.stop()
+        self._work.set()
         self._reconciler.events.add("draining")
         self._engine.set_ready(is_ready=False)
         self._notifier.stopping()
@@ -279,6 +288,7 @@ class Server:
             threading.Event().wait(self._settings.drain_delay_s)
         # First, so that no call changes a plan that no one serves any more.
         self._admin.stop()
+        self._is_kept.wait(_LAST_S)
         self._reconciler.close()
         if self._trials is not None:
             self._trials.close()

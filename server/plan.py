@@ -47,6 +47,12 @@ class VersionPlan:
     limits: Limits
     golden: Golden | None = field(repr=False, compare=False)
 
+    @property
+    def key(self) -> tuple[str, str, bytes, str]:
+        """Names what an engine prepares: model, version, digest, and the rules, which desired state may replace."""
+        rules = [self.input_rules.model_dump_json(), *(rule.model_dump_json() for rule in self.output_rules)]
+        return self.model, self.version, self.digest, "\n".join(rules)
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

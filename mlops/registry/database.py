@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
@@ -28,10 +28,16 @@ from mlops.package._text import one_line
 from mlops.registry.schema import audit_head
 from tickserve.errors import ConfigurationError, RegistryArgumentError, RegistryError, TickserveError, UnreachableError
 
+if TYPE_CHECKING:
+    from mlops.registry.silence import AnsweringConnection
+
 _Result = TypeVar("_Result")
 
 #: How long one writer waits for the others, and one reader of a file for those of its own process.
 BUSY_TIMEOUT_S = 60.0
+#: How long a PostgreSQL may say nothing while it is read, and while others may be writing.
+READ_SILENCE_S = 30.0
+WRITE_SILENCE_S = BUSY_TIMEOUT_S + READ_SILENCE_S
 #: How long a PostgreSQL may take to let somebody in, unless its URL or PGCONNECT_TIMEOUT says otherwise; the driver's
 #: own bound is 130 s.
 CONNECT_TIMEOUT_S = 10
@@ -85,6 +91,7 @@ class Database:
         with _explained(), self._reading.connect() as plain:
             connection = plain
             if not self.is_sqlite:
+                _limit_wait(plain, READ_SILENCE_S)
                 connection = plain.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             # SQLite's deferred transaction fixes its moment at the first statement.
             with connection.begin(), self._holding(connection):
@@ -106,6 +113,8 @@ class Database:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with _explained(), self._engine.connect() as plain:
+                    if not self.is_sqlite:
+                        _limit_wait(plain, WRITE_SILENCE_S)
                     connection = plain.execution_options(tickserve_begin="IMMEDIATE")
                     with connection.begin(), self._holding(connection):
                         if not self.is_sqlite:
@@ -142,6 +151,10 @@ def limit_silence(connection: Connection, limit_s: float) -> None:
     if connection.dialect.name == "postgresql":
         limit = f"{max(1, round(limit_s * 1000))}ms"
         connection.execute(select(func.set_config("idle_in_transaction_session_timeout", limit, True)))
+
+
+def _limit_wait(connection: Connection, silence_s: float) -> None:
+    cast("AnsweringConnection", connection.connection.driver_connection).silence_s = silence_s
 
 
 class _RolledBackError(UnreachableError):
@@ -192,9 +205,13 @@ def _make_engine(url: str) -> Engine:
         if parsed.get_backend_name() == "postgresql":
             if "connect_timeout" not in parsed.query and "PGCONNECT_TIMEOUT" not in os.environ:
                 parsed = parsed.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT_S)})
-            return create_engine(
+            from mlops.registry.silence import answer_or_end
+
+            engine = create_engine(
                 parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S
             )
+            answer_or_end(engine)
+            return engine
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
             raise ConfigurationError(
                 f"registry {parsed.render_as_string()} is no file of SQLite and no PostgreSQL; "

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import grpc
 import structlog
@@ -24,7 +25,7 @@ from tickserve.wire import grpc_service_pb2 as oip
 
 _log = structlog.get_logger()
 #: A call holds one while its message is awaited, so a few idle ones must not keep an operator out.
-_THREADS = 16
+_THREADS = 24
 #: Of them, those that may follow events.
 _STREAMS = 8
 _SOCKET_MODE = 0o600
@@ -105,11 +106,13 @@ class AdminServer:
                 try:
                     request = pb.EventsRequest.FromString(data)
                 except DecodeError:
-                    refusal = texts.MALFORMED.error(message="EventsRequest")
-                    context.abort(grpc_status(refusal), refusal.message)
+                    _refuse(texts.MALFORMED.error(message="EventsRequest"), context)
                     return
-                for event in self._control.events(request, context.is_active):
-                    yield event.SerializeToString()
+                try:
+                    for event in self._control.events(request, context.is_active):
+                        yield event.SerializeToString()
+                except TickserveError as error:
+                    _refuse(error, context)
             finally:
                 self._streams.release()
 
@@ -151,5 +154,11 @@ def _answered(
     except Exception:  # noqa: BLE001 - an operator gets a status, the log the traceback
         _log.exception("control_call_failed")
         refusal = texts.INTERNAL.error()
-    context.abort(grpc_status(refusal), texts.bounded(refusal.message))
+    _refuse(refusal, context)
     raise AssertionError("abort does not return")
+
+
+def _refuse(refusal: TickserveError, context: grpc.ServicerContext) -> None:
+    # Always, also where it names nothing: it tells a refusal of ours from what gRPC says where nobody answers.
+    context.set_trailing_metadata((("tickserve-field", quote(refusal.field)),))
+    context.abort(grpc_status(refusal), texts.bounded(refusal.message))

@@ -10,7 +10,7 @@ from server.engine import Engine, texts
 from server.engine.base import ModelCounters, VersionCounters
 from server.models import Memory, Operations, Reconciler
 from tickserve import __version__
-from tickserve.errors import ControlError
+from tickserve.errors import Code, ControlError
 from tickserve.v1 import control_pb2 as pb
 from tickserve.v1 import prediction_pb2
 
@@ -122,8 +122,22 @@ class ControlService:
         return pb.ResumeResponse(models=models, plan_generation=self._reconciler.snapshot().plan.generation)
 
     def events(self, request: pb.EventsRequest, is_open: Callable[[], bool]) -> Iterator[pb.Event]:
-        """Changes as they happen, oldest first, until the caller goes or the server ends; or those until now."""
+        """Changes as they happen, oldest first, until the caller goes or the server ends; or those until now.
+
+        Raises
+        ------
+        ControlError
+            OUT_OF_RANGE after a sequence that this server never gave: waiting for it would skip what happens until
+            then.
+        """
         events, sequence = self._reconciler.events, request.after_sequence
+        if sequence > events.newest:
+            raise ControlError(
+                f"the newest event of this server is {events.newest}; {sequence} was another server's, or its "
+                "events.jsonl is gone since. Begin with 0",
+                code=Code.OUT_OF_RANGE,
+                field="after_sequence",
+            )
         if request.until_now:
             yield from map(wire.event, events.after(sequence))
             return

@@ -119,7 +119,7 @@ class Engine(Protocol):
     def install(self, plan: Plan) -> None:
         """Makes `plan` the one that requests read, at once. Each of its versions must be prepared.
 
-        A version that was prepared again since it was installed is served as it was prepared last.
+        A version is served by the rules with which the plan names it; of what was prepared alike the last counts.
         """
 
     def discard(self, version: VersionPlan) -> None:

@@ -69,7 +69,7 @@ class NativeEngine:
         self._certificates = certificates
         self._lock = threading.Lock()
         #: Prepared, and named by no plan yet.
-        self._waiting: dict[tuple[str, str, bytes], Any] = {}
+        self._waiting: dict[tuple[str, str, bytes, str], Any] = {}
         self._tap: Tap | None = None
         self.producers = workers + 1
         self._pool_threads = pool_threads
@@ -140,7 +140,7 @@ class NativeEngine:
             raise PackageError(str(error), field=MODEL_FILE) from None
         run_time_ns, resident_bytes, load_seconds = prepared.figures
         with self._lock:
-            self._waiting[_key(version)] = prepared
+            self._waiting[version.key] = prepared
         return Prepared(
             version=version,
             run_time_ns=run_time_ns,
@@ -156,7 +156,7 @@ class NativeEngine:
         with self._lock:
             for model in plan.models.values():
                 for version in model.versions.values():
-                    prepared = self._waiting.pop(_key(version), None)
+                    prepared = self._waiting.pop(version.key, None)
                     if prepared is not None:
                         self._native.keep(prepared)
             placed = {} if self._tap is None else self._tap.place(plan)
@@ -167,7 +167,7 @@ class NativeEngine:
     def discard(self, version: VersionPlan) -> None:
         """Forgets a prepared version that is not installed."""
         with self._lock:
-            self._waiting.pop(_key(version), None)
+            self._waiting.pop(version.key, None)
 
     def counters(self) -> Counters:
         """A copy of all counters."""
@@ -290,7 +290,3 @@ def _listen(address: str, mode: int) -> tuple[socket.socket, str]:
 
 def _pem(identity: TlsIdentity) -> tuple[bytes, bytes, bytes | None]:
     return identity.certificate, identity.key, identity.client_ca
-
-
-def _key(version: VersionPlan) -> tuple[str, str, bytes]:
-    return version.model, version.version, version.digest

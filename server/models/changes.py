@@ -33,8 +33,11 @@ def failed(record: ModelRecord, version: str, error: TickserveError, fingerprint
 
 
 def loaded(record: ModelRecord, version: str, found: Loaded) -> ModelRecord:
-    """With a version that is loaded."""
+    """With a version that is loaded; one that is served by other rules counts with the next target."""
     failures = {number: change for number, change in record.failed.items() if number != version}
+    is_served = record.plan is not None and version in record.plan.versions
+    if is_served and record.target is not None and found.rules != record.target.rules:
+        return replace(record, reloaded={**record.reloaded, version: found}, failed=failures)
     return replace(record, loaded={**record.loaded, version: found}, failed=failures)
 
 
@@ -49,11 +52,15 @@ def switched(record: ModelRecord, target: Target, refused: Collection[str]) -> M
     kept = before if before not in {target.stable, *refused} else record.previous
     previous = kept if kept in record.loaded and kept not in target.required and kept not in refused else ""
     is_first = record.target is None
+    names = {*target.required, *target.optional}
+    again = {name: each for name, each in record.reloaded.items() if name in names and each.rules == target.rules}
     last = record.last.target.shares if record.last is not None else None
     return replace(
         record,
         target=target,
         previous=previous,
+        loaded={**record.loaded, **again},
+        reloaded={name: each for name, each in record.reloaded.items() if name not in again},
         last=None,
         went_back=is_first and target.shares == last,
         warm=warm_after(record.last, target, refused) if is_first else None,

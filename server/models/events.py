@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -19,6 +20,10 @@ _KEPT = 1024
 _AUDIT_BYTES = 16 << 20
 #: How long the end waits for whoever writes.
 _LAST_S = 1.0
+#: Where the newest sequence is looked for, from the end of the file.
+_TAIL_BYTES = 1 << 18
+#: How each line begins, also one that was torn later on; what is longer is no sequence.
+_SEQUENCE = re.compile(rb'^\{"sequence": (\d{1,18})\b', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,9 @@ class Event:
 class EventLog:
     """The newest events of this process, and an append-only file of all of them.
 
+    Sequences go on from those in the file, past as many as are kept: an earlier process may have told that many that it
+    could not write any more, and whoever asks for what came after them must miss nothing.
+
     What a person did is in the file once `add` returns; what the server did by itself with the next `flush`, because it
     is told where nobody may wait for a disk.
 
@@ -50,7 +58,7 @@ class EventLog:
     def __init__(self, audit: Path | None = None) -> None:
         self._audit = audit
         self._events: deque[Event] = deque(maxlen=_KEPT)
-        self._sequence = 0
+        self._sequence = 0 if audit is None else _first_sequence(audit)
         self._changed = threading.Condition()
         #: Events that are not in the file yet. `_disk` is taken before `_changed`: one writes at a time, in order.
         self._unwritten: deque[Event] = deque()
@@ -63,6 +71,12 @@ class EventLog:
         """Events since the start by kind; those that alarm are there from the beginning."""
         with self._changed:
             return dict(self._counts)
+
+    @property
+    def newest(self) -> int:
+        """The sequence of the newest event, or that from which sequences go on."""
+        with self._changed:
+            return self._sequence
 
     def add(self, kind: str, *, model: str = "", version: str = "", actor: str = "", message: str = "") -> None:
         """Keeps one event and wakes those who wait."""
@@ -120,10 +134,34 @@ class EventLog:
                     os.fsync(file.fileno())
                 is_full = file.tell() > _AUDIT_BYTES
             if is_full:
-                audit.replace(audit.with_name(audit.name + ".1"))
+                audit.replace(_rotated(audit))
         except OSError as error:
             self.lost += len(events)
             _log.error("event_not_written", kinds=[event.kind for event in events], error=error.strerror)
+
+
+def _first_sequence(audit: Path) -> int:
+    """From where a process goes on; 0 where there was none before it."""
+    newest = max(_newest_sequence(path) for path in (audit, _rotated(audit)))
+    return newest + _KEPT if newest else 0
+
+
+def _rotated(audit: Path) -> Path:
+    return audit.with_name(audit.name + ".1")
+
+
+def _newest_sequence(path: Path) -> int:
+    """The largest sequence at the end of a file, whatever else is there; 0 where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            found = _SEQUENCE.findall(file.read())
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        _log.error("events_not_read", file=str(path), error=error.strerror)
+        return 0
+    return max(map(int, found), default=0)
 
 
 def _ends_a_line(file: IO[bytes]) -> bool:

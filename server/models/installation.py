@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import structlog
 
 from server.engine import Engine
 from server.models import changes
+from server.models.decided import Decided
 from server.models.events import EventLog
-from server.models.local import LocalState
+from server.models.local import LocalState, Overrides
 from server.models.memory import Memory
 from server.models.records import ModelRecord, last_served, refused_versions
 from server.models.served import LastServed, ServedFile
@@ -23,8 +25,8 @@ class Installation:
     """The one place that gives the engine a plan.
 
     `lock` covers the records, what was decided here and the install; never a load, the source or a disk, so that a halt
-    is obeyed while the disk hangs. Every method is called with it held but for `keep_served` and those
-    that write, which are called without it.
+    is obeyed while the disk hangs. Every method is called with it held but for those that keep something on disk, which
+    are called without it.
     """
 
     def __init__(
@@ -35,17 +37,26 @@ class Installation:
         self._disk = threading.Lock()
         self.plan: Plan = EMPTY_PLAN
         self.records: Mapping[str, ModelRecord] = {}
-        self.overrides = local.read_overrides()
+        self._overrides = Decided("overrides", self.lock, local.read_overrides(), local.write_overrides)
         #: What an earlier process served, by model.
         self.last: Mapping[str, LastServed] = {} if served is None else served.read()
         self.is_closed = False
         self._engine = engine
-        self._local = local
         self._served = served
         self._is_served_kept = True
         self._memory = memory
         self._events = events
-        self.halts: Mapping[str, Halt] = local.read_halts()
+        self._halts: Decided[Mapping[str, Halt]] = Decided("halts", self.lock, local.read_halts(), local.write_halts)
+
+    @property
+    def halts(self) -> Mapping[str, Halt]:
+        """Which models are halted here, by name."""
+        return self._halts.value
+
+    @property
+    def overrides(self) -> Overrides:
+        """What is held and refused here."""
+        return self._overrides.value
 
     def put(self, record: ModelRecord) -> None:
         """Takes a record that changes nothing of the plan."""
@@ -83,7 +94,7 @@ class Installation:
         before = record.target.stable if record.target else ""
         self.install(changes.switched(record, target, refused_versions(record, self.overrides)))
         for version in target.required:
-            loaded = record.loaded[version]
+            loaded = self.records[record.name].loaded[version]
             _log.info(
                 "installed",
                 model=record.name,
@@ -98,30 +109,34 @@ class Installation:
     def tidy(self, record: ModelRecord) -> None:
         """Drops what is loaded and no longer needed, once the model is where it should be."""
         unneeded = changes.unneeded(record)
-        if unneeded:
-            for each in unneeded.values():
+        if unneeded or record.reloaded:
+            for each in (*unneeded.values(), *record.reloaded.values()):
                 self._engine.discard(each.plan)
-            self.put(changes.without(record, unneeded))
+            self.put(replace(changes.without(record, unneeded), reloaded={}))
             self.account()
 
     def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> None:
-        """Obeys; `write_halts` comes after it: a full disk must not keep a model answering that is to be stopped."""
-        self.halts = change(self.halts)
+        """Obeys; `keep_halts` comes after it: a full disk must not keep a model answering that is to be stopped."""
+        self._halts.change(change(self.halts))
         self.install_all(self.records)
 
-    def write_halts(self) -> OSError | None:
-        """Keeps which models are halted. Returns what kept it from being written."""
-        with self._disk:
-            with self.lock:
-                halts = self.halts
-            return _written(lambda: self._local.write_halts(halts))
+    def change_overrides(self, change: Callable[[Overrides], Overrides]) -> None:
+        """Holds and refuses from the next pass on; `keep_overrides` comes after it."""
+        self._overrides.change(change(self.overrides))
 
-    def write_overrides(self) -> OSError | None:
-        """Keeps what is held and refused. Returns what kept it from being written."""
-        with self._disk:
-            with self.lock:
-                overrides = self.overrides
-            return _written(lambda: self._local.write_overrides(overrides))
+    def keep_halts(self) -> OSError | None:
+        """Writes which models are halted where that changed. Returns what kept it from being written."""
+        return self._halts.keep()
+
+    def keep_overrides(self) -> OSError | None:
+        """Writes what is held and refused where that changed. Returns what kept it from being written."""
+        # In this order: the next process must find a way back that is not refused.
+        return self.keep_served() or self._overrides.keep()
+
+    def keep(self) -> None:
+        """Writes everything that changed and is not on disk yet, as where the breaker decided or a disk refused."""
+        self.keep_overrides()
+        self.keep_halts()
 
     def account(self) -> None:
         """Tells the budget what the versions that are loaded take."""
@@ -129,24 +144,27 @@ class Installation:
             {
                 (name, version): loaded.prepared.resident_bytes
                 + (loaded.prepared.shadow_bytes if _is_shadow(record, version) else 0)
+                + (record.reloaded[version].prepared.resident_bytes if version in record.reloaded else 0)
                 for name, record in self.records.items()
                 for version, loaded in record.loaded.items()
             }
         )
 
-    def keep_served(self) -> None:
-        """Writes what is served where that changed."""
+    def keep_served(self) -> OSError | None:
+        """Writes what is served where that changed. Returns what kept it from being written."""
         with self._disk:
             with self.lock:
                 if self._served is None or self._is_served_kept or self.is_closed:
-                    return
+                    return None
                 self._is_served_kept = True
                 # A model that serves nothing yet keeps what it served last.
                 served = {name: last for name, record in self.records.items() if (last := last_served(record))}
-            if not self._served.write(served):
+            error = self._served.write(served)
+            if error is not None:
                 # Again with the next pass; a plan that was installed meanwhile has said so itself.
                 with self.lock:
                     self._is_served_kept = False
+            return error
 
     def _tell_misfits(self, record: ModelRecord) -> None:
         """Says once of each version that it cannot be what it is meant to be."""
@@ -163,12 +181,3 @@ class Installation:
 def _is_shadow(record: ModelRecord, version: str) -> bool:
     shadow = None if record.plan is None else record.plan.shadow
     return shadow is not None and shadow.version == version
-
-
-def _written(write: Callable[[], None]) -> OSError | None:
-    try:
-        write()
-    except OSError as error:
-        _log.error("decision_not_written", error=error.strerror)
-        return error
-    return None

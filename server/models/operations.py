@@ -3,11 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import structlog
 
+from server.models.desiring import Desiring
 from server.models.local import Mark, Overrides
 from server.models.reconciler import Reconciler
 from server.models.records import ModelRecord
@@ -22,8 +22,6 @@ UNLOADED = "unloaded by RepositoryModelUnload"
 #: Within this time what is desired is read again where somebody else wrote it, in seconds.
 _REREAD_S = 2.0
 _PAUSE_S = 0.05
-#: A rollback waits so long for desired state to be written: longer than that, and less than its callers wait.
-_DESIRE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +37,25 @@ class RolledBack:
 
 
 class Operations:
-    """Changes of what one server does. Every method may be called on any thread; `wake` starts a pass."""
+    """Changes of what one server does. Every method may be called on any thread; `wake` starts a pass.
 
-    def __init__(self, reconciler: Reconciler, wake: Callable[[], object] = lambda: None) -> None:
+    What is written into desired state is waited for `within_s` seconds: less than callers wait.
+    """
+
+    def __init__(
+        self, reconciler: Reconciler, wake: Callable[[], object] = lambda: None, *, within_s: float = 60.0
+    ) -> None:
         self._reconciler = reconciler
         self._events = reconciler.events
         self._wake = wake
+        self._desiring = Desiring(reconciler.source.name, within_s)
 
     def halt(self, model: str, *, actor: str, reason: str) -> list[str]:
         """Stops the answers of one model, or of all where `model` is empty; durable before it returns."""
         halt = Halt(reason, actor, time.time_ns())
         names = self._reconciler.named(model)
-        unwritten = self._reconciler.change_halts(lambda halts: {**halts, **dict.fromkeys(names, halt)})
+        self._reconciler.change_halts(lambda halts: {**halts, **dict.fromkeys(names, halt)})
+        unwritten = self._reconciler.keep_halts()
         self._tell("halted", names, actor, reason)
         _require_written(unwritten)
         return names
@@ -71,7 +76,8 @@ class Operations:
             names[:] = [name for name in asked if name in before]
             return {name: halt for name, halt in before.items() if name not in names}
 
-        unwritten = self._reconciler.change_halts(change)
+        self._reconciler.change_halts(change)
+        unwritten = self._reconciler.keep_halts()
         self._tell("resumed", names, actor, reason)
         _require_written(unwritten)
         if model and not names:
@@ -100,7 +106,8 @@ class Operations:
                 found = found.released(name) if is_following else found.with_held({name: mark})
             return found
 
-        unwritten = self._reconciler.change_overrides(change)
+        self._reconciler.change_overrides(change)
+        unwritten = self._reconciler.keep_overrides()
         if is_following:
             for name in names:
                 self._reconciler.retry(name)
@@ -123,30 +130,28 @@ class Operations:
         """
         self._reconciler.named(model)
         mark = Mark(actor, reason, time.time_ns())
-        left, version, plan, unwritten = self._go_back(model, mark)
+        left, version, plan = self._go_back(model, mark)
+        unwritten = self._reconciler.keep_overrides()
         self._tell("rolled_back", [model], actor, reason, version)
         why = f"rolled back from version {left}" + (f": {reason}" if reason else "")
-        desired: Future[str] = Future()
 
-        def desire() -> None:
+        def desire() -> str:
             try:
                 revision = self._desire_back(model, left, version, actor=actor, why=why)
                 known = replace(mark, until_revision=revision)
                 self._reconciler.change_overrides(lambda overrides: overrides.refusing(model, left, known))
-                desired.set_result("")
+                self._reconciler.keep_overrides()
             except TickserveError as error:
                 self._not_desired(model, version, actor, error.message)
-                desired.set_result(error.message)
-            except Exception as error:  # noqa: BLE001 - raised by whoever waits
-                desired.set_exception(error)
+                return error.message
+            return ""
 
         # Whoever asked for it in a hurry does not wait for a source that does not answer.
-        threading.Thread(target=desire, name="rollback", daemon=True).start()
         try:
-            not_desired = desired.result(_DESIRE_S)
+            not_desired = self._desiring.start(desire).result(self._desiring.within_s)
         except TimeoutError:
-            name = self._reconciler.source.name
-            not_desired = f"the {name} has not answered for {_DESIRE_S:g} s; it is told once it does"
+            name, within_s = self._reconciler.source.name, self._desiring.within_s
+            not_desired = f"the {name} has not answered for {within_s:g} s; it is told once it does"
             self._not_desired(model, version, actor, not_desired)
         if not_desired:
             _require_written(unwritten)
@@ -155,12 +160,13 @@ class Operations:
     def trip(self, model: str, version: str, why: str, *, halts: bool, is_slow: bool = False) -> None:
         """Takes a version out by the server's own decision: back to the version before, or halted where `halts`.
 
-        Without a version to go back to, bad answers halt the model; late ones are told and nothing else.
+        Without a version to go back to, bad answers halt the model; late ones are told and nothing else. No disk is
+        waited for: the pass that this starts writes what was decided.
         """
         mark = Mark("breaker", why, time.time_ns())
         if not halts:
             try:
-                _, back, _, unwritten = self._go_back(model, mark, leaving=version)
+                _, back, _ = self._go_back(model, mark, leaving=version)
             except ControlError as error:
                 if error.code is Code.NOT_FOUND:
                     # It went while its counts were looked at, and must not come back halted.
@@ -168,8 +174,6 @@ class Operations:
                 why = f"{why}; {error.message}"
             else:
                 _log.error("breaker_tripped", model=model, version=version, back_to=back, why=why)
-                if unwritten is not None:
-                    why = f"{why}; not written, a restart may bring it back ({unwritten.strerror})"
                 self._events.add("breaker_tripped", model=model, version=version, message=f"{why}; back to {back}")
                 return
             if is_slow:
@@ -177,26 +181,42 @@ class Operations:
                 self._events.add("breaker_without_way_back", model=model, version=version, message=why)
                 return
         halt = Halt(f"breaker: version {version}: {why}", "breaker", mark.since_unix_ns)
-        unwritten = self._reconciler.change_halts(lambda before: {**before, model: halt})
-        _log.error("breaker_halted", model=model, version=version, why=why, is_written=unwritten is None)
+        self._reconciler.change_halts(lambda before: {**before, model: halt})
+        self._wake()
+        _log.error("breaker_halted", model=model, version=version, why=why)
         self._events.add("breaker_halted", model=model, version=version, message=why)
 
     def set_desired(
         self, model: str, target: Target, halt: Halt | None, expected_revision: int | None, *, actor: str, reason: str
     ) -> int:
-        """Writes what one model should serve, and returns the revision. Raises TickserveError."""
-        revision = self._reconciler.source.write(model, target, halt, expected_revision, actor=actor, reason=reason)
-        text = f"revision {revision}: {reason}"
-        self._events.add("desired", model=model, version=target.stable, actor=actor, message=text)
-        self._wake()
-        return revision
+        """Writes what one model should serve, and returns the revision.
+
+        Raises
+        ------
+        TickserveError
+            DEADLINE_EXCEEDED where the source does not answer: it may be written then, or not, and events tell.
+        """
+
+        def write() -> int:
+            revision = self._reconciler.source.write(model, target, halt, expected_revision, actor=actor, reason=reason)
+            text = f"revision {revision}: {reason}"
+            self._events.add("desired", model=model, version=target.stable, actor=actor, message=text)
+            self._wake()
+            return revision
+
+        def late(error: BaseException) -> None:
+            _log.error("not_desired", model=model, error=str(error))
+            self._events.add("not_desired", model=model, version=target.stable, actor=actor, message=str(error))
+
+        return self._desiring.run(model, write, late)
 
     def unload(self, model: str, *, actor: str) -> None:
         """Stops a model's answers as `halt` does, for a tool that speaks of loading; durable before it returns."""
         names = self._reconciler.named(model)
         halt = Halt(UNLOADED, actor, time.time_ns())
         # A halt that is there stays whose it is: `load` ends this one.
-        unwritten = self._reconciler.change_halts(lambda halts: {**dict.fromkeys(names, halt), **halts})
+        self._reconciler.change_halts(lambda halts: {**dict.fromkeys(names, halt), **halts})
+        unwritten = self._reconciler.keep_halts()
         self._tell("halted", names, actor, UNLOADED)
         _require_written(unwritten)
 
@@ -264,11 +284,8 @@ class Operations:
             pause.wait(_PAUSE_S)
         return None
 
-    def _go_back(self, model: str, mark: Mark, leaving: str = "") -> tuple[str, str, Plan, OSError | None]:
-        """Takes out the stable version, or `leaving`, at once.
-
-        Returns what left, what is stable then, the plan, and what kept that from being written.
-        """
+    def _go_back(self, model: str, mark: Mark, leaving: str = "") -> tuple[str, str, Plan]:
+        """Takes out the stable version, or `leaving`, at once. Returns what left, what is stable then, and the plan."""
         left = leaving
 
         def choose(record: ModelRecord) -> Target:
@@ -287,11 +304,9 @@ class Operations:
                 record.target, shares=one.shares, segments=(), pins=one.pins, schema_override=back, rules=rules
             )
 
-        record, unwritten = self._reconciler.switch_now(
-            model, choose, lambda overrides: overrides.refusing(model, left, mark)
-        )
+        record = self._reconciler.switch_now(model, choose, lambda overrides: overrides.refusing(model, left, mark))
         self._wake()
-        return left, record.target.stable if record.target else "", self._reconciler.snapshot().plan, unwritten
+        return left, record.target.stable if record.target else "", self._reconciler.snapshot().plan
 
     def _record(self, model: str) -> ModelRecord:
         for record in self._reconciler.snapshot().models:
@@ -316,5 +331,6 @@ def _halted_by_desired(model: str, halt: Halt) -> ControlError:
 def _require_written(unwritten: OSError | None) -> None:
     if unwritten is not None:
         raise ControlError(
-            f"obeyed, but not written: it will not survive a restart ({unwritten.strerror})", code=Code.INTERNAL
+            f"obeyed, but not written: it will not survive a restart before the disk takes it ({unwritten.strerror})",
+            code=Code.INTERNAL,
         )

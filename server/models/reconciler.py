@@ -93,8 +93,12 @@ class Reconciler:
                 self._finish(result)
             if not results:
                 break
-        self._installation.keep_served()
+        self.keep()
         self.events.flush()
+
+    def keep(self) -> None:
+        """Writes what was decided and what is served where that is not on disk yet."""
+        self._installation.keep()
 
     def stop(self) -> None:
         """Lets a pass that is under way load no further model."""
@@ -151,40 +155,40 @@ class Reconciler:
         with self._lock:
             return self._installation.halts
 
-    def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> OSError | None:
-        """Changes which models are halted here, at once. Returns what kept it from being written."""
+    def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> None:
+        """Changes which models are halted here, at once; `keep_halts`, or the next pass, writes it."""
         with self._lock:
             self._installation.change_halts(change)
-        return self._installation.write_halts()
 
-    def change_overrides(self, change: Callable[[Overrides], Overrides]) -> OSError | None:
-        """Changes what is held and refused; the next pass obeys. Returns what kept it from being written."""
+    def keep_halts(self) -> OSError | None:
+        """Writes which models are halted here. Returns what kept it from being written; each pass tries again."""
+        return self._installation.keep_halts()
+
+    def change_overrides(self, change: Callable[[Overrides], Overrides]) -> None:
+        """Changes what is held and refused; the next pass obeys it, and writes it unless `keep_overrides` has."""
         with self._lock:
-            self._installation.overrides = change(self._installation.overrides)
-        return self._installation.write_overrides()
+            self._installation.change_overrides(change)
+
+    def keep_overrides(self) -> OSError | None:
+        """Writes what is held and refused. Returns what kept it from being written; each pass tries again."""
+        return self._installation.keep_overrides()
 
     def switch_now(
         self, model: str, choose: Callable[[ModelRecord], Target], refuse: Callable[[Overrides], Overrides]
-    ) -> tuple[ModelRecord, OSError | None]:
+    ) -> ModelRecord:
         """Refuses a version and installs a target of which everything is loaded already, as one change.
 
-        Returns the record, and what kept the refusal from being written.
-
-        `choose` may raise to change nothing; ControlError where the model is gone. What is refused is written after it
-        is obeyed.
+        Returns the record. `choose` may raise to change nothing; ControlError where the model is gone. What is refused
+        is written by `keep_overrides`, or the next pass.
         """
         installation = self._installation
         with self._lock:
             self.named(model)
             record = installation.records[model]
             target = choose(record)
-            installation.overrides = refuse(installation.overrides)
-            if not self._stopping.is_set():
-                installation.switch(record, target)
-            switched = installation.records[model]
-        # In this order: a process that is killed between the two must find a way back that is not refused.
-        installation.keep_served()
-        return switched, installation.write_overrides()
+            installation.change_overrides(refuse)
+            installation.switch(record, target)
+            return installation.records[model]
 
     def retry(self, model: str) -> None:
         """Lets what failed be tried again in the next pass."""
@@ -213,7 +217,7 @@ class Reconciler:
             for name in sorted(before.keys() - records.keys()):
                 _log.warning("model_removed", model=name)
                 self.events.add("removed", model=name, message=f"the {self.source.name} no longer has it")
-                for loaded in before[name].loaded.values():
+                for loaded in (*before[name].loaded.values(), *before[name].reloaded.values()):
                     self._engine.discard(loaded.plan)
             is_changed = records.keys() != before.keys() or any(
                 record.desired.halt != before[name].desired.halt for name, record in records.items()
@@ -251,7 +255,7 @@ class Reconciler:
         again: list[VersionRef] = []
         is_loading = False
         for version in versions:
-            ref, loaded = find_ref(record, version), record.loaded.get(version)
+            ref, loaded = find_ref(record, version), record.loaded_for(version, target)
             is_same = loaded is not None and _is_same(loaded, ref)
             if loaded is not None and version in target.required and version != target.schema_override:
                 # What is still loaded, such as the version before, is held against what clients use now as well.
@@ -273,7 +277,7 @@ class Reconciler:
                 return "failed"
             (again if is_same else missing).append(ref)
         if not missing and not is_loading:
-            # What only gets other rules has them from the next install on: last, once all else of the target is there.
+            # What only gets other rules comes last, once all else of the target is there.
             missing = again
         for ref in missing:
             if not self._loader.start((name, ref.version), partial(self._preparer.load, record, target, ref)):
@@ -309,6 +313,10 @@ class Reconciler:
                 # Held against what was stable when its load began; the next pass holds it against what is now.
                 self._engine.discard(result.loaded.plan)
             else:
+                for before in (record.loaded.get(version), record.reloaded.get(version)):
+                    if before is not None and before.plan.key != result.loaded.plan.key:
+                        # An engine keeps what a plan names.
+                        self._engine.discard(before.plan)
                 self._take(changes.loaded(record, version, result.loaded), version)
 
     def _take(self, record: ModelRecord, version: str) -> None:

@@ -30,7 +30,8 @@ class ModelRecord:
 
     `last` is what an earlier process served; it counts until something is installed. `went_back` says that this is
     what was installed first. `warm` is the version to load again behind it, to go back to. `misfits` are loaded, and
-    cannot be what they are meant to be.
+    cannot be what they are meant to be. `reloaded` are versions of the plan that are loaded again for other rules;
+    they count once all of a target has them.
     """
 
     name: str
@@ -45,6 +46,12 @@ class ModelRecord:
     went_back: bool = False
     warm: VersionRef | None = None
     misfits: Mapping[str, FailedChange] = field(default_factory=dict)
+    reloaded: Mapping[str, Loaded] = field(default_factory=dict)
+
+    def loaded_for(self, version: str, target: Target) -> Loaded | None:
+        """The version as it is loaded for a target: with its rules, where it is loaded again for them."""
+        again = self.reloaded.get(version)
+        return again if again is not None and again.rules == target.rules else self.loaded.get(version)
 
     @property
     def faults(self) -> Mapping[str, FailedChange]:

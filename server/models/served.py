@@ -44,10 +44,10 @@ class ServedFile:
             _log.error("last_served_lost", file=str(self._path), error=str(error))
         return self._written
 
-    def write(self, served: Mapping[str, LastServed]) -> bool:
-        """Replaces it where it changed. False where the disk refuses; that is said once."""
+    def write(self, served: Mapping[str, LastServed]) -> OSError | None:
+        """Replaces it where it changed. Returns why the disk refuses; that is said once."""
         if served == self._written:
-            return True
+            return None
         body = {
             name: {
                 "target": plain_target(last.target),
@@ -62,10 +62,10 @@ class ServedFile:
             if not self._is_refused:
                 _log.error("last_served_not_written", file=str(self._path), error=error.strerror)
             self._is_refused = True
-        else:
-            self._written = dict(served)
-            self._is_refused = False
-        return not self._is_refused
+            return error
+        self._written = dict(served)
+        self._is_refused = False
+        return None
 
 
 def _last(entry: Any) -> LastServed:

@@ -8,6 +8,7 @@ import pytest
 
 from mlops.package import Bounds, InputRules, OutputRule
 from server.models import DesiredRows, DirectorySource, LocalState, Reconciler, RuleChange, Settling, Target
+from server.models.planning import with_rules
 from server.models.values import only
 from server.plan import Halt
 from tests.conformance.conftest import Bench
@@ -60,6 +61,19 @@ def test_output_rule_is_replaced_and_restored(bench: Bench, tmp_path: Path, clie
     rig.desire()
     with pytest.raises(OutputRuleError):
         client.predict(ROW)
+
+
+def test_rules_that_are_prepared_wait_for_a_plan_that_names_them(bench: Bench, tmp_path: Path, client: Client) -> None:
+    rig = Rig(bench, tmp_path, output_rules=(TOO_HIGH,))
+    plan = rig.reconciler.snapshot().plan
+    flagged = with_rules(plan.models["demo"].versions["1"], (RuleChange("at-most-5", policy="flag"),))
+    bench.engine.prepare(flagged)
+    bench.engine.install(replace(plan, generation=plan.generation + 1))
+    with pytest.raises(OutputRuleError):
+        client.predict(ROW)
+    model = replace(plan.models["demo"], versions={"1": flagged})
+    bench.engine.install(replace(plan, generation=plan.generation + 2, models={"demo": model}))
+    assert client.predict(ROW).findings[0].kind == "flagged"
 
 
 def test_input_bound_is_replaced_and_restored(bench: Bench, tmp_path: Path, client: Client) -> None:

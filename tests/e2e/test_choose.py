@@ -1,6 +1,7 @@
 """Desired state without a registry: an operator chooses a version of the models directory, and gives it back."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,9 @@ def test_rollback_says_what_it_left_and_how_to_follow_the_policy_again(launcher:
         running.control.wait(lambda status: stable(status) == "1", 20.0)
         launcher.run(*("release", "demo", "--reason", "done", "--actor", "kim"))
         running.control.wait(lambda status: stable(status) == "2", 20.0)
+        launcher.run(*("halt", "demo", "--reason", "a\nb\x1b[2J", "--actor", "kim"))
+        assert "a b\\x1b[2J" in " ".join(launcher.run("status").stdout.split())
+        launcher.run("resume", "demo")
         launcher.run(*("rollback", "demo", "--reason", "bad fills", "--actor", "ann"))
         running.control.wait(lambda status: not status.models[0].overrides, 20.0)
         said = " ".join(launcher.run("status").stdout.split())
@@ -70,10 +74,16 @@ def test_rollback_says_what_it_left_and_how_to_follow_the_policy_again(launcher:
         # It ends by itself.
         told = launcher.run("events", "--until-now").stdout.splitlines()
         assert [line.split()[4] for line in told][-1] == "rolled_back"
-        assert len(told) > 4
+        assert [line for line in told if line.endswith(" halted demo by kim: a\\nb\\x1b[2J")]
         after = launcher.run("events", "--until-now", "--after", str(len(told) - 1)).stdout.splitlines()
         assert after == told[-1:]
+        refused = launcher.run("events", "--after", "999999999", code=1).stderr
+        assert "error: the newest event of this server is" in refused
         assert running.terminate() == 0
+    with launcher.serve():
+        # What the next process tells comes after all that this one told.
+        again = launcher.run("events", "--until-now", "--after", told[-1].split()[0]).stdout.splitlines()
+        assert "installed" in [line.split()[4] for line in again]
 
 
 def test_what_cannot_be_chosen_changes_nothing(launcher: Launcher) -> None:
@@ -84,6 +94,8 @@ def test_what_cannot_be_chosen_changes_nothing(launcher: Launcher) -> None:
         done = launcher.run("choose", "other", "1", "--reason", "new", code=2)
         assert "unknown model 'other'; models here: demo" in done.stderr
         launcher.run("choose", "demo", "1", code=2)
+        done = launcher.run("choose", "demo", "1", "--reason", os.fsdecode(b"n\xffw"), code=2)
+        assert done.stderr == "error: argument 'n\\udcffw' is no UTF-8\n"
         assert stable(running.control.status()) == "1"
         assert running.terminate() == 0
     assert written(launcher.home, "desired") == []

@@ -19,7 +19,15 @@ from tickserve.cli.serve import serve
 from tickserve.cli.sidecar import sidecar
 from tickserve.cli.status import status
 from tickserve.cli.train import train
-from tickserve.errors import Code, DeadlineError, InternalError, StatusError, TickserveError, UnreachableError
+from tickserve.errors import (
+    Code,
+    ControlError,
+    DeadlineError,
+    InternalError,
+    StatusError,
+    TickserveError,
+    UnreachableError,
+)
 
 app = typer.Typer(
     name="tickserve",
@@ -60,15 +68,24 @@ def main() -> None:
     try:
         app()
     except TickserveError as error:
-        console = Console(stderr=True, style="red", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"error: {error.message}")
+        _complain(error.message)
         sys.exit(_exit_code(error))
-    except Exception:  # noqa: BLE001 - whatever it is, it is ours: a traceback to report, and the documented exit code
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is ours: a traceback, and the documented exit code
+        if isinstance(error, UnicodeEncodeError) and error.object in sys.argv:
+            _complain(f"argument {error.object!a} is no UTF-8")
+            sys.exit(2)
         traceback.print_exc()
         sys.exit(3)
 
 
+def _complain(message: str) -> None:
+    Console(stderr=True, style="red", markup=False, highlight=False, soft_wrap=True).print(f"error: {message}")
+
+
 def _exit_code(error: TickserveError) -> int:
     if isinstance(error, UnreachableError | DeadlineError | InternalError | StatusError):
+        return 3
+    if isinstance(error, ControlError) and error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+        # A server that answers, whose registry does not.
         return 3
     return 2 if error.code in (Code.INVALID_ARGUMENT, Code.NOT_FOUND) else 1

@@ -9,7 +9,7 @@ import typer
 
 from tickserve.cli.changing import Asked, changes, changes_with_reason
 from tickserve.cli.connection import operates
-from tickserve.cli.models.options import Json, ModelName
+from tickserve.cli.models.options import Json, ModelName, printable
 from tickserve.cli.status import plain_status, show_time
 from tickserve.errors import Code, ControlError, UnreachableError
 
@@ -121,7 +121,7 @@ def release(control: "ControlClient", asked: Asked, model: ModelName) -> None:
 @operates
 def events(
     control: "ControlClient",
-    after: Annotated[int, typer.Option(min=0, help="Begin after this sequence.")] = 0,
+    after: Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Begin after this sequence.")] = 0,
     until_now: Annotated[bool, typer.Option("--until-now", help="End with the newest one there is.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -133,7 +133,8 @@ def events(
         which = " ".join(filter(None, (event.model, event.version and f"version {event.version}")))
         who = f" by {event.actor}" if event.actor else ""
         what = f": {event.message}" if event.message else ""
-        typer.echo(f"{event.sequence} {show_time(event.at)} {event.kind} {which}{who}{what}")
+        line = printable(f"{event.sequence} {show_time(event.at)} {event.kind} {which}{who}{what}")
+        typer.echo(line.replace("\n", "\\n"))
 
 
 @changes

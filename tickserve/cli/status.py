@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tickserve.cli.connection import Admin, TlsCa, TlsCert, TlsKey, connect
-from tickserve.cli.models.options import Artifacts, Json, RegistryUrl
+from tickserve.cli.models.options import Artifacts, Json, RegistryUrl, printable
 from tickserve.errors import Code
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _show_model(model: "ModelStatus", source: str, console: Console) -> None:
     for version in model.versions:
         _say(console, _row(version))
     for style, note in _notes(model, source):
-        for line in textwrap.wrap(note, console.width, initial_indent="  ", subsequent_indent="    "):
+        for line in textwrap.wrap(printable(note), console.width, initial_indent="  ", subsequent_indent="    "):
             _say(console, line, style)
 
 

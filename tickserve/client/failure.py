@@ -38,7 +38,8 @@ def prediction_error(failed: CallError, *, address: str) -> TickserveError:
 
 def control_error(failed: CallError, *, address: str) -> TickserveError:
     """The exception for a failed call of the Control service."""
-    if failed.trailers.get(REASON_KEY) is None and failed.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+    is_refused = REASON_KEY in failed.trailers or FIELD_KEY in failed.trailers
+    if not is_refused and failed.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
         return UnreachableError(
             f"no server answered at the admin listener {address} ({failed.message}); "
             "is it running, and with this TICKSERVE_HOME?"

@@ -23,7 +23,7 @@ from tickserve.listening.listeners import Listeners, Tls
 from tickserve.listening.tls import Certificates
 
 _T = TypeVar("_T")
-_Key = tuple[str, str, bytes]
+_Key = tuple[str, str, bytes, str]
 
 
 class PythonEngine:
@@ -97,22 +97,22 @@ class PythonEngine:
         """Loads, warms and checks a version on the calling thread. Raises PackageError."""
         runtime, prepared = prepare(version)
         with self._lock:
-            self._prepared[_key(version)] = runtime
+            self._prepared[version.key] = runtime
         return prepared
 
     def install(self, plan: Plan) -> None:
         """Makes `plan` the installed one; returns when requests read it."""
         with self._lock:
-            keys = {_key(version) for model in plan.models.values() for version in model.versions.values()}
+            keys = {version.key for model in plan.models.values() for version in model.versions.values()}
             runtimes = {key: self._prepared.get(key) or self._installed[key] for key in keys}
             placed = {} if self._tap is None else self._tap.place(plan)
             apart = self._shadowed(plan, runtimes)
             installed = build(
                 plan,
-                lambda version: runtimes[_key(version)],
+                lambda version: runtimes[version.key],
                 self._tallies.of,
                 placed,
-                lambda version: apart[_key(version)][1],
+                lambda version: apart[version.key][1],
             )
             self._on_loop(lambda: self._swap(installed))
             self._tallies.keep(
@@ -134,7 +134,7 @@ class PythonEngine:
     def discard(self, version: VersionPlan) -> None:
         """Forgets a prepared version that is not installed."""
         with self._lock:
-            runtime = self._prepared.pop(_key(version), None)
+            runtime = self._prepared.pop(version.key, None)
         self._reaper.retire([] if runtime is None else [runtime])
 
     def counters(self) -> Counters:
@@ -198,7 +198,7 @@ class PythonEngine:
         apart = {}
         for model in plan.models.values():
             if model.shadow is not None and model.shadow.version in model.versions:
-                key = _key(model.versions[model.shadow.version])
+                key = model.versions[model.shadow.version].key
                 before = self._apart.get(key)
                 loaded = runtimes[key]
                 apart[key] = before if before is not None and before[0] is loaded else (loaded, loaded.apart())
@@ -226,7 +226,3 @@ class PythonEngine:
 
         self._loop.call_soon_threadsafe(run)
         return future.result()
-
-
-def _key(version: VersionPlan) -> _Key:
-    return version.model, version.version, version.digest

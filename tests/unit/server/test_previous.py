@@ -176,6 +176,7 @@ def test_version_that_was_taken_out_is_not_brought_back(start: Start, models: Pa
     reconciler.reconcile()
     Operations(reconciler).trip("demo", "2", "9 of 10 answers were bad", halts=False)
     assert stable_and_previous(reconciler) == ("1", "")
+    reconciler.converge()
     restarted = start()
     restarted.reconcile()
     assert stable_and_previous(restarted) == ("1", "")

@@ -292,7 +292,10 @@ def test_halt_is_obeyed_even_where_it_cannot_be_written(
     assert [entry["event"] for entry in logs] == ["decision_not_written", "halted"]
     assert list(tmp_path.glob("*.tmp")) == []
     (tmp_path / "halts.json").rmdir()
-    operations.halt("demo", actor="kim", reason="now")
+    with capture_logs() as logs:
+        reconciler.reconcile()
+        reconciler.reconcile()
+    assert [entry["event"] for entry in logs] == ["decision_written"]
     assert list(LocalState(tmp_path).read_halts()) == ["demo"]
 
 

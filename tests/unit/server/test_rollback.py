@@ -134,20 +134,20 @@ def test_rollback_that_nothing_could_be_told_of_says_so(
     source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
     reconciler, operations = trying(source, engine, tmp_path)
     monkeypatch.setattr("server.models.files.os.fsync", no_room)
-    with pytest.raises(ControlError, match=r"obeyed, but not written: it will not survive a restart \(No space"):
+    with pytest.raises(ControlError, match=r"a restart before the disk takes it \(No space"):
         operations.rollback("demo", actor="kim", reason="bad fills")
     assert stable(reconciler) == "3"
     operations.trip("demo", "3", "9 of 10 answers were bad", halts=True)
 
 
 def test_rollback_does_not_wait_for_a_source_that_does_not_answer(
-    models: Path, engine: PythonEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, engine: PythonEngine, tmp_path: Path
 ) -> None:
     source = Interrupted(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler, operations = trying(source, engine, tmp_path)
+    reconciler, _ = trying(source, engine, tmp_path)
     answer = threading.Event()
     Interrupted.others.append(lambda: answer.wait(BOUND_S))
-    monkeypatch.setattr("server.models.operations._DESIRE_S", 0.05)
+    operations = Operations(reconciler, within_s=0.05)
     done = operations.rollback("demo", actor="kim", reason="bad fills")
     assert (done.version, done.not_desired) == (
         "3",

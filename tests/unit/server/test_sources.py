@@ -134,7 +134,7 @@ class HeldLoader:
 
     @property
     def loading(self) -> frozenset[tuple[str, str]]:
-        return frozenset(self.jobs)
+        return frozenset(self.jobs) | {result.key for result in self.ended}
 
     def load(self, version: str) -> None:
         inline = InlineLoader()
@@ -304,6 +304,29 @@ def test_events_are_kept_in_order_waited_for_and_written(tmp_path: Path) -> None
     assert written()[2:] == [(3, "failed", "")]
 
 
+def test_sequences_of_events_go_on_over_a_restart(tmp_path: Path) -> None:
+    audit = tmp_path / "events.jsonl"
+    events = EventLog(audit)
+    events.add("halted", model="demo", actor="kim", message="bad fills")
+    # Told, and never written: the process was killed.
+    events.add("installed", model="demo", version="2")
+    seen = events.newest
+    again = EventLog(audit)
+    assert again.after(seen) == []
+    again.add("resumed", model="demo", actor="kim")
+    assert [event.kind for event in again.after(seen)] == ["resumed"]
+    [event] = again.after(0)
+    assert event.sequence == again.newest > seen + 1
+    # Torn, and just renamed.
+    audit.write_bytes(audit.read_bytes()[:-20])
+    assert EventLog(audit).newest > event.sequence
+    audit.rename(tmp_path / "events.jsonl.1")
+    assert EventLog(audit).newest > event.sequence
+    for damage in (b"", b"\xff\n{}\n[]\n", b'{"sequence": 99999999999999999999}\n', b'{"sequence": null}\n'):
+        audit.write_bytes(damage)
+        assert EventLog(audit).newest == event.sequence + 1024
+
+
 def test_damaged_overrides_keep_the_server_from_starting(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
     (tmp_path / "overrides.json").write_text('{"held": {"demo"')
     with pytest.raises(ConfigurationError, match="which models are held and which versions were taken out"):
@@ -417,13 +440,56 @@ def test_rules_change_only_with_the_rest_of_what_is_desired(models: Path, engine
     assert {version: loaded.rules for version, loaded in record.loaded.items()} == {"2": rules, "3": rules}
 
 
+def test_rules_of_a_split_change_all_at_once_or_not_at_all(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
+    source, loader = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json")), HeldLoader()
+    memory = Memory()
+    reconciler = Reconciler(source, engine, LocalState(tmp_path), loader=loader, memory=memory)
+    operations = Operations(reconciler)
+
+    def desire(*rules: RuleChange) -> None:
+        split = Target(shares("2", 1_000, "3"), rules=rules)
+        operations.set_desired("demo", split, None, None, actor="kim", reason="try it")
+        reconciler.reconcile()
+
+    def load(version: str) -> None:
+        loader.load(version)
+        reconciler.reconcile()
+
+    def served() -> dict[str, str]:
+        # Another install in between, as any halt is.
+        operations.halt("demo", actor="kim", reason="stop")
+        operations.resume("demo", actor="kim", reason="")
+        plan = reconciler.snapshot().plan.models["demo"]
+        assert engine._installed.keys() == {version.key for version in plan.versions.values()}
+        return {number: version.output_rules[0].policy for number, version in plan.versions.items()}
+
+    reconciler.reconcile()
+    load("3")
+    desire()
+    load("2")
+    assert served() == {"2": "reject", "3": "reject"}
+    desire(RuleChange("values_finite", "flag"))
+    load("2")
+    assert served() == {"2": "reject", "3": "reject"}
+    load("3")
+    assert served() == {"2": "flag", "3": "flag"}
+    # What was loaded for rules that nobody wants any more is given up.
+    desire(RuleChange("values_finite", "clip"))
+    load("3")
+    desire(RuleChange("values_finite", "flag"))
+    assert served() == {"2": "flag", "3": "flag"}
+    [record] = reconciler.snapshot().models
+    assert (record.reloaded, engine._prepared) == ({}, {})
+    assert memory.taken_bytes == sum(each.resident_bytes for each in record.prepared.values())
+
+
 def test_load_that_ends_after_its_model_went_leaves_nothing_behind(models: Path, engine: PythonEngine) -> None:
     add_constant(models, 1.0, name="other")
     loader = HeldLoader()
     reconciler = Reconciler(DirectorySource(models), engine, LocalState(models.parent), loader=loader)
     reconciler.reconcile()
     loader.load("3")
-    assert [version for _, version, _ in engine._prepared] == ["3"]
+    assert [version for _, version, _, _ in engine._prepared] == ["3"]
     shutil.rmtree(models / "demo")
     reconciler.reconcile()
     assert engine._prepared == {}

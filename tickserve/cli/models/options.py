@@ -164,5 +164,9 @@ def cell(value: object) -> str:
         case float():
             return f"{value:.4g}"
         case _:
-            # A reason may hold what moves a terminal's cursor; the history of others is not written over by it.
-            return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(value))
+            return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """A text of somebody else: what moves a terminal's cursor is spelled out, so that it writes over nothing."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
