@@ -33,7 +33,7 @@ class Running:
     def terminate(self) -> int:
         """SIGTERM, and the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Launcher:
         with ControlClientContext(f"unix:{self.home / 'admin.sock'}") as control:
             try:
                 try:
-                    status = control.wait(lambda status: status.state == "serving", 30)
+                    status = control.wait(lambda status: status.state == "serving", 60)
                 except UnreachableError:
                     pytest.fail(f"the server did not start: {log.read_text()}")
                 yield Running(process, control, status.listen[0], status.http, log)
@@ -92,7 +92,7 @@ class Launcher:
 @contextmanager
 def ControlClientContext(address: str) -> Iterator[ControlClient]:
     """A control client that is closed at the end."""
-    control = ControlClient(address)
+    control = ControlClient(address, timeout_s=60.0)
     try:
         yield control
     finally:
@@ -115,7 +115,7 @@ def client_of() -> Iterator[object]:
     made: list[Client] = []
 
     def make(running: Running, **options: object) -> Client:
-        made.append(Client(running.address, timeout_s=10.0, **options))  # type: ignore[arg-type]
+        made.append(Client(running.address, timeout_s=60.0, **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield make

@@ -103,14 +103,14 @@ def test_promotion_waits_for_all_and_names_the_one_that_is_held(fleet: Fleet) ->
         held = [{"server": "desk-b", "model": "demo", "why": "held by kim: freeze"}]
         assert (code, lagging) == (1, held)
         # The other one does not wait for it.
-        first.control.wait(serves("2"), 20.0)
+        first.control.wait(serves("2"), 60)
         assert fleet.lagging() == (1, held)
         _, said = fleet.run("status", "--all")
         found = {server["server"]: (server["engine"], server["models"]["demo"]["split"]) for server in said["servers"]}
         assert found["desk-b"] == ("python", {"1": 10_000})
         assert found["desk-a"][1] == {"2": 10_000}
         second.control.follow("demo", actor="kim")
-        second.control.wait(serves("2"), 20.0)
+        second.control.wait(serves("2"), 60)
         assert fleet.promote(2, wait_s=60.0) == (0, [])
         assert (first.terminate(), second.terminate()) == (0, 0)
 
@@ -125,10 +125,10 @@ def test_promotion_names_the_server_that_cannot_load_the_version(fleet: Fleet) -
         code, lagging = fleet.promote(2, wait_s=10.0)
         assert (code, [lag["server"] for lag in lagging]) == (1, ["desk-b"]), lagging
         assert "of the 2.0 MiB of memory_budget_mb are taken" in lagging[0]["why"]
-        first.control.wait(serves("2"), 20.0)
+        first.control.wait(serves("2"), 60)
         assert serves("1")(second.control.status())
         # Gone back to for all of them, none lags.
         code, _ = fleet.run("models", "rollback", "demo", "--reason", "desk-b cannot")
-        first.control.wait(serves("1"), 20.0)
+        first.control.wait(serves("1"), 60)
         assert fleet.promote(1, wait_s=60.0) == (0, [])
         assert (first.terminate(), second.terminate()) == (0, 0)

@@ -32,9 +32,9 @@ def desire(launcher: Launcher, shadow: pb.Shadow | None) -> None:
     )
     with grpc.insecure_channel(f"unix:{launcher.home / 'admin.sock'}") as channel:
         stub = control_pb2_grpc.ControlStub(channel)
-        revision = stub.Status(pb.StatusRequest(), timeout=20).models[0].desired.revision
+        revision = stub.Status(pb.StatusRequest(), timeout=60).models[0].desired.revision
         request = pb.SetDesiredRequest(desired=state, expected_revision=revision, actor="ann", reason="test")
-        stub.SetDesired(request, timeout=20)
+        stub.SetDesired(request, timeout=60)
 
 
 def role_of(running: Running, version: str) -> str:
@@ -59,7 +59,7 @@ def load(client: Client) -> Iterator[list[str]]:
     thread.start()
     yield answered
     is_over.set()
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -132,7 +132,7 @@ def test_a_killed_server_leaves_whole_records_and_pairs(launcher: Launcher, clie
         with load(client_of(running)):
             until(lambda: pairs(boot)[0], lambda count: count > 200)
             os.kill(running.process.pid, signal.SIGKILL)
-            running.process.wait(20)
+            running.process.wait(60)
     shadow, compared = pairs(boot)
     # Killed between the two counts of one request, or between counting and recording it, at the most.
     assert abs(shadow - compared) <= 1

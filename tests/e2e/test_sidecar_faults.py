@@ -60,7 +60,7 @@ def test_sidecars_and_servers_that_are_killed_under_load_lose_nothing_and_count_
                     life.end()
                     lives.append(TapLife(folder, rings=2, slots=512))
             os.kill(running.process.pid, signal.SIGKILL)
-            running.process.wait(20)
+            running.process.wait(60)
     lives[-1].end()
     with beside(launcher) as running:
         running.wait_for("tickserve_sidecar_boots", 0)
@@ -169,7 +169,7 @@ def test_a_schema_that_changes_between_versions_is_logged_as_each_of_them_was(la
         running.wait_for("tickserve_sidecar_records_total", 18)
         write(2, 7)
         os.kill(running.process.pid, signal.SIGKILL)
-        running.process.wait(20)
+        running.process.wait(60)
     write(3, 1)
     with beside(launcher) as running:
         write(1, 2, 2)

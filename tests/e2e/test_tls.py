@@ -20,7 +20,7 @@ from tickserve.client import Client, ControlClient, ServerStatus, Tls
 from tickserve.errors import UnreachableError
 from tickserve.wire import grpc_service_pb2 as oip
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 ROW = dict.fromkeys(FEATURES, 1.0)
 
 
@@ -63,7 +63,7 @@ def ask() -> Iterator[Callable[..., float]]:
     with ExitStack() as clients:
 
         def ask(address: str, tls: Tls | None) -> Client:
-            client = clients.enter_context(Client(address, model="demo", timeout_s=10.0, tls=tls))
+            client = clients.enter_context(Client(address, model="demo", timeout_s=60.0, tls=tls))
             answers(client)
             return client
 
@@ -78,7 +78,7 @@ def wait_for(running: Running, line: str) -> None:
     """Until the server's metrics hold the line."""
     end = time.monotonic() + BOUND_S
     while True:
-        with urllib.request.urlopen(f"http://{running.http}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://{running.http}/metrics", timeout=60) as response:
             metrics = response.read().decode()
         if line in metrics.splitlines():
             return
@@ -223,12 +223,12 @@ def test_operators_reach_a_tcp_admin_listener_with_their_certificate(launcher: L
     mutual = (*tls, "--tls-cert", str(certificate), "--tls-key", str(key))
     try:
         with closing(ControlClient(admin, tls=Tls(authority.certificate, certificate, key))) as control:
-            control.wait(lambda status: status.state == "serving", 30)
+            control.wait(lambda status: status.state == "serving", 60)
         launcher.run("halt", "demo", "--reason", "test", "--actor", "kim", *mutual)
         assert '"halted"' in launcher.run("status", "--json", *mutual).stdout
         launcher.run("status", *tls, code=3)
         launcher.run("drain", "--actor", "kim", *mutual)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
 

@@ -104,7 +104,7 @@ def server_killed(place: int) -> Callable[[RolloutFleet], Killed]:
         desk = fleet.desks[place]
         desk.kill_server()
         # Nobody counts for a life of it that has ended.
-        until(lambda: fleet.view("first").hold, lambda hold: desk.name in hold, 30.0)
+        until(lambda: fleet.view("first").hold, lambda hold: desk.name in hold)
         desk.serve()
         return {desk.name}
 

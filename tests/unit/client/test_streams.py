@@ -391,7 +391,7 @@ def test_closing_amid_a_request_ends_the_waiting(client: Client, script: Script,
         wait_until(lambda: len(script.requests) == 1)
         (stream if what == "stream" else client).close()
         with pytest.raises(StatusError) as caught:
-            asked.result(20)
+            asked.result(60)
     assert (caught.value.code, caught.value.executed) == (Code.CANCELLED, True)
     wait_until(lambda: has_no_stream(script))
     stream.close()
