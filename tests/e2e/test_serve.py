@@ -13,13 +13,14 @@ import pytest
 
 from mlops.package import MANIFEST_FILE, MODEL_FILE
 from tests.e2e.conftest import PROGRAM, ControlClientContext, Launcher, Running
-from tests.support.models import FEATURES, slow_model
+from tests.support.models import FEATURES, slow_model, working_model
 from tests.support.packages import add_constant, add_endless_load, build_constant, flip_byte
 from tickserve.client import Client, ServerStatus
 from tickserve.errors import DrainingError, HaltedError, TickserveError, UnreachableError
 
 MakeClient = Callable[..., Client]
 ROW = dict.fromkeys(FEATURES, 1.0)
+MANY = 40
 
 
 def get(running: Running, path: str) -> tuple[int, str]:
@@ -113,14 +114,15 @@ def test_drain_answers_what_is_in_flight_refuses_the_rest_and_exits_0(
 ) -> None:
     folder = launcher.models / "slow" / "1"
     folder.mkdir(parents=True)
-    (folder / MODEL_FILE).write_bytes(slow_model(repeats=150))
-    with launcher.serve("--grace-s", "20") as running:
+    (folder / MODEL_FILE).write_bytes(working_model())
+    with launcher.serve("--grace-s", "60") as running:
         client = client_of(running, check_features=False)
         outcomes: list[object] = []
 
         def ask() -> None:
             try:
-                outcomes.append(client.predict([1.0, 2.0, 3.0], model="slow").values.tolist())
+                # Seconds of work, in which it is seen to be in flight and told to drain.
+                outcomes.append(client.predict([3000.0, 2.0, 3.0], model="slow").values.tolist())
             except TickserveError as error:
                 outcomes.append(error)
 
@@ -130,7 +132,7 @@ def test_drain_answers_what_is_in_flight_refuses_the_rest_and_exits_0(
         launcher.run("drain", "--reason", "deploy", "--actor", "kim")
         assert running.process.wait(60) == 0
         thread.join()
-        assert outcomes == [[[6.0]]]
+        assert outcomes == [[[3005.0]]]
         with pytest.raises((UnreachableError, DrainingError)):
             client.predict([1.0, 2.0, 3.0], model="slow")
     log = running.log.read_text()
@@ -141,7 +143,7 @@ def test_drain_is_not_ready_first_and_goes_on_answering_for_the_delay(
     launcher: Launcher, client_of: MakeClient
 ) -> None:
     add_constant(launcher.models, 1.0)
-    launcher.settings["TICKSERVE_DRAIN_DELAY_S"] = "2"
+    launcher.settings["TICKSERVE_DRAIN_DELAY_S"] = "6"
     with launcher.serve() as running:
         client = client_of(running)
         client.predict(ROW, model="demo")
@@ -156,29 +158,28 @@ def test_drain_is_not_ready_first_and_goes_on_answering_for_the_delay(
 def test_run_that_outlives_the_grace_does_not_keep_the_process(launcher: Launcher, client_of: MakeClient) -> None:
     folder = launcher.models / "slow" / "1"
     folder.mkdir(parents=True)
-    (folder / MODEL_FILE).write_bytes(slow_model(repeats=300))
+    (folder / MODEL_FILE).write_bytes(working_model())
     with launcher.serve("--grace-s", "0.1") as running:
-        run_time_s = running.control.status().models[0].versions[0].run_time_ns / 1e9
         client = client_of(running, check_features=False)
+        # Hours of work: no bound here is met by waiting for it.
         threads = [
-            threading.Thread(target=lambda: client.predict([1.0, 2.0, 3.0], model="slow", timeout_s=60), daemon=True)
+            threading.Thread(target=lambda: client.predict([1e7, 2.0, 3.0], model="slow", timeout_s=600), daemon=True)
             for _ in range(8)
         ]
         threading.excepthook = lambda _: None
         for thread in threads:
             thread.start()
         running.control.wait(lambda _: "tickserve_in_flight_requests 8.0" in get(running, "/metrics")[1], 60)
-        # Eight runs on two threads would take four times as long as one.
-        assert run_time_s > 0.2
         running.process.terminate()
-        assert running.process.wait(4 * run_time_s) == 0
+        assert running.process.wait(60) == 0
 
 
 def test_told_to_stop_while_loading_it_never_becomes_ready(launcher: Launcher) -> None:
-    for number in range(4):
+    # Many, and each takes a while: the first is seen long before the last.
+    for number in range(MANY):
         folder = launcher.models / f"slow-{number}" / "1"
         folder.mkdir(parents=True)
-        (folder / MODEL_FILE).write_bytes(slow_model(repeats=500 + number))
+        (folder / MODEL_FILE).write_bytes(slow_model(repeats=250 + number))
     log = launcher.home / "server.log"
     with open(log, "w") as stderr:
         process = subprocess.Popen(
@@ -197,7 +198,7 @@ def test_told_to_stop_while_loading_it_never_becomes_ready(launcher: Launcher) -
     text = log.read_text()
     assert "stopped" in text
     assert "ready" not in text
-    assert installed_models(text) < 4
+    assert installed_models(text) < MANY
 
 
 def installed_models(log: str) -> int:

@@ -222,7 +222,7 @@ def test_operators_reach_a_tcp_admin_listener_with_their_certificate(launcher: L
     tls = ("--admin", admin, "--tls-ca", str(authority.certificate))
     mutual = (*tls, "--tls-cert", str(certificate), "--tls-key", str(key))
     try:
-        with closing(ControlClient(admin, tls=Tls(authority.certificate, certificate, key))) as control:
+        with closing(ControlClient(admin, timeout_s=60.0, tls=Tls(authority.certificate, certificate, key))) as control:
             control.wait(lambda status: status.state == "serving", 60)
         launcher.run("halt", "demo", "--reason", "test", "--actor", "kim", *mutual)
         assert '"halted"' in launcher.run("status", "--json", *mutual).stdout
