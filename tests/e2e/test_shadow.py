@@ -44,13 +44,16 @@ def role_of(running: Running, version: str) -> str:
 
 @contextmanager
 def load(client: Client) -> Iterator[list[str]]:
-    """Asks without a pause until the end; gives the versions that answered, until the server is gone."""
+    """Asks until the end; gives the versions that answered, until the server is gone.
+
+    With pauses, so that the rings have room for all of it however long the test takes: nobody reads them meanwhile.
+    """
     answered: list[str] = []
     is_over = threading.Event()
 
     def ask() -> None:
         try:
-            while not is_over.is_set():
+            while not is_over.wait(0.002):
                 answered.append(client.predict(ROW, model="demo").version)
         except UnreachableError:
             return

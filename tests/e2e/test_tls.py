@@ -175,6 +175,13 @@ def test_new_client_authority_is_for_new_connections_and_old_ones_go_on(
         answers(before)
 
 
+def write_at_once(path: Path, content: bytes) -> None:
+    """So that no server sees less of it."""
+    staged = path.with_suffix(".staged")
+    staged.write_bytes(content)
+    staged.rename(path)
+
+
 def test_half_a_change_keeps_the_old_certificate_until_it_is_whole(
     launcher: Launcher, files: Files, authority: Authority, other: Authority, ask: Callable[..., Client]
 ) -> None:
@@ -182,10 +189,10 @@ def test_half_a_change_keeps_the_old_certificate_until_it_is_whole(
     with launcher.serve(*files.tls) as running:
         wait_for(running, "tickserve_tls_reload_refused 0.0")
         content = renewed.certificate.read_bytes()
-        files.certificate.write_bytes(content[: len(content) // 2])
+        write_at_once(files.certificate, content[: len(content) // 2])
         wait_for(running, "tickserve_tls_reload_refused 1.0")
         ask(running.address, authority.client())
-        files.certificate.write_bytes(content)
+        write_at_once(files.certificate, content)
         running.control.wait(lambda _: "is not the key of the certificate" in running.log.read_text(), BOUND_S)
         ask(running.address, authority.client())
         put(renewed.key, files.key)

@@ -39,6 +39,8 @@ class Figures(Collector):
 
 @pytest.fixture
 def start() -> Iterator[Start]:
+    # Tests count threads, and those of an ended server end by themselves.
+    wait_until(lambda: http_threads() == 0)
     with ExitStack() as servers:
 
         def start(figures: Collector | None = None, address: str = "127.0.0.1:0", **bounds: float) -> HttpServer:
