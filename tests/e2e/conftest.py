@@ -57,7 +57,7 @@ class Launcher:
             | self.settings
         )
 
-    def run(self, *arguments: str, code: int = 0, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, code: int = 0, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Runs the program to its end and holds its exit code against `code`."""
         done = subprocess.run(
             [PROGRAM, *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False

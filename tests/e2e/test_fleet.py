@@ -57,7 +57,7 @@ class Fleet:
             env=Launcher(self.folder, self.settings).environment,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=120,
         )
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout)

@@ -52,7 +52,7 @@ class Desk:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [PROGRAM, *arguments], env=self.launcher.environment, capture_output=True, text=True, timeout=60
+            [PROGRAM, *arguments], env=self.launcher.environment, capture_output=True, text=True, timeout=120
         )
 
 

@@ -76,8 +76,9 @@ def test_a_full_disk_drops_in_the_ring_says_so_and_goes_on_when_there_is_room(la
         running.wait_for("tickserve_sidecar_records_total", 10)
         pid = running.process.pid
         before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        # Every write beyond this size fails, as on a disk that is full.
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (8192, before[1]))
+        # Every write beyond this size fails, as on a disk that is full: not one more record has room.
+        size = max(path.stat().st_size for path in (launcher.home / "log" / SEGMENTS).iterdir())
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
         life.write(200)
         running.wait_for("tickserve_sidecar_log_blocked", 1)
         assert running.metric("tickserve_sidecar_records_total") == 10
