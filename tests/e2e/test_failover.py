@@ -1,5 +1,6 @@
 """Servers that die under clients of several: no call is executed twice, and none that was is said not to have been."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mlops.tap import default_folder
 from tests.e2e.conftest import Launcher
 from tests.support.packages import add_constant
 from tests.support.waiting import until
@@ -208,6 +210,8 @@ def test_a_real_server_that_drains_costs_its_clients_nothing(launcher: Launcher,
     (launcher.home / "other").mkdir()
     (launcher.home / "other" / "models").symlink_to(launcher.models)
     with ExitStack() as running:
+        # It is killed at the end, and leaves its part of the memory.
+        running.callback(shutil.rmtree, default_folder(other.home), ignore_errors=True)
         first = running.enter_context(launcher.serve())
         second = running.enter_context(other.serve())
         addresses: Any = [first.address, second.address]
