@@ -79,7 +79,7 @@ class Launcher:
         with ControlClientContext(f"unix:{self.home / 'admin.sock'}") as control:
             try:
                 try:
-                    status = control.wait(lambda status: status.state == "serving", 60)
+                    status = control.wait(lambda status: status.state == "serving", 120)
                 except UnreachableError:
                     pytest.fail(f"the server did not start: {log.read_text()}")
                 yield Running(process, control, status.listen[0], status.http, log)
