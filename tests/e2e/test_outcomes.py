@@ -84,7 +84,7 @@ def test_what_came_of_predictions_is_figured_exported_and_reported(launcher: Lau
                         for day, value in enumerate(values)
                     ]
                 ),
-                timeout=10,
+                timeout=60,
             )
         assert (answer.accepted, answer.unknown) == (DAYS, 0)
         ic = wait_for(sidecar, "tickserve_outcome_value", "rank_ic")
