@@ -6,7 +6,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from tickserve.client.core import PREDICT
@@ -125,10 +125,18 @@ class FailoverTransport:
             # Where more hedge than there are threads it has waited for one.
             return self._call(PREDICT, request, end - time.monotonic(), tried, choosing)
 
-        calls: set[Future[bytes]] = {pool.submit(call)}
-        is_late = not wait(calls, min(hedge.after_s, timeout_s)).done
-        if is_late and time.monotonic() < end and self._endpoints.next(tried) is not None:
-            calls.add(pool.submit(call))
+        try:
+            calls: set[Future[bytes]] = {pool.submit(call)}
+        except RuntimeError as closed:
+            # Another thread has closed this since the pool was asked for.
+            raise is_closed() from closed
+        if not wait(calls, min(hedge.after_s, timeout_s)).done and time.monotonic() < end:
+            with choosing:
+                is_one_left = self._endpoints.next(tried) is not None
+            if is_one_left:
+                # Where it was closed meanwhile, what becomes of the first call is what is told.
+                with suppress(RuntimeError):
+                    calls.add(pool.submit(call))
         failures: list[CallError] = []
         while calls:
             done, calls = wait(calls, return_when=FIRST_COMPLETED)

@@ -309,6 +309,28 @@ def test_two_calls_of_a_hedge_that_begin_at_once_go_to_two_servers(monkeypatch: 
     assert [len(server.left_s) for server in servers.values()] == [1, 1]
 
 
+@pytest.mark.parametrize("half", [1, 2])
+def test_a_hedge_that_is_closed_by_another_thread_is_an_error_of_a_call(half: int) -> None:
+    class Closed(ThreadPoolExecutor):
+        """As if it were closed just before this half of a call."""
+
+        halves = 0
+
+        def submit(self, *arguments: Any, **named: Any) -> Any:
+            self.halves += 1
+            if self.halves == half:
+                self.shutdown(wait=False)
+            return super().submit(*arguments, **named)
+
+    transport = FailoverTransport(["a:1", "b:1"], None, lambda address, tls: Stuck(), Hedge(0.01))
+    transport._hedging = Closed(2)
+    with pytest.raises(CallError) as failed:
+        transport.call(PREDICT, b"", 1.0)
+    # Nothing of the call went out, or its first half did.
+    assert failed.value.never_left is (half == 1)
+    transport.close()
+
+
 @pytest.mark.parametrize("addresses", [[], ["127.0.0.1:1", "127.0.0.1:1"], ["127.0.0.1:1", "nowhere"]])
 def test_addresses_are_one_or_several_different_ones(connect: Connect, addresses: list[str]) -> None:
     with pytest.raises(ConfigurationError) as raised:
