@@ -262,7 +262,7 @@ class RolloutFleet:
             assert found is not None
             return read_view(connection, found, Leases(database, LEASE_S))
 
-    def wait_for(self, model: str, phase: str, step: int = 0, bound_s: float = 60.0) -> RolloutView:
+    def wait_for(self, model: str, phase: str, step: int = 0, bound_s: float = 120.0) -> RolloutView:
         """The rollout once it is there."""
 
         def holds(view: RolloutView) -> bool:
