@@ -8,6 +8,7 @@ tolerances and level of the spec, ENGINE who serves.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from mlops.registry import Author, Registry
 from mlops.registry.desired import make_state
 from mlops.registry.gates.policy import read_policy
 from mlops.registry.values import Share
+from mlops.tap import default_folder
 from tickserve.client import Client
 
 AUTHOR = Author("soak", "measured")
@@ -111,7 +113,11 @@ def main(environment: Mapping[str, str]) -> dict[str, Any]:
         most_s=float(environment.get("DURATION_S", usual.most_s)),
     )
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
-        return run(Path(folder), plan)
+        try:
+            return run(Path(folder), plan)
+        finally:
+            # The sidecar ends before it has read the server's last records, which stay for another one.
+            shutil.rmtree(default_folder(Path(folder)), ignore_errors=True)
 
 
 def run(home: Path, plan: Plan) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from server.engine.texts import Text
 from tests.conformance.served import Served
 from tickserve.errors import Code
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 #: Stands in a text for a figure that time decides.
 VARIES = "<varies>"
 #: Counted once for each internal error, with a traceback for the log.

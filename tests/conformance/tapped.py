@@ -20,6 +20,9 @@ from tests.support.shared_memory import all_records, memory_folder
 from tests.support.waiting import until
 from tickserve.v1 import prediction_pb2 as pb
 
+#: Shadows yield to everything else on the machine: where it is busy a copy takes many times what its run does.
+SHADOW_BOUND_S = 240.0
+
 
 @dataclass
 class Observed:
@@ -53,7 +56,7 @@ class Observed:
 
     def until_records(self, role: Role, count: int) -> list[Record]:
         """The records of a role, once there are so many."""
-        return until(lambda: self.records(role), lambda found: len(found) >= count)
+        return until(lambda: self.records(role), lambda found: len(found) >= count, SHADOW_BOUND_S)
 
     def page(self) -> dict[tuple[str, int], list[int]]:
         """The counters page by version and role, summed over key buckets; what counted nothing is left out."""

@@ -38,7 +38,8 @@ def test_a_client_that_never_reads_is_not_read_either(echo: Bench) -> None:
         for sequence in range(3000):
             stuck.send(predict_message(sequence, predict(features, rows=64)))
         unread = -1
-        while (now := unread_answers(echo)) != unread:
+        # None yet says that the stream was not begun on.
+        while (now := unread_answers(echo)) != unread or not now:
             unread = now
             for _ in range(50):
                 assert echo.predict().status == "OK"
@@ -61,7 +62,7 @@ def test_a_client_that_dies_in_the_middle_of_a_stream(bench: Bench) -> None:
         stream.send(predict_message(2, predict([1, 2, 3], model="slow")))
         channel.close()
         stream.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while bench.engine.counters().in_flight and time.monotonic() < deadline:
         bench.predict()
     assert bench.engine.counters().in_flight == 0

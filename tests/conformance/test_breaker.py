@@ -66,7 +66,7 @@ def send(client: Client, count: int) -> None:
 
 
 def client_of(rig: Rig) -> Client:
-    return Client(rig.bench.address, model="demo", timeout_s=20.0, check_features=False)
+    return Client(rig.bench.address, model="demo", timeout_s=60.0, check_features=False)
 
 
 def install_bad(rig: Rig) -> None:

@@ -54,7 +54,7 @@ def test_model_is_ready_once_installed_and_until_halted(bench: Bench) -> None:
 def test_watch_tells_every_change_and_ends_with_the_drain(bench: Bench) -> None:
     def watch(service: str) -> grpc.Call:
         data = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-        return bench.channel.unary_stream("/grpc.health.v1.Health/Watch")(data, timeout=20)
+        return bench.channel.unary_stream("/grpc.health.v1.Health/Watch")(data, timeout=60)
 
     def status(call: grpc.Call) -> str:
         reply = health_pb2.HealthCheckResponse.FromString(next(call))

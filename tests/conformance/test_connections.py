@@ -20,7 +20,7 @@ from tests.conformance.running import OWN_CONNECTION
 from tickserve.errors import ConfigurationError
 from tickserve.listening.connections import ConnectionBounds
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 SETTINGS, PING, GOAWAY = 4, 6, 7
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

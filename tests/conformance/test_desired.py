@@ -42,7 +42,7 @@ class Rig:
 
 @pytest.fixture
 def client(bench: Bench) -> Any:
-    with Client(bench.address, model="demo", timeout_s=10.0, check_features=False) as made:
+    with Client(bench.address, model="demo", timeout_s=60.0, check_features=False) as made:
         yield made
 
 

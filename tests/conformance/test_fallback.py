@@ -18,6 +18,7 @@ from tests.conformance.requests import INFER, INFER_STREAM, PREDICT_STREAM, infe
 from tests.conformance.running import Stream
 from tests.conformance.tapped import Observed, observed
 from tests.support.models import constant_model, echo_model, failing_model, scaled_model, slow_model, version_plan
+from tests.support.waiting import until
 from tickserve.errors import Code
 from tickserve.v1 import prediction_pb2 as pb
 from tickserve.wire import grpc_service_pb2 as oip
@@ -164,7 +165,9 @@ def test_rules_of_other_policies_ask_for_no_fallback(engine: Observed, tmp_path:
 def test_no_fallback_where_no_time_is_left_for_its_run(engine: Observed, tmp_path: Path) -> None:
     first = version_plan(tmp_path, constant_model(1000), output_rules=(SANE,), outputs=ONE_VALUE)
     serve(engine, first, version_plan(tmp_path, slow_model(200), version="2", outputs=ONE_VALUE))
-    assert engine.predict(1, 2, 3, timeout_us=100_000) == withheld()
+    # On a busy machine the time may be over before the first run.
+    late = until(lambda: engine.predict(1, 2, 3, timeout_us=100_000), lambda found: found.reason != "DEADLINE")
+    assert late == withheld()
     assert engine.records(Role.FALLBACK) == []
     # In time where nobody is in a hurry.
     answer = engine.predict(1, 2, 3).message

@@ -13,7 +13,7 @@ from tests.support.models import echo_model, slow_model, version_plan
 
 ONE_VALUE = (tensor("values", "FP32", -1, 1),)
 SLOW = predict([1, 2, 3], model="slow")
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 @pytest.fixture(scope="module")

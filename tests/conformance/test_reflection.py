@@ -12,7 +12,7 @@ from tickserve.wire import reflection_pb2
 def test_every_service_can_be_built_from_the_answers(bench: Bench, version: str) -> None:
     def described(symbol: str) -> list[bytes]:
         data = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol).SerializeToString()
-        call = bench.channel.stream_stream(f"/{version}/ServerReflectionInfo")(iter([data]), timeout=20)
+        call = bench.channel.stream_stream(f"/{version}/ServerReflectionInfo")(iter([data]), timeout=60)
         response = reflection_pb2.ServerReflectionResponse.FromString(next(call))
         return list(response.file_descriptor_response.file_descriptor_proto)
 

@@ -16,7 +16,7 @@ from mlops.tap.layout import COMPARED_ROLE, SHADOW_ROLE
 from server.plan import ModelPlan, Role, Segment, Shadow, ShadowBounds, Split, VersionPlan
 from tests.conformance.requests import INFER, INFER_STREAM, PREDICT_STREAM, infer, predict, raw
 from tests.conformance.running import Stream
-from tests.conformance.tapped import Observed, observed
+from tests.conformance.tapped import SHADOW_BOUND_S, Observed, observed
 from tests.support.models import constant_model, echo_model, failing_model, scaled_model, slow_model, version_plan
 from tests.support.waiting import until
 from tickserve.errors import Code
@@ -28,6 +28,7 @@ ALL = Shadow("2", 10_000, SHADOW_SALT)
 ANSWERED = Flag.EXECUTED | Flag.READ | Flag.RAN
 ONE_VALUE = (TensorSpec(name="values", datatype="FP32", shape=(-1, 1)),)
 Make = Callable[..., Observed]
+pytestmark = pytest.mark.timeout(2 * SHADOW_BOUND_S)
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def values(record: Record) -> list[float]:
 
 def counted(engine: Observed, version: str, role: int, requests: int) -> list[int]:
     """The counts of a version in a role, once it has so many requests."""
-    return until(lambda: engine.page().get((version, role), [0] * 8), lambda row: row[0] >= requests)
+    return until(lambda: engine.page().get((version, role), [0] * 8), lambda row: row[0] >= requests, SHADOW_BOUND_S)
 
 
 def dropped(engine: Observed) -> int:
@@ -320,7 +321,7 @@ def test_what_came_too_late_is_copied_to_nobody(engine: Observed, tmp_path: Path
 
 
 def test_a_copy_has_no_deadline(engine: Observed, tmp_path: Path) -> None:
-    slow = version_plan(tmp_path, slow_model(200), version="2", outputs=ONE_VALUE, limits=Limits(default_deadline_us=1))
+    slow = version_plan(tmp_path, slow_model(60), version="2", outputs=ONE_VALUE, limits=Limits(default_deadline_us=1))
     serve(engine, version_plan(tmp_path, constant_model(1), outputs=ONE_VALUE), slow)
     assert engine.predict(1, 2, 3, timeout_us=30_000_000).status == "OK"
     (copy,) = engine.until_records(Role.SHADOW, 1)
@@ -329,7 +330,7 @@ def test_a_copy_has_no_deadline(engine: Observed, tmp_path: Path) -> None:
 
 def test_what_finds_no_room_is_dropped_and_counted(make: Make, tmp_path: Path) -> None:
     engine = make(shadows=ShadowBounds(requests=2))
-    slow = version_plan(tmp_path, slow_model(200), version="2", outputs=ONE_VALUE)
+    slow = version_plan(tmp_path, slow_model(60), version="2", outputs=ONE_VALUE)
     serve(engine, version_plan(tmp_path, constant_model(1), outputs=ONE_VALUE), slow)
     for _ in range(40):
         assert engine.predict(1, 2, 3).status == "OK"
@@ -338,13 +339,13 @@ def test_what_finds_no_room_is_dropped_and_counted(make: Make, tmp_path: Path) -
     def passed() -> tuple[int, int]:
         return engine.page().get(("2", SHADOW_ROLE), [0])[0], dropped(engine)
 
-    kept, lost = until(passed, lambda found: sum(found) == 40)
+    kept, lost = until(passed, lambda found: sum(found) == 40, SHADOW_BOUND_S)
     assert lost > 0
     assert kept > 0
     # Roles 3 and 6 are of the same requests whatever was dropped; the live counts lost nothing.
     assert counted(engine, "1", COMPARED_ROLE, kept)[0] == kept
     assert engine.page()["1", Role.STABLE][0] == 40
-    assert until(lambda: engine.engine.counters().shadow_queued, lambda queued: queued == 0) == 0
+    assert until(lambda: engine.engine.counters().shadow_queued, lambda queued: queued == 0, SHADOW_BOUND_S) == 0
     assert dict(engine.engine.counters().shadow_dropped) == {("echo", "2"): lost}
 
 
@@ -384,7 +385,7 @@ def test_streams_and_model_infer_are_copied(engine: Observed, tmp_path: Path) ->
 
 
 def test_a_swap_under_way_loses_no_copy(engine: Observed, tmp_path: Path) -> None:
-    slow = version_plan(tmp_path, slow_model(40), version="2", outputs=ONE_VALUE)
+    slow = version_plan(tmp_path, slow_model(20), version="2", outputs=ONE_VALUE)
     live = version_plan(tmp_path, constant_model(1), outputs=ONE_VALUE)
     third = version_plan(tmp_path, constant_model(3), version="3", outputs=ONE_VALUE)
     model = serve(engine, live, slow)
@@ -470,4 +471,4 @@ def test_without_a_tap_shadows_run_all_the_same(bench: Any) -> None:
     def answered() -> int:
         return sum(each.answered for each in bench.engine.counters().versions if each.role is Role.SHADOW)
 
-    assert until(answered, lambda count: count == 1) == 1
+    assert until(answered, lambda count: count == 1, SHADOW_BOUND_S) == 1

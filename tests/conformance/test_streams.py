@@ -9,14 +9,14 @@ from tests.conformance.conftest import Bench
 from tests.conformance.requests import INFER_STREAM, PREDICT_STREAM, infer, predict, raw
 from tests.conformance.running import Stream
 from tests.conformance.served import tensor
-from tests.support.models import constant_model, echo_model, slow_model, version_plan
+from tests.support.models import constant_model, echo_model, slow_model, version_plan, working_model
 from tickserve.v1 import prediction_pb2 as pb
 
 ONE_VALUE = (tensor("values", "FP32", -1, 1),)
 
 
-def message(sequence: int, model: str = "echo") -> bytes:
-    return predict_message(sequence, predict([1, 2, 3], model=model))
+def message(sequence: int, model: str = "echo", turns: float = 1) -> bytes:
+    return predict_message(sequence, predict([turns, 2, 3], model=model))
 
 
 def ask(stream: Stream, sequence: int) -> pb.PredictStreamResponse:
@@ -37,7 +37,7 @@ def test_the_plan_is_read_for_each_message(bench: Bench) -> None:
 
 
 def test_drain_refuses_calls_and_ends_a_waiting_stream_at_once_and_a_busy_one_after_its_message(bench: Bench) -> None:
-    bench.install(version_plan(bench.folder, slow_model(repeats=100), name="slow", outputs=ONE_VALUE))
+    bench.install(version_plan(bench.folder, working_model(), name="slow", outputs=ONE_VALUE))
     bench.install(version_plan(bench.folder, echo_model()))
     waiting, busy = Stream(bench.channel, PREDICT_STREAM), Stream(bench.channel, PREDICT_STREAM)
     assert ask(waiting, 1).WhichOneof("result") == "answer"
@@ -48,8 +48,9 @@ def test_drain_refuses_calls_and_ends_a_waiting_stream_at_once_and_a_busy_one_af
         others[-1].send(b"\x3a\x00")
     for each in others:
         assert each.receive()
-    busy.send(message(1, model="slow"))
-    busy.send(message(2, model="slow"))
+    # Over a second of work: the engine is there until it is done, and what is asked here comes while it is.
+    for sequence in (1, 2):
+        busy.send(message(sequence, model="slow", turns=1000))
     while bench.engine.counters().in_flight == 0:
         threading.Event().wait(0.001)
     stopping = threading.Thread(target=bench.engine.stop, args=(20.0,))

@@ -46,7 +46,7 @@ from tests.support.registry import ANN, add, gates
 from tickserve.client import Client
 from tickserve.errors import Code
 
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 
 
 @dataclass
@@ -66,10 +66,10 @@ class Load:
             yield
         finally:
             stop.set()
-            thread.join(10)
+            thread.join(60)
 
     def _send(self, stop: threading.Event) -> None:
-        with Client(self.address, model="demo", timeout_s=10.0, check_features=False) as client:
+        with Client(self.address, model="demo", timeout_s=60.0, check_features=False) as client:
             while not stop.is_set():
                 try:
                     answer = client.predict([1.0, 2.0, 3.0])

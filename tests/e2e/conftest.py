@@ -33,7 +33,7 @@ class Running:
     def terminate(self) -> int:
         """SIGTERM, and the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Launcher:
             | self.settings
         )
 
-    def run(self, *arguments: str, code: int = 0, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, code: int = 0, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Runs the program to its end and holds its exit code against `code`."""
         done = subprocess.run(
             [PROGRAM, *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -79,7 +79,7 @@ class Launcher:
         with ControlClientContext(f"unix:{self.home / 'admin.sock'}") as control:
             try:
                 try:
-                    status = control.wait(lambda status: status.state == "serving", 30)
+                    status = control.wait(lambda status: status.state == "serving", 120)
                 except UnreachableError:
                     pytest.fail(f"the server did not start: {log.read_text()}")
                 yield Running(process, control, status.listen[0], status.http, log)
@@ -92,7 +92,7 @@ class Launcher:
 @contextmanager
 def ControlClientContext(address: str) -> Iterator[ControlClient]:
     """A control client that is closed at the end."""
-    control = ControlClient(address)
+    control = ControlClient(address, timeout_s=60.0)
     try:
         yield control
     finally:
@@ -115,7 +115,7 @@ def client_of() -> Iterator[object]:
     made: list[Client] = []
 
     def make(running: Running, **options: object) -> Client:
-        made.append(Client(running.address, timeout_s=10.0, **options))  # type: ignore[arg-type]
+        made.append(Client(running.address, timeout_s=60.0, **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield make

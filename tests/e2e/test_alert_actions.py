@@ -44,18 +44,18 @@ def scale_of(client: Client) -> float:
 @pytest.mark.parametrize("is_pinned", [False, True])
 def test_scale_at_a_server_goes_down_and_back(launcher: Launcher, is_pinned: bool) -> None:
     add_constant(launcher.models, 0.5)
-    with launcher.serve() as running, Client(running.address, model="demo", timeout_s=10.0) as client:
+    with launcher.serve() as running, Client(running.address, model="demo", timeout_s=60.0) as client:
         if is_pinned:
             running.control.set_desired(
                 "demo", "1", actor="ann", reason="mine", expected_revision=0, position_scale=0.9
             )
-            running.control.wait(lambda _: scale_of(client) == pytest.approx(0.9), 20)
+            running.control.wait(lambda _: scale_of(client) == pytest.approx(0.9), 60)
         policy = make_policy(running, launcher.home / "alerts")
         see(policy, 1, 0.01)
-        running.control.wait(lambda _: scale_of(client) == pytest.approx(0.7), 20)
+        running.control.wait(lambda _: scale_of(client) == pytest.approx(0.7), 60)
         see(policy, 2, 0.05)
         before = pytest.approx(0.9) if is_pinned else 1.0
-        running.control.wait(lambda _: scale_of(client) == before, 20)
+        running.control.wait(lambda _: scale_of(client) == before, 60)
         desired = running.control.status().models[0].desired
         assert desired is not None
         # What the version policy said is the version policy's again.
@@ -65,7 +65,7 @@ def test_scale_at_a_server_goes_down_and_back(launcher: Launcher, is_pinned: boo
 def test_halt_at_a_server_is_obeyed_and_ended_by_people(launcher: Launcher) -> None:
     add_constant(launcher.models, 0.5)
     folder = launcher.home / "alerts"
-    with launcher.serve() as running, Client(running.address, model="demo", timeout_s=10.0) as client:
+    with launcher.serve() as running, Client(running.address, model="demo", timeout_s=60.0) as client:
         policy = make_policy(running, folder)
         see(policy, 1, -0.1)
         with pytest.raises(HaltedError, match="ic critical raised: seen"):

@@ -139,7 +139,7 @@ def test_each_bad_version_of_a_served_model_leaves_the_old_one_answering(
             break_it(staged)
             staged.rename(launcher.models / "demo" / str(number))
             status = running.control.wait(
-                lambda status, number=number: any(f.version == str(number) for f in status.models[0].failed), 20
+                lambda status, number=number: any(f.version == str(number) for f in status.models[0].failed), 60
             )
             message = next(f.message for f in status.models[0].failed if f.version == str(number))
             assert expected in message

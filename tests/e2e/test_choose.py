@@ -19,7 +19,7 @@ def stable(status: ServerStatus) -> str:
 
 
 def scale(running: Running) -> float:
-    with Client(running.address, model="demo", timeout_s=10.0) as client:
+    with Client(running.address, model="demo", timeout_s=60.0) as client:
         return client.predict([1.0, 2.0, 3.0]).position_scale
 
 
@@ -30,9 +30,9 @@ def test_chosen_version_answers_until_it_is_released_over_a_restart_too(launcher
         assert stable(running.control.status()) == "2"
         done = launcher.run(*("choose", "demo", "1", "--reason", "2 trades too often", "--actor", "kim"))
         assert done.stdout == "demo: version 1 is desired, revision 1\n"
-        running.control.wait(lambda status: stable(status) == "1", 20.0)
+        running.control.wait(lambda status: stable(status) == "1", 60)
         launcher.run(*("choose", "demo", "1", "--reason", "half", "--actor", "kim", "--position-scale", "0.5"))
-        running.control.wait(lambda status: scale(running) == 0.5, 20.0)
+        running.control.wait(lambda status: scale(running) == 0.5, 60)
         assert running.terminate() == 0
     with launcher.serve() as running:
         status = running.control.status()
@@ -42,11 +42,11 @@ def test_chosen_version_answers_until_it_is_released_over_a_restart_too(launcher
         assert (model.stable, model.desired.actor, model.desired.reason) == ("1", "kim", "half")
         # What is not named stays.
         launcher.run(*("choose", "demo", "2", "--reason", "mended", "--actor", "ann"))
-        running.control.wait(lambda status: stable(status) == "2", 20.0)
+        running.control.wait(lambda status: stable(status) == "2", 60)
         assert scale(running) == 0.5
         said = json.loads(launcher.run(*("release", "demo", "--reason", "done", "--actor", "ann", "--json")).stdout)
         assert said == {"model": "demo", "revision": 4}
-        running.control.wait(lambda status: scale(running) == 1.0, 20.0)
+        running.control.wait(lambda status: scale(running) == 1.0, 60)
         assert running.terminate() == 0
     assert [(event["kind"], event["actor"], event["message"]) for event in written(launcher.home, "desired")] == [
         ("desired", "kim", "revision 1: 2 trades too often"),
@@ -61,14 +61,14 @@ def test_rollback_says_what_it_left_and_how_to_follow_the_policy_again(launcher:
         add_constant(launcher.models, value)
     with launcher.serve() as running:
         launcher.run(*("choose", "demo", "1", "--reason", "older", "--actor", "kim"))
-        running.control.wait(lambda status: stable(status) == "1", 20.0)
+        running.control.wait(lambda status: stable(status) == "1", 60)
         launcher.run(*("release", "demo", "--reason", "done", "--actor", "kim"))
-        running.control.wait(lambda status: stable(status) == "2", 20.0)
+        running.control.wait(lambda status: stable(status) == "2", 60)
         launcher.run(*("halt", "demo", "--reason", "a\nb\x1b[2J", "--actor", "kim"))
         assert "a b\\x1b[2J" in " ".join(launcher.run("status").stdout.split())
         launcher.run("resume", "demo")
         launcher.run(*("rollback", "demo", "--reason", "bad fills", "--actor", "ann"))
-        running.control.wait(lambda status: not status.models[0].overrides, 20.0)
+        running.control.wait(lambda status: not status.models[0].overrides, 60)
         said = " ".join(launcher.run("status").stdout.split())
         assert "by ann: rolled back from version 2: bad fills (tickserve release demo)" in said
         # It ends by itself.

@@ -89,7 +89,7 @@ def server(fleet: Fleet, name: str, engine: str) -> Iterator[tuple[Running, Laun
         fleet.homes.append(home)
     launcher = Launcher(home, fleet.settings | {"TICKSERVE_SERVER_NAME": name, "TICKSERVE_ENGINE": engine})
     with launcher.serve() as running:
-        running.control.wait(is_serving, 30.0)
+        running.control.wait(is_serving, 60)
         yield running, launcher
 
 
@@ -104,14 +104,14 @@ def shares(status: ServerStatus, *versions: str) -> bool:
 
 def ask(running: Running, count: int, into: Counter[int]) -> None:
     """Asks for many keys; `into` counts who answered."""
-    with Client(running.address, model="demo", timeout_s=10.0) as client:
+    with Client(running.address, model="demo", timeout_s=60.0) as client:
         for number in range(count):
             into[int(client.predict(ROW, routing_key=f"key-{number}").version)] += 1
 
 
 def kill(process: Any) -> None:
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(20)
+    process.wait(60)
 
 
 @pytest.mark.timeout(300)
@@ -130,7 +130,7 @@ def test_everything_is_counted_once_over_kills_of_sidecar_and_server_and_changes
         with sidecar(launcher, url) as first:
             ask(running, 50, asked)
             fleet.run("split", "set", "demo", "2=30", "--reason", "try")
-            running.control.wait(lambda status: shares(status, "1", "2"), 20.0)
+            running.control.wait(lambda status: shares(status, "1", "2"), 60)
             until = time.monotonic() + 60
             while not {3_000, 7_000} <= {row.share_bp for row in counted.windows()}:
                 ask(running, 50, asked)
@@ -173,7 +173,7 @@ def wait_final(home: Path) -> None:
     """Until every boot was counted to its end, and its files may go."""
     from mlops.tap.folder import is_read
 
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while not all(is_read(boot) for boot in boots(default_folder(home))):
         assert time.monotonic() < until
         time.sleep(0.05)

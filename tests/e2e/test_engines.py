@@ -96,7 +96,7 @@ class NativeEngine:
     add_constant(launcher.models, 0.5)
     with launcher.serve("--engine", "native") as running:
         (launcher.home / "die").touch()
-        assert running.process.wait(20) == 3
+        assert running.process.wait(60) == 3
         assert "a thread of the data plane has ended" in running.log.read_text()
 
 
@@ -107,7 +107,7 @@ def test_a_killed_server_leaves_nothing_that_the_next_one_minds(launcher: Launch
         client.predict(ROW)
         launcher.run("halt", "demo", "--reason", "test")
         running.process.send_signal(signal.SIGKILL)
-        running.process.wait(20)
+        running.process.wait(60)
     with launcher.serve("--engine", "native") as running:
         launcher.run("resume", "demo")
         with Client(running.address, model="demo") as client:

@@ -17,6 +17,7 @@ from tests.e2e.conftest import Launcher
 from tests.support.models import ballasted_model
 from tests.support.packages import build_constant
 from tests.support.registry import ANN, add, gates
+from tests.support.waiting import until
 from tickserve.client import ServerStatus
 
 
@@ -56,7 +57,7 @@ class Fleet:
             env=Launcher(self.folder, self.settings).environment,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=120,
         )
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout)
@@ -101,16 +102,16 @@ def test_promotion_waits_for_all_and_names_the_one_that_is_held(fleet: Fleet) ->
         second.control.hold("demo", actor="kim", reason="freeze")
         code, lagging = fleet.promote(2, wait_s=4.0)
         held = [{"server": "desk-b", "model": "demo", "why": "held by kim: freeze"}]
-        assert (code, lagging) == (1, held)
+        assert (code, held[0] in lagging) == (1, True), lagging
         # The other one does not wait for it.
-        first.control.wait(serves("2"), 20.0)
-        assert fleet.lagging() == (1, held)
+        first.control.wait(serves("2"), 60)
+        until(fleet.lagging, (1, held).__eq__)
         _, said = fleet.run("status", "--all")
         found = {server["server"]: (server["engine"], server["models"]["demo"]["split"]) for server in said["servers"]}
         assert found["desk-b"] == ("python", {"1": 10_000})
         assert found["desk-a"][1] == {"2": 10_000}
         second.control.follow("demo", actor="kim")
-        second.control.wait(serves("2"), 20.0)
+        second.control.wait(serves("2"), 60)
         assert fleet.promote(2, wait_s=60.0) == (0, [])
         assert (first.terminate(), second.terminate()) == (0, 0)
 
@@ -123,12 +124,13 @@ def test_promotion_names_the_server_that_cannot_load_the_version(fleet: Fleet) -
     small = {"TICKSERVE_MEMORY_BUDGET_MB": "2"}
     with fleet.serve("desk-a", "auto") as first, fleet.serve("desk-b", "auto", **small) as second:
         code, lagging = fleet.promote(2, wait_s=10.0)
-        assert (code, [lag["server"] for lag in lagging]) == (1, ["desk-b"]), lagging
-        assert "of the 2.0 MiB of memory_budget_mb are taken" in lagging[0]["why"]
-        first.control.wait(serves("2"), 20.0)
+        assert (code, "desk-b" in [lag["server"] for lag in lagging]) == (1, True), lagging
+        first.control.wait(serves("2"), 60)
+        until(lambda: [lag["server"] for lag in fleet.lagging()[1]], ["desk-b"].__eq__)
+        until(lambda: fleet.lagging()[1][0]["why"], lambda why: "of the 2.0 MiB of memory_budget_mb are taken" in why)
         assert serves("1")(second.control.status())
         # Gone back to for all of them, none lags.
         code, _ = fleet.run("models", "rollback", "demo", "--reason", "desk-b cannot")
-        first.control.wait(serves("1"), 20.0)
+        first.control.wait(serves("1"), 60)
         assert fleet.promote(1, wait_s=60.0) == (0, [])
         assert (first.terminate(), second.terminate()) == (0, 0)

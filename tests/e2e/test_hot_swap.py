@@ -52,7 +52,7 @@ class Desk:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [PROGRAM, *arguments], env=self.launcher.environment, capture_output=True, text=True, timeout=60
+            [PROGRAM, *arguments], env=self.launcher.environment, capture_output=True, text=True, timeout=120
         )
 
 
@@ -74,7 +74,7 @@ def demo(status: ServerStatus) -> ModelStatus:
 
 
 def answered_by(running: Running) -> str:
-    with Client(running.address, model="demo", timeout_s=10.0) as client:
+    with Client(running.address, model="demo", timeout_s=60.0) as client:
         answer = client.predict([1.0, 2.0, 3.0])
         assert list(answer.values) == [float(answer.version)]
         return answer.version
@@ -87,13 +87,13 @@ def test_what_is_promoted_is_served_and_rolled_back_without_a_load(desk: Desk) -
     with desk.serve() as running:
         assert answered_by(running) == "1"
         desk.promote(2)
-        status = running.control.wait(serves("2"), 20.0)
+        status = running.control.wait(serves("2"), 60)
         assert (demo(status).previous, demo(status).desired.actor) == ("1", "ann")  # type: ignore[union-attr]
         assert answered_by(running) == "2"
         assert running.control.rollback("demo", actor="kim", reason="bad fills").version == "1"
         assert answered_by(running) == "1"
         # It is desired then, by whoever asked for it, and nothing is held here.
-        status = running.control.wait(lambda status: not demo(status).overrides, 20.0)
+        status = running.control.wait(lambda status: not demo(status).overrides, 60)
         desired = desk.registry.desired("demo")
         assert desired is not None
         why = "rolled back from version 2: bad fills"
@@ -122,11 +122,11 @@ def test_version_to_go_back_to_is_there_after_a_restart(desk: Desk) -> None:
     desk.promote(1)
     with desk.serve() as running:
         desk.promote(2)
-        running.control.wait(serves("2"), 20.0)
+        running.control.wait(serves("2"), 60)
         running.process.kill()
-        running.process.wait(20)
+        running.process.wait(60)
     with desk.serve() as running:
-        status = running.control.wait(lambda status: demo(status).previous == "1", 20.0)
+        status = running.control.wait(lambda status: demo(status).previous == "1", 60)
         assert demo(status).stable == "2"
         # With the registry away too: nothing is fetched or loaded for it.
         desk.registry.close()
@@ -141,19 +141,19 @@ def test_version_to_go_back_to_is_there_after_a_restart(desk: Desk) -> None:
 def test_scale_and_halt_of_desired_state_are_obeyed_and_a_halt_at_a_held_server_too(desk: Desk) -> None:
     desk.add(1.0)
     desk.promote(1)
-    with desk.serve() as running, Client(running.address, model="demo", timeout_s=10.0) as client:
+    with desk.serve() as running, Client(running.address, model="demo", timeout_s=60.0) as client:
         desire(desk, position_scale=0.25)
-        running.control.wait(lambda _: client.predict([1.0, 2.0, 3.0]).position_scale == 0.25, 20.0)
+        running.control.wait(lambda _: client.predict([1.0, 2.0, 3.0]).position_scale == 0.25, 60)
         running.control.hold("demo", actor="kim", reason="freeze")
         desire(desk, halt=HaltEntry(reason="bad fills", actor="ann", since="2026-01-01T00:00:00+00:00"))
-        running.control.wait(lambda status: demo(status).halt is not None, 20.0)
+        running.control.wait(lambda status: demo(status).halt is not None, 60)
         with pytest.raises(HaltedError, match="was halted by ann: bad fills"):
             client.predict([1.0, 2.0, 3.0])
         # Only there: who halts for all servers is not overruled at one.
         with pytest.raises(ControlError, match="is halted by desired state"):
             running.control.resume("demo", actor="kim", reason="")
         desire(desk, halt=None)
-        running.control.wait(lambda status: demo(status).halt is None, 20.0)
+        running.control.wait(lambda status: demo(status).halt is None, 60)
         assert client.predict([1.0, 2.0, 3.0]).version == "1"
         assert running.terminate() == 0
 
@@ -166,7 +166,7 @@ def test_server_that_is_held_stays_over_a_restart_until_it_follows_again(desk: D
         done = desk.run("follow", "off", "demo", "--actor", "kim", "--reason", "freeze")
         assert (done.returncode, done.stdout) == (0, "held: demo\n")
         desk.promote(2)
-        running.control.wait(lambda status: demo(status).desired.stable == "2", 20.0)  # type: ignore[union-attr]
+        running.control.wait(lambda status: demo(status).desired.stable == "2", 60)  # type: ignore[union-attr]
         assert answered_by(running) == "1"
         assert running.terminate() == 0
     with desk.serve() as running:
@@ -176,7 +176,7 @@ def test_server_that_is_held_stays_over_a_restart_until_it_follows_again(desk: D
         assert (override.kind, override.actor, override.reason) == ("held", "kim", "freeze")
         assert not demo(status).is_following
         assert desk.run("follow", "on", "--all", "--actor", "kim").stdout == "following: demo\n"
-        running.control.wait(serves("2"), 20.0)
+        running.control.wait(serves("2"), 60)
         assert running.terminate() == 0
 
 
@@ -200,7 +200,7 @@ def test_registry_that_is_away_stops_neither_serving_nor_a_restart(desk: Desk) -
         away.rename(folder)
         desk.add(2.0)
         desk.promote(2)
-        status = running.control.wait(serves("2"), 20.0)
+        status = running.control.wait(serves("2"), 60)
         assert status.source_error == ""
         assert "tickserve_source_stale 0.0" in metrics(running)
         assert running.terminate() == 0
@@ -212,12 +212,12 @@ def test_rollback_that_desired_state_does_not_say_is_done_and_exits_with_3(desk:
     desk.promote(1)
     with desk.serve() as running:
         desk.promote(2)
-        running.control.wait(serves("2"), 20.0)
+        running.control.wait(serves("2"), 60)
         desk.registry.close()
         assert running.terminate() == 0
     (desk.home / "registry").rename(desk.home / "away")
     with desk.serve() as running:
-        running.control.wait(lambda status: demo(status).previous == "1", 20.0)
+        running.control.wait(lambda status: demo(status).previous == "1", 60)
         done = desk.run("rollback", "demo", "--reason", "bad fills", "--actor", "kim")
         assert (done.returncode, done.stdout) == (3, "demo: version 1 answers\n")
         assert "desired state does not say so, and no other server follows: there is no registry at" in done.stderr
@@ -235,7 +235,7 @@ def test_registry_that_does_not_answer_stops_no_restart(desk: Desk) -> None:
         url = f"postgresql://desk@127.0.0.1:{silent.getsockname()[1]}/registry"
         with desk.serve("--registry", url) as running:
             assert answered_by(running) == "1"
-            status = running.control.wait(lambda status: bool(status.source_error), 20.0)
+            status = running.control.wait(lambda status: bool(status.source_error), 60)
             assert "the registry has not answered for" in status.source_error
             assert "tickserve_source_stale 1.0" in metrics(running)
             assert running.control.halt("demo", actor="kim", reason="test").models == ("demo",)
@@ -249,16 +249,16 @@ def test_repository_load_and_unload_are_a_halt_that_only_its_maker_ends(desk: De
     unload = oip.RepositoryModelUnloadRequest(model_name="demo").SerializeToString()
     with desk.serve() as running, grpc.insecure_channel(f"unix:{desk.home / 'admin.sock'}") as admin:
         with grpc.insecure_channel(running.address) as data, pytest.raises(grpc.RpcError) as denied:
-            data.unary_unary(UNLOAD)(unload, timeout=10)
+            data.unary_unary(UNLOAD)(unload, timeout=60)
         assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
-        admin.unary_unary(UNLOAD)(unload, timeout=10)
+        admin.unary_unary(UNLOAD)(unload, timeout=60)
         with pytest.raises(HaltedError, match="unloaded by RepositoryModelUnload"):
             answered_by(running)
-        admin.unary_unary(LOAD)(load, timeout=10)
+        admin.unary_unary(LOAD)(load, timeout=60)
         assert answered_by(running) == "1"
         running.control.halt("demo", reason="bad fills", actor="kim")
         with pytest.raises(grpc.RpcError) as refused:
-            admin.unary_unary(LOAD)(load, timeout=10)
+            admin.unary_unary(LOAD)(load, timeout=60)
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "was halted by kim: bad fills" in str(refused.value.details())
         assert running.terminate() == 0
@@ -271,7 +271,7 @@ def test_promotion_waits_for_every_server_and_names_who_lags_and_why(desk: Desk)
     with desk.serve("--config", named(desk, "desk-a")) as running:
         # By hand, because the program's gates would judge the models.
         desk.promote(2)
-        running.control.wait(serves("2"), 20.0)
+        running.control.wait(serves("2"), 60)
         done = wait_for_fleet(desk, 0)
         [server] = done["servers"]
         assert (server["server"], server["state"], server["models"]["demo"]["split"]) == (
@@ -307,7 +307,7 @@ def test_package_that_is_damaged_in_the_cache_is_fetched_again_and_in_the_store_
             if artifact.is_file() and artifact.read_bytes() == (packages(desk, 2) / MODEL_FILE).read_bytes():
                 damage(artifact)
         running.control.follow("demo", actor="kim")
-        status = running.control.wait(lambda status: bool(demo(status).failed), 20.0)
+        status = running.control.wait(lambda status: bool(demo(status).failed), 60)
         [failed] = demo(status).failed
         assert (failed.version, failed.code) == ("2", Code.DATA_LOSS)
         assert "is damaged" in failed.message
@@ -324,14 +324,14 @@ def test_schema_changes_only_by_name(desk: Desk) -> None:
         with pytest.raises(Exception, match="another schema"):
             desk.promote(2)
         desk.promote(2, schema_override=2)
-        running.control.wait(serves("2"), 20.0)
+        running.control.wait(serves("2"), 60)
         with pytest.raises(ControlError):
             running.control.rollback("other", actor="kim")
         assert running.terminate() == 0
 
 
 def metrics(running: Running) -> str:
-    with urllib.request.urlopen(f"http://{running.http}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"http://{running.http}/metrics", timeout=60) as response:
         return str(response.read().decode())
 
 
@@ -364,7 +364,7 @@ def test_server_that_is_killed_at_any_step_of_a_swap_comes_back_with_a_verified_
     with desk.serve() as running:
         assert answered_by(running) == "1"
         desk.promote(2)
-        assert running.process.wait(30) == -signal.SIGKILL
+        assert running.process.wait(60) == -signal.SIGKILL
     launcher.program = [PROGRAM]
     # Also with the registry away, once the new state was read, or the one before.
     folder = desk.home / "registry"
@@ -373,7 +373,7 @@ def test_server_that_is_killed_at_any_step_of_a_swap_comes_back_with_a_verified_
     with desk.serve() as running:
         assert answered_by(running) in ("1", "2")
         (desk.home / "away").rename(folder)
-        running.control.wait(serves("2"), 30.0)
+        running.control.wait(serves("2"), 60)
         assert answered_by(running) == "2"
         assert running.terminate() == 0
 

@@ -45,14 +45,14 @@ def add_echo(models: Path) -> None:
 
 def figure(sidecar: Beside, name: str, figure: str) -> float | None:
     """What Prometheus would see; None for what is absent."""
-    with urllib.request.urlopen(f"http://{sidecar.http}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(f"http://{sidecar.http}/metrics", timeout=60) as response:
         lines = response.read().decode().splitlines()
     labels = f'{{figure="{figure}",horizon="1d",model="demo",version="1"}}'
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + labels)), None)
 
 
 def wait_for(sidecar: Beside, name: str, of: str) -> float:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while (found := figure(sidecar, name, of)) is None:
         assert time.monotonic() < until, sidecar.log.read_text()
     return found
@@ -64,7 +64,7 @@ def test_what_came_of_predictions_is_figured_exported_and_reported(launcher: Lau
     signals = np.round(generator.normal(size=DAYS), 3)
     values = 0.01 * (0.5 * signals + generator.normal(size=DAYS))
     with launcher.serve() as running, beside(launcher) as sidecar:
-        with Client(running.address, model="demo", timeout_s=10.0) as client:
+        with Client(running.address, model="demo", timeout_s=60.0) as client:
             for day, signal in enumerate(signals):
                 client.predict([signal, 0.1, 0.2], entities="SPX", event_time=START_NS + DAY_NS * day)
         sidecar.wait_for("tickserve_sidecar_records_total", DAYS)
@@ -84,7 +84,7 @@ def test_what_came_of_predictions_is_figured_exported_and_reported(launcher: Lau
                         for day, value in enumerate(values)
                     ]
                 ),
-                timeout=10,
+                timeout=60,
             )
         assert (answer.accepted, answer.unknown) == (DAYS, 0)
         ic = wait_for(sidecar, "tickserve_outcome_value", "rank_ic")

@@ -39,7 +39,7 @@ def test_every_request_is_proven_over_changes_of_the_split_and_a_killed_sidecar(
         with beside(plain) as first:
             for share in (10, 60, 30):
                 fleet.run("split", "set", "demo", f"2={share}", "--reason", "try")
-                running.control.wait(lambda status, share=share: has(status, share), 20.0)
+                running.control.wait(lambda status, share=share: has(status, share), 60)
                 ask(running, 40, asked)
                 if share == 60:
                     first.wait_for("tickserve_sidecar_records_total", 80)

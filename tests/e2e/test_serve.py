@@ -13,18 +13,19 @@ import pytest
 
 from mlops.package import MANIFEST_FILE, MODEL_FILE
 from tests.e2e.conftest import PROGRAM, ControlClientContext, Launcher, Running
-from tests.support.models import FEATURES, slow_model
+from tests.support.models import FEATURES, slow_model, working_model
 from tests.support.packages import add_constant, add_endless_load, build_constant, flip_byte
 from tickserve.client import Client, ServerStatus
 from tickserve.errors import DrainingError, HaltedError, TickserveError, UnreachableError
 
 MakeClient = Callable[..., Client]
 ROW = dict.fromkeys(FEATURES, 1.0)
+MANY = 40
 
 
 def get(running: Running, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://{running.http}{path}", timeout=5) as response:
+        with urllib.request.urlopen(f"http://{running.http}{path}", timeout=60) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -65,9 +66,9 @@ def test_version_that_is_added_takes_over_without_a_failed_request(launcher: Lau
         thread = threading.Thread(target=load)
         thread.start()
         add_constant(launcher.models, 2.0)
-        running.control.wait(lambda status: status.models[0].versions[0].version == "2", 20)
+        running.control.wait(lambda status: status.models[0].versions[0].version == "2", 60)
         after = len(seen)
-        running.control.wait(lambda _: len(seen) > after + 20, 20)
+        running.control.wait(lambda _: len(seen) > after + 20, 60)
         stop.set()
         thread.join()
         assert failures == []
@@ -82,7 +83,7 @@ def test_damaged_version_is_refused_while_the_old_one_answers(launcher: Launcher
         shutil.copytree(first, damaged)
         flip_byte(damaged / MODEL_FILE)
         damaged.rename(launcher.models / "demo" / "2")
-        status = running.control.wait(lambda status: bool(status.models[0].failed), 20)
+        status = running.control.wait(lambda status: bool(status.models[0].failed), 60)
         (failed,) = status.models[0].failed
         assert (failed.version, failed.code.name) == ("2", "DATA_LOSS")
         assert "model.onnx is damaged" in failed.message
@@ -113,24 +114,25 @@ def test_drain_answers_what_is_in_flight_refuses_the_rest_and_exits_0(
 ) -> None:
     folder = launcher.models / "slow" / "1"
     folder.mkdir(parents=True)
-    (folder / MODEL_FILE).write_bytes(slow_model(repeats=150))
-    with launcher.serve("--grace-s", "20") as running:
+    (folder / MODEL_FILE).write_bytes(working_model())
+    with launcher.serve("--grace-s", "60") as running:
         client = client_of(running, check_features=False)
         outcomes: list[object] = []
 
         def ask() -> None:
             try:
-                outcomes.append(client.predict([1.0, 2.0, 3.0], model="slow").values.tolist())
+                # Seconds of work, in which it is seen to be in flight and told to drain.
+                outcomes.append(client.predict([3000.0, 2.0, 3.0], model="slow").values.tolist())
             except TickserveError as error:
                 outcomes.append(error)
 
         thread = threading.Thread(target=ask)
         thread.start()
-        running.control.wait(lambda _: "tickserve_in_flight_requests 1.0" in get(running, "/metrics")[1], 20)
+        running.control.wait(lambda _: "tickserve_in_flight_requests 1.0" in get(running, "/metrics")[1], 60)
         launcher.run("drain", "--reason", "deploy", "--actor", "kim")
-        assert running.process.wait(20) == 0
+        assert running.process.wait(60) == 0
         thread.join()
-        assert outcomes == [[[6.0]]]
+        assert outcomes == [[[3005.0]]]
         with pytest.raises((UnreachableError, DrainingError)):
             client.predict([1.0, 2.0, 3.0], model="slow")
     log = running.log.read_text()
@@ -141,44 +143,43 @@ def test_drain_is_not_ready_first_and_goes_on_answering_for_the_delay(
     launcher: Launcher, client_of: MakeClient
 ) -> None:
     add_constant(launcher.models, 1.0)
-    launcher.settings["TICKSERVE_DRAIN_DELAY_S"] = "2"
+    launcher.settings["TICKSERVE_DRAIN_DELAY_S"] = "6"
     with launcher.serve() as running:
         client = client_of(running)
         client.predict(ROW, model="demo")
         running.process.terminate()
-        running.control.wait(lambda status: status.state == "draining", 20)
+        running.control.wait(lambda status: status.state == "draining", 60)
         assert get(running, "/readyz")[0] == 503
         assert get(running, "/livez")[0] == 200
         assert client.predict(ROW, model="demo").values.tolist() == [[1.0]]
-        assert running.process.wait(20) == 0
+        assert running.process.wait(60) == 0
 
 
 def test_run_that_outlives_the_grace_does_not_keep_the_process(launcher: Launcher, client_of: MakeClient) -> None:
     folder = launcher.models / "slow" / "1"
     folder.mkdir(parents=True)
-    (folder / MODEL_FILE).write_bytes(slow_model(repeats=300))
+    (folder / MODEL_FILE).write_bytes(working_model())
     with launcher.serve("--grace-s", "0.1") as running:
-        run_time_s = running.control.status().models[0].versions[0].run_time_ns / 1e9
         client = client_of(running, check_features=False)
+        # Hours of work: no bound here is met by waiting for it.
         threads = [
-            threading.Thread(target=lambda: client.predict([1.0, 2.0, 3.0], model="slow", timeout_s=60), daemon=True)
+            threading.Thread(target=lambda: client.predict([1e7, 2.0, 3.0], model="slow", timeout_s=600), daemon=True)
             for _ in range(8)
         ]
         threading.excepthook = lambda _: None
         for thread in threads:
             thread.start()
-        running.control.wait(lambda _: "tickserve_in_flight_requests 8.0" in get(running, "/metrics")[1], 20)
-        # Eight runs on two threads would take four times as long as one.
-        assert run_time_s > 0.2
+        running.control.wait(lambda _: "tickserve_in_flight_requests 8.0" in get(running, "/metrics")[1], 60)
         running.process.terminate()
-        assert running.process.wait(4 * run_time_s) == 0
+        assert running.process.wait(60) == 0
 
 
 def test_told_to_stop_while_loading_it_never_becomes_ready(launcher: Launcher) -> None:
-    for number in range(4):
+    # Many, and each takes a while: the first is seen long before the last.
+    for number in range(MANY):
         folder = launcher.models / f"slow-{number}" / "1"
         folder.mkdir(parents=True)
-        (folder / MODEL_FILE).write_bytes(slow_model(repeats=500 + number))
+        (folder / MODEL_FILE).write_bytes(slow_model(repeats=250 + number))
     log = launcher.home / "server.log"
     with open(log, "w") as stderr:
         process = subprocess.Popen(
@@ -191,13 +192,13 @@ def test_told_to_stop_while_loading_it_never_becomes_ready(launcher: Launcher) -
             assert process.poll() is None
             threading.Event().wait(0.05)
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
     text = log.read_text()
     assert "stopped" in text
     assert "ready" not in text
-    assert installed_models(text) < 4
+    assert installed_models(text) < MANY
 
 
 def installed_models(log: str) -> int:
@@ -213,7 +214,7 @@ def test_load_under_way_does_not_hold_up_the_end(launcher: Launcher, client_of: 
     add_constant(launcher.models, 1.0)
     with launcher.serve("--grace-s", "1") as running:
         add_endless_load(launcher.models)
-        running.control.wait(lambda status: is_loading(status, "endless"), 20)
+        running.control.wait(lambda status: is_loading(status, "endless"), 60)
         launcher.run("halt", "demo", "--reason", "test", "--actor", "kim")
         assert running.terminate() == 0
         log = running.log.read_text()
@@ -232,9 +233,9 @@ def test_load_at_the_start_does_not_hold_up_the_end(launcher: Launcher) -> None:
     process = subprocess.Popen([PROGRAM, "serve", *free], env=launcher.environment, stderr=subprocess.DEVNULL)
     try:
         with ControlClientContext(f"unix:{launcher.home / 'admin.sock'}") as control:
-            control.wait(lambda status: is_loading(status, "endless"), 20)
+            control.wait(lambda status: is_loading(status, "endless"), 60)
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
 
@@ -249,13 +250,13 @@ def test_package_that_is_copied_model_first_is_never_served_as_a_bare_model(
         copied = launcher.models / "demo" / "2"
         copied.mkdir()
         shutil.copy(package / MODEL_FILE, copied)
-        running.control.wait(lambda _: "settling" in running.log.read_text(), 20)
+        running.control.wait(lambda _: "settling" in running.log.read_text(), 60)
         # Several looks at what could be a bare model.
         generation = running.control.status().plan_generation
         for name in sorted(path.name for path in package.iterdir() if path.name not in (MODEL_FILE, MANIFEST_FILE)):
             shutil.copy(package / name, copied)
         shutil.copy(package / MANIFEST_FILE, copied)
-        status = running.control.wait(lambda status: status.models[0].versions[0].version == "2", 20)
+        status = running.control.wait(lambda status: status.models[0].versions[0].version == "2", 60)
         assert status.models[0].versions[0].digest == package.name
         assert status.plan_generation == generation + 1
         assert client_of(running).predict(ROW, model="demo").values.tolist() == [[2.0]]
@@ -308,7 +309,7 @@ def test_log_that_cannot_be_written_stops_nothing(launcher: Launcher, client_of:
         launcher.run("halt", "demo", "--reason", "test", "--actor", "kim")
         launcher.run("resume", "demo", "--actor", "kim")
         add_constant(launcher.models, 2.0)
-        running.control.wait(lambda status: status.models[0].versions[0].version == "2", 20)
+        running.control.wait(lambda status: status.models[0].versions[0].version == "2", 60)
         assert client_of(running).predict(ROW, model="demo").values.tolist() == [[2.0]]
         assert running.terminate() == 0
 

@@ -39,7 +39,7 @@ class Beside:
     log: Path
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=60) as response:
             lines = response.read().decode().splitlines()
         return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " "))
 
@@ -50,7 +50,7 @@ class Beside:
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def report(channel: grpc.Channel, launcher: Launcher, *names: str) -> pb.ReportR
         )
         for number, name in enumerate(names)
     ]
-    return OutcomesStub(channel).Report(pb.ReportRequest(outcomes=outcomes), timeout=10)
+    return OutcomesStub(channel).Report(pb.ReportRequest(outcomes=outcomes), timeout=60)
 
 
 def logged(launcher: Launcher) -> int:
@@ -114,10 +114,10 @@ def test_every_answer_is_in_the_log_whoever_was_killed_meanwhile(
         predict(running, client_of, 5)
         first.wait_for("tickserve_sidecar_records_total", 5)
         os.kill(first.process.pid, signal.SIGKILL)
-        first.process.wait(20)
+        first.process.wait(60)
         predict(running, client_of, 4)
         os.kill(running.process.pid, signal.SIGKILL)
-        running.process.wait(20)
+        running.process.wait(60)
     with launcher.serve("--engine", engine) as running, beside(launcher) as second:
         predict(running, client_of, 3)
         second.wait_for("tickserve_sidecar_records_total", 12)
@@ -163,7 +163,7 @@ def test_outcomes_are_taken_over_tls_from_those_who_show_a_certificate(launcher:
             shown = (identity.key.read_bytes(), identity.certificate.read_bytes()) if identity else (None, None)
             credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes(), *shown)
             with grpc.secure_channel(address, credentials) as channel:
-                return OutcomesStub(channel).Report(pb.ReportRequest(), timeout=10)
+                return OutcomesStub(channel).Report(pb.ReportRequest(), timeout=60)
 
         assert send(desk).accepted == 0
         for refused in (stranger, None):

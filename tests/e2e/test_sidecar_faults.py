@@ -60,7 +60,7 @@ def test_sidecars_and_servers_that_are_killed_under_load_lose_nothing_and_count_
                     life.end()
                     lives.append(TapLife(folder, rings=2, slots=512))
             os.kill(running.process.pid, signal.SIGKILL)
-            running.process.wait(20)
+            running.process.wait(60)
     lives[-1].end()
     with beside(launcher) as running:
         running.wait_for("tickserve_sidecar_boots", 0)
@@ -76,8 +76,9 @@ def test_a_full_disk_drops_in_the_ring_says_so_and_goes_on_when_there_is_room(la
         running.wait_for("tickserve_sidecar_records_total", 10)
         pid = running.process.pid
         before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        # Every write beyond this size fails, as on a disk that is full.
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (8192, before[1]))
+        # Every write beyond this size fails, as on a disk that is full: not one more record has room.
+        size = max(path.stat().st_size for path in (launcher.home / "log" / SEGMENTS).iterdir())
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
         life.write(200)
         running.wait_for("tickserve_sidecar_log_blocked", 1)
         assert running.metric("tickserve_sidecar_records_total") == 10
@@ -169,7 +170,7 @@ def test_a_schema_that_changes_between_versions_is_logged_as_each_of_them_was(la
         running.wait_for("tickserve_sidecar_records_total", 18)
         write(2, 7)
         os.kill(running.process.pid, signal.SIGKILL)
-        running.process.wait(20)
+        running.process.wait(60)
     write(3, 1)
     with beside(launcher) as running:
         write(1, 2, 2)

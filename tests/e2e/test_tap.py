@@ -57,7 +57,7 @@ def test_what_a_killed_server_wrote_is_read_after_the_next_one_started(
     with launcher.serve("--engine", engine) as running:
         predict(running, client_of, 5)
         os.kill(running.process.pid, signal.SIGKILL)
-        running.process.wait(20)
+        running.process.wait(60)
     with launcher.serve("--engine", engine) as running:
         ended, alive = boots(folder)
         assert (is_alive(ended), is_alive(alive)) == (False, True)

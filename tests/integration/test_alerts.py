@@ -109,7 +109,7 @@ def sidecar(launcher: Launcher, *options: str, **settings: str) -> Iterator[Besi
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -152,7 +152,7 @@ def test_broken_rule_reduces_the_position_pages_and_is_taken_back(launcher: Laun
     with (
         webhook() as hook,
         launcher.serve("--source", "registry") as server,
-        Client(server.address, model="demo", timeout_s=10.0) as client,
+        Client(server.address, model="demo", timeout_s=60.0) as client,
         sidecar(
             launcher,
             alert_matrix=str(launcher.home / "matrix.toml"),
@@ -210,7 +210,7 @@ def test_sidecar_that_is_killed_repeats_nothing_and_forgets_nothing(launcher: La
     with (
         webhook() as hook,
         launcher.serve("--source", "registry") as server,
-        Client(server.address, model="demo", timeout_s=10.0) as client,
+        Client(server.address, model="demo", timeout_s=60.0) as client,
     ):
         traffic = Traffic(client)
         with sidecar(launcher, **settings, alert_webhook=f"http://127.0.0.1:{free_port()}/nobody") as beside:
@@ -245,7 +245,7 @@ def test_losses_that_a_strategy_reports_reduce_the_position(launcher: Launcher) 
     ]
     with (
         launcher.serve() as server,
-        Client(server.address, model="demo", timeout_s=10.0) as client,
+        Client(server.address, model="demo", timeout_s=60.0) as client,
         sidecar(launcher, alert_matrix=str(launcher.home / "matrix.toml")) as beside,
         grpc.insecure_channel(f"unix:{launcher.home}/outcomes.sock") as channel,
     ):
@@ -253,7 +253,7 @@ def test_losses_that_a_strategy_reports_reduce_the_position(launcher: Launcher) 
         wait_until(
             "record logged", lambda: "tickserve_sidecar_records_total 1.0" in fetch(f"http://{beside.http}/metrics")
         )
-        OutcomesStub(channel).Report(outcomes_pb2.ReportRequest(outcomes=reported), timeout=10)
+        OutcomesStub(channel).Report(outcomes_pb2.ReportRequest(outcomes=reported), timeout=60)
         wait_until("smaller position", lambda: client.predict([1.0, 2.0, 3.0]).position_scale == 0.25, bound_s=90)
         metrics = fetch(f"http://{beside.http}/metrics")
         assert 'tickserve_alert_level{model="demo",row="losses@pnl"} 2.0' in metrics
@@ -273,7 +273,7 @@ def test_drifted_inputs_ask_for_retraining_and_reduce_the_position_while_they_la
     add_constant(launcher.models, 0.5, reference=reference, outcomes=DAILY, signal=SIGNAL)
     with (
         launcher.serve() as server,
-        Client(server.address, model="demo", timeout_s=10.0) as client,
+        Client(server.address, model="demo", timeout_s=60.0) as client,
         sidecar(launcher, alert_matrix=str(launcher.home / "matrix.toml")),
     ):
         days = iter(range(10**6))

@@ -93,4 +93,4 @@ def test_watch_sees_the_server_go_away(served: Running) -> None:
         assert next_object(watching.stdout) == {"status": "SERVING"}
         served.control.drain(actor="test", reason="end of day")
         assert next_object(watching.stdout) == {"status": "NOT_SERVING"}
-    assert served.process.wait(20) == 0
+    assert served.process.wait(60) == 0

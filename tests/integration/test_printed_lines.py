@@ -27,4 +27,4 @@ def test_lines_that_make_serve_prints_work_as_they_are(tmp_path_factory: pytest.
                 assert done.stdout.strip(), shlex.split(printed)[0]
         finally:
             server.terminate()
-            assert server.wait(30) in (0, 143)
+            assert server.wait(60) in (0, 143)

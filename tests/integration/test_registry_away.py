@@ -45,17 +45,17 @@ def test_database_that_is_away_stops_neither_serving_nor_changes_after_it(launch
         add(registry, build_constant(launcher.home / "packages", value))
     registry.promote("demo", 1, ANN)
     options = ("--registry", url, "--artifacts", str(launcher.home / "artifacts"))
-    with launcher.serve(*options) as running, Client(running.address, model="demo", timeout_s=10.0) as client:
+    with launcher.serve(*options) as running, Client(running.address, model="demo", timeout_s=60.0) as client:
         registry.close()
         with refusing(url):
-            status = running.control.wait(lambda status: bool(status.source_error), 20.0)
+            status = running.control.wait(lambda status: bool(status.source_error), 60)
             assert "the registry's database failed" in status.source_error
             assert client.predict([1.0, 2.0, 3.0]).version == "1"
             running.control.halt("demo", actor="kim", reason="test")
             running.control.resume("demo", actor="kim")
             assert client.predict([1.0, 2.0, 3.0]).version == "1"
         registry.promote("demo", 2, ANN)
-        running.control.wait(lambda status: status.models[0].stable == "2", 20.0)
+        running.control.wait(lambda status: status.models[0].stable == "2", 60)
         assert client.predict([1.0, 2.0, 3.0]).version == "2"
         assert running.terminate() == 0
     registry.close()

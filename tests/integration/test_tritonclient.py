@@ -18,7 +18,7 @@ from server.plan import ModelPlan, Plan, Role, Segment, Split
 from tests.e2e.conftest import Running
 from tests.support.models import echo_model, version_plan
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 HALF = np.full((4, 1), 0.5, np.float32)
 
 

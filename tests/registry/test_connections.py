@@ -50,7 +50,7 @@ def count(found: Database) -> int:
 
 def on_another_thread(act: Callable[[], int]) -> int:
     with ThreadPoolExecutor(1) as other:
-        return other.submit(act).result(30)
+        return other.submit(act).result(60)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="there is no /proc here")
@@ -63,7 +63,7 @@ def test_threads_that_meet_open_nothing_more(numbers: Database, tmp_path: Path) 
     met = threading.Barrier(12)
 
     def work(place: int) -> None:
-        met.wait(30)
+        met.wait(60)
         for _ in range(10):
             if place % 2:
                 add(numbers)
@@ -119,7 +119,7 @@ def test_readers_do_not_wait_behind_a_writer_that_waits_for_another_process(numb
         def hold(connection: object) -> int:
             nonlocal written
             written = thread.submit(write)
-            assert waiting.wait(30)
+            assert waiting.wait(60)
             found = on_another_thread(lambda: count(numbers))
             assert not written.done()
             return found

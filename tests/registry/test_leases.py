@@ -111,7 +111,7 @@ def test_holder_that_is_stopped_within_a_transaction_keeps_nobody_waiting_for_lo
     if not backend.url.startswith("postgresql"):
         pytest.skip("a file of SQLite is locked for as long as its writer lives")
     backend.open().close()
-    one, two = (Leases(Database(backend.url), ttl_s=0.5) for _ in range(2))
+    one, two = (Leases(Database(backend.url), ttl_s=4.0) for _ in range(2))
     lease = one.acquire("x", "one")
     assert lease is not None
     stopped, woken = threading.Event(), threading.Event()
@@ -130,13 +130,13 @@ def test_holder_that_is_stopped_within_a_transaction_keeps_nobody_waiting_for_lo
 
     thread = threading.Thread(target=write)
     thread.start()
-    assert stopped.wait(30)
+    assert stopped.wait(60)
     taken = until(lambda: two.acquire("x", "two"))
     assert taken is not None
     assert taken.token == lease.token + 1
     assert thread.is_alive(), "it has not ended: it was passed over"
     woken.set()
-    thread.join(30)
+    thread.join(60)
     assert failed, "what it wrote was undone"
     for each in (one, two):
         each.database.close()

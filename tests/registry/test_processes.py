@@ -138,7 +138,7 @@ def test_a_killed_writer_gives_its_lock_back(backend: Backend, packages: Package
         while not is_locked(registry) and time.monotonic() < bound:
             process.join(0.05)
         os.kill(process.pid or 0, signal.SIGKILL)
-        process.join(30)
+        process.join(60)
         assert registry.register(packages(1), ANN).version == 1
 
 

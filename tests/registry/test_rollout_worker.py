@@ -204,7 +204,7 @@ def test_without_a_registry_it_waits_for_one(workers: Callable[..., RolloutWorke
         asked.set()
 
     worker = workers(open_registry=nothing)
-    assert asked.wait(30)
+    assert asked.wait(60)
     assert samples(worker)["tickserve_rollout_lease_held",] == 0
     assert samples(worker)["tickserve_rollout_controller_faults_total", "failed"] == 0
 

@@ -64,7 +64,8 @@ def main() -> None:
     print("ready", flush=True)
     signal.sigwait({signal.SIGTERM})
     is_draining.set()
-    time.sleep(0.3)
+    # Long enough for clients to hear of it on a busy machine too.
+    time.sleep(1.5)
     is_over.set()
     server.stop(2).wait()
 

@@ -198,6 +198,53 @@ def slow_model(repeats: int = 40) -> bytes:
     )
 
 
+def working_model() -> bytes:
+    """Multiplies matrices of 400 x 400 as often as the first feature says, and 20 times, before it sums the row up.
+
+    So a request says for itself how long its run takes: a millisecond or two each. The least of it is what the engine
+    measures, and long enough for a thread of its own.
+    """
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["goes_on"], ["goes_on_still"]),
+            helper.make_node("MatMul", ["before", "mean"], ["after"]),
+        ],
+        "once",
+        [value("turn", TensorProto.INT64, []), value("goes_on", TensorProto.BOOL, []), value("before", 1, [400, 400])],
+        [value("goes_on_still", TensorProto.BOOL, []), value("after", TensorProto.FLOAT, [400, 400])],
+    )
+    nodes = [
+        helper.make_node("Expand", ["share", "side"], ["mean"]),
+        helper.make_node("Slice", ["features", "from", "to", "both"], ["first"]),
+        helper.make_node("Reshape", ["first", "scalar"], ["times"]),
+        helper.make_node("Cast", ["times"], ["more"], to=TensorProto.INT64),
+        helper.make_node("Add", ["more", "least"], ["turns"]),
+        helper.make_node("Loop", ["turns", "", "mean"], ["product"], body=body),
+        helper.make_node("ReduceMean", ["product"], ["end"], axes=[0, 1], keepdims=0),
+        helper.make_node("Mul", ["end", "zero"], ["nothing"]),
+        helper.make_node("ReduceSum", ["features", "axes"], ["row_sum"], keepdims=1),
+        helper.make_node("Add", ["row_sum", "nothing"], ["values"]),
+    ]
+    return _model(
+        nodes,
+        [value("features", TensorProto.FLOAT, ["rows", 3])],
+        [value("values", TensorProto.FLOAT, ["rows", 1])],
+        [
+            # One part of 400 in each place, so that a product is what it was.
+            helper.make_tensor("share", TensorProto.FLOAT, [1], [1 / 400]),
+            helper.make_tensor("side", TensorProto.INT64, [2], [400, 400]),
+            helper.make_tensor("from", TensorProto.INT64, [2], [0, 0]),
+            helper.make_tensor("to", TensorProto.INT64, [2], [1, 1]),
+            helper.make_tensor("both", TensorProto.INT64, [2], [0, 1]),
+            helper.make_tensor("scalar", TensorProto.INT64, [0], []),
+            helper.make_tensor("least", TensorProto.INT64, [], [20]),
+            helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+        ],
+    )
+
+
 def version_plan(folder: Path, model: bytes, *, name: str = "echo", version: str = "1", **changes: Any) -> VersionPlan:
     """Writes `model` below `folder` and returns its plan, as `unwritten_plan` makes it."""
     return write_plan(folder, model, unwritten_plan(model, name=name, version=version, **changes))

@@ -114,14 +114,14 @@ class Desk:
     def kill_server(self) -> None:
         assert self.server is not None
         self.server.process.kill()
-        self.server.process.wait(20)
+        self.server.process.wait(60)
         self.server = None
 
     def kill_sidecar(self) -> None:
         assert self.sidecar is not None
         # One that was stopped ends too.
         self.sidecar.process.kill()
-        self.sidecar.process.wait(20)
+        self.sidecar.process.wait(60)
         self.sidecar = None
 
     def signal_sidecar(self, number: signal.Signals) -> None:
@@ -164,7 +164,7 @@ class Clients:
     def __exit__(self, *_: object) -> None:
         self._ending.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
 
     def seen(self, model: str, version: int) -> int:
         """Answers of a version."""
@@ -184,7 +184,7 @@ class Clients:
                 if client is not None:
                     client.close()
                 address = server.address
-                client = Client(address, timeout_s=10.0)
+                client = Client(address, timeout_s=60.0)
             (model,) = draw.choices(names, weights)
             row = FAR if draw.random() < self._is_far else PLAIN
             self.asked.append(self._one(client, desk.name, model, list(row), f"key-{draw.randrange(KEYS)}"))
@@ -262,7 +262,7 @@ class RolloutFleet:
             assert found is not None
             return read_view(connection, found, Leases(database, LEASE_S))
 
-    def wait_for(self, model: str, phase: str, step: int = 0, bound_s: float = 60.0) -> RolloutView:
+    def wait_for(self, model: str, phase: str, step: int = 0, bound_s: float = 120.0) -> RolloutView:
         """The rollout once it is there."""
 
         def holds(view: RolloutView) -> bool:
@@ -306,7 +306,7 @@ class RolloutFleet:
 
     def wait_holder(self, among: list[Desk]) -> Desk:
         """Who holds the lease, once it is one of these."""
-        found = until(lambda: self.holder, lambda holder: holder in among, 30.0)
+        found = until(lambda: self.holder, lambda holder: holder in among)
         assert found is not None
         return found
 

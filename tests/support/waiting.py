@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 _T = TypeVar("_T")
 
 

@@ -6,6 +6,8 @@ import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any
 
 from tickserve.client.core import PREDICT
 from tickserve.client.failover import (
@@ -66,7 +68,7 @@ class FailoverTransport:
         self._start()
         if self._hedge is not None and method == PREDICT:
             return self._call_hedged(self._hedge, request, timeout_s)
-        return self._call(method, request, timeout_s, set())
+        return self._call(method, request, timeout_s, set(), nullcontext())
 
     def stream(self, method: str) -> ByteStream:
         """See Transport. The stream stays with the server that it began at."""
@@ -90,12 +92,16 @@ class FailoverTransport:
         if hedging is not None:
             hedging.shutdown(wait=False)
 
-    def _call(self, method: str, request: bytes, timeout_s: float, tried: set[int]) -> bytes:
+    def _call(
+        self, method: str, request: bytes, timeout_s: float, tried: set[int], choosing: AbstractContextManager[Any]
+    ) -> bytes:
+        """`choosing` is held while a server is chosen and added to `tried`, which another thread may do too."""
         steps = attempts(self._endpoints, method, timeout_s, tried)
         outcome: bytes | CallError | None = None
         while True:
             try:
-                step = steps.send(outcome)
+                with choosing:
+                    step = steps.send(outcome)
             except StopIteration as stop:
                 answer: bytes = stop.value
                 return answer
@@ -113,15 +119,24 @@ class FailoverTransport:
 
     def _call_hedged(self, hedge: Hedge, request: bytes, timeout_s: float) -> bytes:
         pool, tried, end = self._pool(), set[int](), time.monotonic() + timeout_s
+        choosing = threading.Lock()
 
         def call() -> bytes:
             # Where more hedge than there are threads it has waited for one.
-            return self._call(PREDICT, request, end - time.monotonic(), tried)
+            return self._call(PREDICT, request, end - time.monotonic(), tried, choosing)
 
-        calls: set[Future[bytes]] = {pool.submit(call)}
-        is_late = not wait(calls, min(hedge.after_s, timeout_s)).done
-        if is_late and time.monotonic() < end and self._endpoints.next(tried) is not None:
-            calls.add(pool.submit(call))
+        try:
+            calls: set[Future[bytes]] = {pool.submit(call)}
+        except RuntimeError as closed:
+            # Another thread has closed this since the pool was asked for.
+            raise is_closed() from closed
+        if not wait(calls, min(hedge.after_s, timeout_s)).done and time.monotonic() < end:
+            with choosing:
+                is_one_left = self._endpoints.next(tried) is not None
+            if is_one_left:
+                # Where it was closed meanwhile, what becomes of the first call is what is told.
+                with suppress(RuntimeError):
+                    calls.add(pool.submit(call))
         failures: list[CallError] = []
         while calls:
             done, calls = wait(calls, return_when=FIRST_COMPLETED)

@@ -92,7 +92,7 @@ class Bench:
         self.consumer.tick()
         worker = self.consumer._worker
         if worker is not None:
-            worker.join(20)
+            worker.join(60)
             assert not worker.is_alive()
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -211,12 +211,12 @@ def test_consumer_thread_does_not_wait_for_an_action(bench: Bench, monkeypatch: 
 
     def slow(notice: Notice) -> None:
         entered.set()
-        assert leave.wait(20)
+        assert leave.wait(60)
 
     monkeypatch.setattr(bench.desk, "notify", slow)
     bench.consumer.outcomes([BAD])
     bench.consumer.tick()
-    assert entered.wait(20)
+    assert entered.wait(60)
     later = replace(BAD, start_ns=5000, end_ns=6000, value=0.1, lower=0.0, upper=0.2)
     bench.consumer.outcomes([later])
     bench.consumer.tick()

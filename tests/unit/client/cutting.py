@@ -42,7 +42,7 @@ class CuttingProxy:
         """Ends; the threads are gone after it."""
         self.cut()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
     def _cut(self) -> None:
         if self.is_cut:

@@ -105,7 +105,7 @@ class HostileServer:
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
 
     def _accept(self) -> None:
         with suppress(OSError):

@@ -112,8 +112,8 @@ client = Client(sys.argv[1], model="m", check_features=False, timeout_s=60.0, tr
 def interrupt():
     time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGINT)
-threading.Thread(target=interrupt).start()
 try:
+    threading.Thread(target=interrupt).start()
     client.predict(np.zeros(3, np.float32))
 except KeyboardInterrupt:
     print("done", flush=True)

@@ -19,7 +19,7 @@ def row(number: int) -> dict[str, float]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         # What is waited for happens on the server's threads.
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

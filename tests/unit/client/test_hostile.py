@@ -185,7 +185,7 @@ def test_a_server_that_closes_between_two_calls_costs_no_call(
         server.behaviours.append(meet)
         assert client.predict(ROW).rows == 1
         # What is sent while a server closes may have been taken.
-        assert closed.wait(20)
+        assert closed.wait(60)
         closed.clear()
 
 
@@ -195,9 +195,11 @@ def test_a_server_that_drips_does_not_outlast_the_deadline(client: Client, serve
         while not (peer.is_gone or server.stopping.wait(0.02)):
             peer.send(frame(hostile.DATA, 0, stream, b"\0"))
 
+    # On an open connection: what is not connected in time has not run.
+    client.predict(ROW)
     server.behaviours.append(drip)
     with pytest.raises(DeadlineError) as caught:
-        client.predict(ROW, timeout_s=0.3)
+        client.predict(ROW, timeout_s=1.0)
     assert caught.value.executed
 
 
@@ -207,17 +209,19 @@ def test_a_server_that_floods_does_not_outlast_the_deadline(client: Client, serv
         while not (peer.is_gone or server.stopping.is_set()):
             peer.send(pings)
 
+    client.predict(ROW)
     server.behaviours.append(flood)
     # Whether it is late, or is broken off, is left to the transport.
     with pytest.raises(TickserveError) as caught:
-        client.predict(ROW, timeout_s=0.5)
+        client.predict(ROW, timeout_s=1.0)
     assert caught.value.executed
 
 
 def test_a_server_that_says_nothing_does_not_outlast_the_deadline(client: Client, server: HostileServer) -> None:
+    client.predict(ROW)
     server.behaviours.append(says(b""))
     with pytest.raises(DeadlineError) as caught:
-        client.predict(ROW, timeout_s=0.2)
+        client.predict(ROW, timeout_s=1.0)
     assert caught.value.executed
     assert client.predict(ROW).rows == 1
 

@@ -74,7 +74,7 @@ def test_a_late_answer_is_a_deadline_error_that_may_have_run(client: Client, scr
     client.get_model()
     script.gate.clear()
     with pytest.raises(DeadlineError) as caught:
-        client.predict(ROW, timeout_s=0.2, request_id="late")
+        client.predict(ROW, timeout_s=1.0, request_id="late")
     assert (caught.value.executed, caught.value.request_id) == (True, "late")
 
 

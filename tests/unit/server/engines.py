@@ -10,7 +10,7 @@ from mlops.routing import MAX_HASH
 from server.engine.python import PythonEngine
 from server.plan import ModelPlan, Plan, Role, Segment, Split, VersionPlan
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 PREDICT = "/tickserve.v1.Prediction/Predict"
 PREDICT_STREAM = "/tickserve.v1.Prediction/PredictStream"
 GET_MODEL = "/tickserve.v1.Prediction/GetModel"

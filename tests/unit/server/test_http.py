@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from tickserve.errors import ConfigurationError
 from tickserve.listening.http import HttpServer
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 REQUEST = b"GET /metrics HTTP/1.0\r\n\r\n"
 #: More than the buffers of a loopback connection hold.
 BODY_BYTES = 32 << 20
@@ -39,6 +39,8 @@ class Figures(Collector):
 
 @pytest.fixture
 def start() -> Iterator[Start]:
+    # Tests count threads, and those of an ended server end by themselves.
+    wait_until(lambda: http_threads() == 0)
     with ExitStack() as servers:
 
         def start(figures: Collector | None = None, address: str = "127.0.0.1:0", **bounds: float) -> HttpServer:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from server.engine.python import PythonEngine
 from server.notify import Notifier
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 @dataclass

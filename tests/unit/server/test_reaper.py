@@ -20,7 +20,7 @@ def runtime(tmp_path: Path) -> Runtime:
     return prepare(version_plan(tmp_path, echo_model()))[0]
 
 
-def wait_until(condition: object, timeout_s: float = 10.0) -> None:
+def wait_until(condition: object, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     done = threading.Event()
     while not condition():  # type: ignore[operator]

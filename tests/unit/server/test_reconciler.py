@@ -309,23 +309,23 @@ def test_halts_are_obeyed_while_the_disk_hangs(
 
     def hang(descriptor: int) -> None:
         hanging.set()
-        release.wait(60)
+        release.wait(2 * 60)
         sync(descriptor)
 
     monkeypatch.setattr("server.models.files.os.fsync", hang)
     with ThreadPoolExecutor(2) as threads:
         try:
             asked = [threads.submit(operations.halt, "a", actor="kim", reason="now")]
-            assert hanging.wait(30)
+            assert hanging.wait(60)
             asked.append(threads.submit(operations.halt, "b", actor="kim", reason="now"))
-            end = time.monotonic() + 30
+            end = time.monotonic() + 60
             while plan(reconciler).models["b"].halt is None:
                 assert time.monotonic() < end, "not obeyed"
                 threading.Event().wait(0.01)
             assert not any(each.done() for each in asked), "it is not written yet"
         finally:
             release.set()
-        assert [each.result(30) for each in asked] == [["a"], ["b"]]
+        assert [each.result(60) for each in asked] == [["a"], ["b"]]
     assert list(LocalState(tmp_path).read_halts()) == ["a", "b"]
 
 
@@ -339,7 +339,7 @@ def test_versions_are_installed_and_halts_obeyed_while_no_event_can_be_written(
 
     def hang(*given: Any, **named: Any) -> Any:
         hanging.set()
-        release.wait(60)
+        release.wait(2 * 60)
         return open(*given, **named)
 
     monkeypatch.setattr("server.models.events.open", hang, raising=False)
@@ -347,10 +347,10 @@ def test_versions_are_installed_and_halts_obeyed_while_no_event_can_be_written(
     with ThreadPoolExecutor(2) as threads:
         try:
             asked: list[Future[Any]] = [threads.submit(reconciler.reconcile)]
-            assert hanging.wait(30)
+            assert hanging.wait(60)
             assert served(reconciler) == ["1"]
             asked.append(threads.submit(operations.halt, "demo", actor="kim", reason="now"))
-            end = time.monotonic() + 30
+            end = time.monotonic() + 60
             while plan(reconciler).models["demo"].halt is None:
                 assert time.monotonic() < end, "not obeyed"
                 threading.Event().wait(0.01)
@@ -358,7 +358,7 @@ def test_versions_are_installed_and_halts_obeyed_while_no_event_can_be_written(
         finally:
             release.set()
         for each in asked:
-            each.result(30)
+            each.result(60)
     assert [json.loads(line)["kind"] for line in audit.read_text().splitlines()] == ["installed", "halted"]
 
 

@@ -86,6 +86,6 @@ def test_few_loads_are_waited_for_at_once(reconciler: Reconciler, operations: Op
         service.load(LOAD, "tool")
     reconciler.converge()
     for thread in waiting:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     service.load(LOAD, "tool")

@@ -24,7 +24,7 @@ from tests.support.models import echo_model, failing_model, version_plan
 from tests.support.waiting import until
 from tickserve.v1 import prediction_pb2 as pb
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 
 @pytest.fixture

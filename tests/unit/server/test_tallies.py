@@ -177,7 +177,7 @@ def test_swaps_do_not_grow_the_exposition_and_the_models_counts_go_on(
     registry = CollectorRegistry()
     registry.register(ServerCollector("python", engine.counters, reconciler.snapshot, lambda: True))
     sizes = []
-    with Client(address, model="demo", timeout_s=10.0, check_features=False) as client:
+    with Client(address, model="demo", timeout_s=60.0, check_features=False) as client:
         engine.set_ready(is_ready=True)
         for swap in range(4):
             add_constant(models, float(swap))

@@ -47,7 +47,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 def state(address: str, tls: Tls | None) -> str:
-    with ControlClient(address, timeout_s=10.0, tls=tls) as control:
+    with ControlClient(address, timeout_s=60.0, tls=tls) as control:
         return control.status().state
 
 

@@ -18,7 +18,7 @@ from tests.support.models import large_model, slow_model
 from tests.support.packages import add_constant, flip_byte
 from tickserve.errors import Code, ControlError, DamagedPackageError, PackageError
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 class Clock:

@@ -11,7 +11,7 @@ from server.models.values import only
 from server.models.watching import DesiredWatch
 from tickserve.errors import UnreachableError
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 def desired(version: str) -> Desired:

@@ -50,10 +50,10 @@ def test_where_nothing_can_become_parquet_what_is_too_old_still_goes(
         thread = threading.Thread(target=sidecar.run)
         thread.start()
         try:
-            assert trimmed.wait(20)
+            assert trimmed.wait(60)
         finally:
             sidecar.stop()
-            thread.join(20)
+            thread.join(60)
     assert not thread.is_alive()
 
 
@@ -106,7 +106,7 @@ def test_a_consumer_that_cannot_be_exported_counts_as_failed_and_hides_nobody_el
             assert {"test_first 7.0", 'tickserve_sidecar_consumer_failed{consumer="first"} 0.0'} <= set(scrape(sidecar))
         finally:
             sidecar.stop()
-            thread.join(20)
+            thread.join(60)
 
 
 @pytest.mark.parametrize("is_parquet", [True, False])
@@ -126,13 +126,13 @@ def test_a_damaged_file_of_the_log_is_counted_and_stops_no_consumer(tmp_path: Pa
         thread = threading.Thread(target=sidecar.run)
         thread.start()
         try:
-            until = time.monotonic() + 20
+            until = time.monotonic() + 60
             while "tickserve_sidecar_damaged_files 1.0" not in (lines := scrape(sidecar)) or consumer.records < 4:
                 assert time.monotonic() < until, lines
             assert 'tickserve_sidecar_consumer_failed{consumer="first"} 0.0' in lines
         finally:
             sidecar.stop()
-            thread.join(20)
+            thread.join(60)
     assert consumer.records == 4
 
 
@@ -157,5 +157,5 @@ def test_the_handler_of_a_signal_stops_it_though_it_is_about_to_wait(tmp_path: P
         sidecar = Sidecar(settings(tmp_path, tap), lambda context: [])
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
