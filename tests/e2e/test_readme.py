@@ -29,7 +29,7 @@ SECTIONS = (
 
 
 @pytest.mark.timeout(900)
-def test_demo_shows_everything_reports_serves_the_readmes_client_and_runs_again(launcher: Launcher) -> None:
+def test_demo_shows_everything_reports_and_serves_the_readmes_client(launcher: Launcher) -> None:
     report = launcher.home / "report.json"
     shown = launcher.run("demo", "--home", str(launcher.home), "--report", str(report), timeout_s=300).stdout
     places = [shown.index(section) for section in SECTIONS]
