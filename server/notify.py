@@ -65,7 +65,9 @@ class Notifier:
         if not self._address:
             return
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            # A service manager that reads nothing holds up neither a drain nor the end.
+            kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            with socket.socket(socket.AF_UNIX, kind) as sender:
                 sender.sendto(message.encode(), self._address)
         except OSError as error:
             _log.warning("notify_failed", message=message, reason=error.strerror)

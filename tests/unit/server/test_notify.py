@@ -93,6 +93,15 @@ def test_manager_that_is_gone_costs_a_warning_and_no_more(tmp_path: Path) -> Non
     assert [entry["event"] for entry in logs] == ["notify_failed"]
 
 
+def test_manager_that_reads_nothing_holds_up_nobody(manager: Manager) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": manager.name}, lambda within_s: True)
+    with capture_logs() as logs:
+        for number in range(2_000):
+            notifier.status(f"serving {number}")
+    assert {entry["event"] for entry in logs} == {"notify_failed"}
+    assert manager.hear() == "STATUS=serving 0"
+
+
 def test_data_plane_is_not_alive_while_its_loop_is_stuck() -> None:
     engine = PythonEngine([], pool_threads=1, max_in_flight=1, max_in_flight_per_client=1, max_message_bytes=1024)
     engine.start()

@@ -1,7 +1,9 @@
 """Trying versions in a process of their own: what it finds, how it may end, and that none is left behind."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -159,6 +161,21 @@ def test_end_takes_every_process_with_it(trials: Trials, models: Path) -> None:
     assert "ended the process that tried it, by SIGKILL" in str(failed[0])
     with pytest.raises(ControlError, match="the server is ending"):
         trials.run(plan_of(add_constant(models, 1.0)), 0)
+
+
+def test_process_ends_with_its_server_whatever_it_tries(models: Path) -> None:
+    plan = bare(models, slow_model(repeats=20_000))
+    request = {"model": plan.model, "path": str(plan.path), "digest": plan.digest.hex(), "room_bytes": 0}
+    command = [sys.executable, "-m", "server.trial_process"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps({**request, "timeout_s": 3600.0}).encode() + b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"begun\n"
+        # As the kernel does for a server that is killed.
+        process.stdin.close()
+        assert process.wait(BOUND_S) == 1
 
 
 def test_process_that_does_not_start_is_told_apart_from_a_version_that_ends_it(models: Path, tmp_path: Path) -> None:
