@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 import structlog
 
 _log = structlog.get_logger()
+#: How long a service manager that reads nothing may hold up a drain, a message.
+_PATIENCE_S = 1.0
 
 
 class Notifier:
@@ -38,9 +40,8 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """One line for an operator; sent when it changed."""
-        if text != self._status:
+        if text != self._status and self._send(f"STATUS={text}"):
             self._status = text
-            self._send(f"STATUS={text}")
 
     def stopping(self) -> None:
         """The server begins to end. The watchdog goes on until `stop`, because requests are still answered."""
@@ -61,16 +62,18 @@ class Notifier:
                 _log.error("data_plane_stuck", for_s=within_s)
             self._stopped.wait(self._watchdog_s / 2)
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str) -> bool:
+        """Whether it was taken, or there is nobody to take it."""
         if not self._address:
-            return
+            return True
         try:
-            # A service manager that reads nothing holds up neither a drain nor the end.
-            kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            with socket.socket(socket.AF_UNIX, kind) as sender:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.settimeout(_PATIENCE_S)
                 sender.sendto(message.encode(), self._address)
         except OSError as error:
-            _log.warning("notify_failed", message=message, reason=error.strerror)
+            _log.warning("notify_failed", message=message, reason=error.strerror or str(error))
+            return False
+        return True
 
 
 def _socket_address(name: str) -> str:

@@ -15,7 +15,7 @@ _WAITS = 4
 
 
 class Desiring:
-    """Changes of desired state on threads of their own, one after the other: what hangs then holds one thread.
+    """Changes of desired state on threads of their own; by `run` one after the other, so that what hangs holds one.
 
     Parameters
     ----------
@@ -50,13 +50,12 @@ class Desiring:
         Raises
         ------
         ControlError
-            DEADLINE_EXCEEDED where it is still under way; UNAVAILABLE or RESOURCE_EXHAUSTED where it was not begun,
-            because others are.
+            DEADLINE_EXCEEDED where it is still under way; UNAVAILABLE where it was not begun, because others are.
         """
         if not self._waits.acquire(blocking=False):
             raise ControlError(
                 f"{_WAITS} changes of desired state are waited for already; nothing was written of model {model!r}",
-                code=Code.RESOURCE_EXHAUSTED,
+                code=Code.UNAVAILABLE,
             )
         try:
             return self._run(model, write, late)
@@ -71,7 +70,11 @@ class Desiring:
                 f"{silent}, where an earlier change waits; nothing was written of model {model!r}",
                 code=Code.UNAVAILABLE,
             )
-        writing = self.start(write)
+        try:
+            writing = self.start(write)
+        except BaseException:
+            self._turn.release()
+            raise
         writing.add_done_callback(lambda _: self._turn.release())
         try:
             return writing.result(max(0.0, end - time.monotonic()))

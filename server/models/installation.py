@@ -1,5 +1,6 @@
 """What is installed, and the records behind it: changed together under one lock, and kept for the next process."""
 
+import errno
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -37,11 +38,12 @@ class Installation:
         self._disk = threading.Lock()
         self.plan: Plan = EMPTY_PLAN
         self.records: Mapping[str, ModelRecord] = {}
-        self._overrides = Decided("overrides", self.lock, local.read_overrides(), local.write_overrides)
+        self._overrides = Decided("overrides", self.lock, local.read_overrides(), self._write_overrides)
         #: What an earlier process served, by model.
         self.last: Mapping[str, LastServed] = {} if served is None else served.read()
         self.is_closed = False
         self._engine = engine
+        self._local = local
         self._served = served
         self._is_served_kept = True
         self._memory = memory
@@ -93,8 +95,9 @@ class Installation:
             return
         before = record.target.stable if record.target else ""
         self.install(changes.switched(record, target, refused_versions(record, self.overrides)))
+        versions = self.records[record.name].loaded
         for version in target.required:
-            loaded = self.records[record.name].loaded[version]
+            loaded = versions[version]
             _log.info(
                 "installed",
                 model=record.name,
@@ -103,7 +106,7 @@ class Installation:
                 load_ms=round(loaded.prepared.load_seconds * 1e3, 1),
                 run_us=round(loaded.prepared.run_time_ns / 1e3, 1),
             )
-        text = f"digest {record.loaded[target.stable].plan.digest.hex()[:12]}" + (f", after {before}" if before else "")
+        text = f"digest {versions[target.stable].plan.digest.hex()[:12]}" + (f", after {before}" if before else "")
         self._events.add("installed", model=record.name, version=target.stable, message=text)
 
     def tidy(self, record: ModelRecord) -> None:
@@ -117,12 +120,12 @@ class Installation:
 
     def change_halts(self, change: Callable[[Mapping[str, Halt]], dict[str, Halt]]) -> None:
         """Obeys; `keep_halts` comes after it: a full disk must not keep a model answering that is to be stopped."""
-        self._halts.change(change(self.halts))
+        self._halts.value = change(self.halts)
         self.install_all(self.records)
 
     def change_overrides(self, change: Callable[[Overrides], Overrides]) -> None:
         """Holds and refuses from the next pass on; `keep_overrides` comes after it."""
-        self._overrides.change(change(self.overrides))
+        self._overrides.value = change(self.overrides)
 
     def keep_halts(self) -> OSError | None:
         """Writes which models are halted where that changed. Returns what kept it from being written."""
@@ -130,11 +133,11 @@ class Installation:
 
     def keep_overrides(self) -> OSError | None:
         """Writes what is held and refused where that changed. Returns what kept it from being written."""
-        # In this order: the next process must find a way back that is not refused.
-        return self.keep_served() or self._overrides.keep()
+        return self._overrides.keep()
 
     def keep(self) -> None:
         """Writes everything that changed and is not on disk yet, as where the breaker decided or a disk refused."""
+        self.keep_served()
         self.keep_overrides()
         self.keep_halts()
 
@@ -142,11 +145,9 @@ class Installation:
         """Tells the budget what the versions that are loaded take."""
         self._memory.keep(
             {
-                (name, version): loaded.prepared.resident_bytes
-                + (loaded.prepared.shadow_bytes if _is_shadow(record, version) else 0)
-                + (record.reloaded[version].prepared.resident_bytes if version in record.reloaded else 0)
+                (name, version): _resident_bytes(record, version)
                 for name, record in self.records.items()
-                for version, loaded in record.loaded.items()
+                for version in {**record.loaded, **record.reloaded}
             }
         )
 
@@ -154,8 +155,10 @@ class Installation:
         """Writes what is served where that changed. Returns what kept it from being written."""
         with self._disk:
             with self.lock:
-                if self._served is None or self._is_served_kept or self.is_closed:
+                if self._served is None or self._is_served_kept:
                     return None
+                if self.is_closed:
+                    return OSError(errno.ESHUTDOWN, "the server has ended")
                 self._is_served_kept = True
                 # A model that serves nothing yet keeps what it served last.
                 served = {name: last for name, record in self.records.items() if (last := last_served(record))}
@@ -165,6 +168,14 @@ class Installation:
                 with self.lock:
                     self._is_served_kept = False
             return error
+
+    def _write_overrides(self, overrides: Overrides) -> None:
+        # What is served is asked for after what is refused, and written before it: the next process must find a way
+        # back that is not refused.
+        error = self.keep_served()
+        if error is not None:
+            raise error
+        self._local.write_overrides(overrides)
 
     def _tell_misfits(self, record: ModelRecord) -> None:
         """Says once of each version that it cannot be what it is meant to be."""
@@ -176,6 +187,13 @@ class Installation:
 
     def _halt(self, record: ModelRecord) -> Halt | None:
         return self.halts.get(record.name) or record.desired.halt
+
+
+def _resident_bytes(record: ModelRecord, version: str) -> int:
+    """What one version takes, which may be loaded twice: by its rules, and by those it is to have next."""
+    both = [each[version].prepared for each in (record.loaded, record.reloaded) if version in each]
+    shadow_bytes = both[0].shadow_bytes if _is_shadow(record, version) else 0
+    return sum(prepared.resident_bytes for prepared in both) + shadow_bytes
 
 
 def _is_shadow(record: ModelRecord, version: str) -> bool:

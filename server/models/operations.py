@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import structlog
@@ -146,10 +147,17 @@ class Operations:
                 return error.message
             return ""
 
+        def late(done: "Future[str]") -> None:
+            error = done.exception()
+            if error is not None:
+                self._not_desired(model, version, actor, str(error))
+
         # Whoever asked for it in a hurry does not wait for a source that does not answer.
+        desiring = self._desiring.start(desire)
         try:
-            not_desired = self._desiring.start(desire).result(self._desiring.within_s)
+            not_desired = desiring.result(self._desiring.within_s)
         except TimeoutError:
+            desiring.add_done_callback(late)
             name, within_s = self._reconciler.source.name, self._desiring.within_s
             not_desired = f"the {name} has not answered for {within_s:g} s; it is told once it does"
             self._not_desired(model, version, actor, not_desired)
@@ -195,6 +203,7 @@ class Operations:
         ------
         TickserveError
             DEADLINE_EXCEEDED where the source does not answer: it may be written then, or not, and events tell.
+            UNAVAILABLE where earlier changes wait for it: nothing was written.
         """
 
         def write() -> int:

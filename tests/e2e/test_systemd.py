@@ -50,7 +50,7 @@ def test_the_sidecar_may_do_no_more_than_the_server() -> None:
 
 @contextmanager
 def listening(name: str) -> Iterator[list[str]]:
-    """What a service manager hears at this abstract address, as it comes: a server waits where nobody takes it."""
+    """What a service manager hears at this abstract address, as it comes: a server waits a second for it."""
     heard: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"\0{name}")

@@ -159,7 +159,6 @@ def test_certificate_is_renewed_while_a_model_loads(
         wait_until_reloaded(running)
         ask(running.address, other.client())
         assert loads(running.control.status())
-        # A server that is killed would leave the process that tries the model, which computes for minutes yet.
         assert running.terminate() == 0
 
 

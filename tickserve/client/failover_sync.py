@@ -127,9 +127,11 @@ class FailoverTransport:
 
         try:
             calls: set[Future[bytes]] = {pool.submit(call)}
-        except RuntimeError as closed:
-            # Another thread has closed this since the pool was asked for.
-            raise is_closed() from closed
+        except RuntimeError as why:
+            if not self._closed.is_set():
+                raise
+            # By another thread, since the pool was asked for.
+            raise is_closed() from why
         if not wait(calls, min(hedge.after_s, timeout_s)).done and time.monotonic() < end:
             with choosing:
                 is_one_left = self._endpoints.next(tried) is not None

@@ -319,6 +319,7 @@ def test_a_hedge_that_is_closed_by_another_thread_is_an_error_of_a_call(half: in
         def submit(self, *arguments: Any, **named: Any) -> Any:
             self.halves += 1
             if self.halves == half:
+                transport._closed.set()
                 self.shutdown(wait=False)
             return super().submit(*arguments, **named)
 

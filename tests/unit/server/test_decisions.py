@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +11,8 @@ import pytest
 
 from server.engine.python import PythonEngine
 from server.models import DirectorySource, LocalState, Operations, Reconciler, ServedFile
+from server.models.local import Overrides
+from server.models.served import LastServed
 from tests.support.packages import add_constant
 from tests.support.reconciling import no_room, stable
 from tests.support.waiting import BOUND_S
@@ -115,3 +117,41 @@ def test_going_back_works_while_the_server_drains(home: Home, reconciler: Reconc
     assert stable(reconciler) == "1"
     reconciler.keep()
     assert stable(home.start()) == "1"
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_version_that_is_refused_while_files_are_written_leaves_a_way_back_too(
+    home: Home, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operations, write_served, write_overrides = Operations(reconciler), ServedFile.write, LocalState.write_overrides
+    trips = iter([lambda: operations.trip("demo", "2", WHY, halts=False)])
+
+    def written_before_it(file: ServedFile, served: Mapping[str, LastServed]) -> OSError | None:
+        error = write_served(file, served)
+        next(trips, lambda: None)()
+        return error
+
+    def written_last(local: LocalState, overrides: Overrides) -> None:
+        write_overrides(local, overrides)
+        raise KilledError
+
+    reconciler.change_halts(dict)
+    with monkeypatch.context() as patch:
+        patch.setattr(ServedFile, "write", written_before_it)
+        patch.setattr(LocalState, "write_overrides", written_last)
+        with pytest.raises(KilledError):
+            reconciler.keep()
+    assert LocalState(home.folder).read_overrides().refused != {}
+    assert stable(home.start()) == "1"
+
+
+def test_nothing_is_refused_on_disk_once_the_way_back_is_not_written_any_more(
+    home: Home, reconciler: Reconciler
+) -> None:
+    Operations(reconciler).trip("demo", "2", WHY, halts=False)
+    reconciler.close()
+    assert reconciler.keep_overrides() is not None
+    assert stable(home.start()) == "2"

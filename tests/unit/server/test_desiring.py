@@ -129,7 +129,7 @@ def test_halt_goes_through_whatever_waits_for_desired_state(
             thread.join(BOUND_S)
         admin.stop()
     found = sorted(result.result(BOUND_S) for result in refused)
-    assert found == ["ABORTED"] * 3 + ["RESOURCE_EXHAUSTED"] * 12 + ["written"]
+    assert found == ["ABORTED"] * 3 + ["UNAVAILABLE"] * 12 + ["written"]
 
 
 def test_client_is_told_by_the_server_and_not_that_there_is_none(
