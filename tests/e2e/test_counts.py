@@ -22,7 +22,7 @@ from tests.e2e.conftest import Launcher, Running
 from tests.e2e.test_fleet import Fleet, fleet
 from tests.e2e.test_serve import ROW
 from tests.e2e.test_sidecar import Beside, beside
-from tests.support.engines import BEST_FIRST
+from tests.support.engines import BEST_FIRST, ENGINES
 from tests.support.registry import ANN
 from tickserve.client import Client, ServerStatus
 
@@ -114,8 +114,9 @@ def kill(process: Any) -> None:
     process.wait(60)
 
 
+@pytest.mark.integration
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engine", BEST_FIRST)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_everything_is_counted_once_over_kills_of_sidecar_and_server_and_changes_of_the_split(
     fleet: Fleet, engine: str
 ) -> None:

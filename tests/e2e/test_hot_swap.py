@@ -225,6 +225,7 @@ def test_rollback_that_desired_state_does_not_say_is_done_and_exits_with_3(desk:
         assert running.terminate() == 0
 
 
+@pytest.mark.integration
 def test_registry_that_does_not_answer_stops_no_restart(desk: Desk) -> None:
     desk.add(1.0)
     desk.promote(1)
