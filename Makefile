@@ -6,8 +6,6 @@ STAMP := $(VENV)/.installed
 SOURCES := tickserve server mlops benchmarks tests protos examples native
 CARGO := $(shell command -v cargo 2>/dev/null)
 IN_NATIVE := cd native && cargo
-# Tests wait about as much as they compute.
-PROCESSES = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
 
 .PHONY: setup native native-if-cargo proto format lint type test integration soak studies bench run serve examples check clean
 
@@ -56,7 +54,7 @@ test: native-if-cargo
 ifdef CARGO
 	$(IN_NATIVE) test --quiet --locked
 endif
-	$(BIN)/pytest -m "not integration" --numprocesses $(PROCESSES) --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+	$(BIN)/pytest -m "not integration" --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 integration: native-if-cargo
 	tests/integration/install-clients

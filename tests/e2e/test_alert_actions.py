@@ -83,6 +83,7 @@ def test_halt_at_a_server_is_obeyed_and_ended_by_people(launcher: Launcher) -> N
         ]
 
 
+@pytest.mark.integration
 def test_server_that_is_away_is_tried_again(launcher: Launcher) -> None:
     add_constant(launcher.models, 0.5)
     with launcher.serve() as running:

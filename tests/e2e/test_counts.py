@@ -22,7 +22,7 @@ from tests.e2e.conftest import Launcher, Running
 from tests.e2e.test_fleet import Fleet, fleet
 from tests.e2e.test_serve import ROW
 from tests.e2e.test_sidecar import Beside, beside
-from tests.support.engines import BEST_FIRST, ENGINES
+from tests.support.engines import ENGINES
 from tests.support.registry import ANN
 from tickserve.client import Client, ServerStatus
 
@@ -209,7 +209,8 @@ def test_windows_of_two_servers_add_up_while_one_of_their_sidecars_is_killed(fle
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engine", BEST_FIRST)
+@pytest.mark.integration
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_shadow_is_counted_with_what_it_is_compared_with_and_paired_by_request(fleet: Fleet, engine: str) -> None:
     signal = ColumnMapping(output="values", column=0)
     for value in (1.0, -1.0):

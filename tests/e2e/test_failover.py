@@ -173,7 +173,13 @@ def found_again(server: Counting) -> None:
     until(lambda: server.executions().total() > before)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "drained"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGKILL, id="killed"),
+        pytest.param(signal.SIGTERM, id="drained", marks=pytest.mark.integration),
+    ],
+)
 @pytest.mark.timeout(180)
 def test_servers_that_end_under_load_execute_no_call_twice(
     connect: Connect, counting: list[Counting], how: signal.Signals

@@ -58,6 +58,7 @@ def wait_for(sidecar: Beside, name: str, of: str) -> float:
     return found
 
 
+@pytest.mark.integration
 def test_what_came_of_predictions_is_figured_exported_and_reported(launcher: Launcher) -> None:
     add_echo(launcher.models)
     generator = np.random.default_rng(4)

@@ -11,7 +11,7 @@ from mlops.prediction_log.splits import SPLITS
 from tests.e2e.test_counts import ask, kill, server
 from tests.e2e.test_fleet import Fleet, fleet
 from tests.e2e.test_sidecar import beside
-from tests.support.engines import BEST_FIRST
+from tests.support.engines import ENGINES
 from tests.support.registry import ANN
 
 __all__ = ["fleet"]
@@ -27,7 +27,8 @@ def turn_around(history: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engine", BEST_FIRST)
+@pytest.mark.integration
+@pytest.mark.parametrize("engine", ENGINES)
 def test_every_request_is_proven_over_changes_of_the_split_and_a_killed_sidecar(fleet: Fleet, engine: str) -> None:
     for value in (1.0, 2.0):
         fleet.add(value)

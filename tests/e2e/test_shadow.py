@@ -14,7 +14,7 @@ from mlops.tap import PageReader, RingReader, announce_reader, boots, default_fo
 from mlops.tap.layout import COMPARED_ROLE, SHADOW_ROLE
 from tests.e2e.conftest import Launcher, Running
 from tests.e2e.test_serve import ROW, get
-from tests.support.engines import ENGINES
+from tests.support.engines import BEST_FIRST
 from tests.support.packages import add_constant
 from tests.support.waiting import until
 from tickserve.client import Client
@@ -88,7 +88,7 @@ def recorded(boot: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", BEST_FIRST)
 def test_swaps_of_the_shadow_cost_no_answer_and_lose_no_pair(
     launcher: Launcher, client_of: MakeClient, engine: str
 ) -> None:
@@ -123,7 +123,7 @@ def test_swaps_of_the_shadow_cost_no_answer_and_lose_no_pair(
     assert (len(versions), set(versions)) == (shadow, {"2", "3"})
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", BEST_FIRST)
 def test_a_killed_server_leaves_whole_records_and_pairs(launcher: Launcher, client_of: MakeClient, engine: str) -> None:
     for value in (1.0, 2.0):
         add_constant(launcher.models, value)

@@ -94,6 +94,7 @@ def test_a_full_disk_drops_in_the_ring_says_so_and_goes_on_when_there_is_room(la
     accounts(launcher.home / "log", [life])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("step_s", [-86_400, 86_400])
 def test_a_clock_that_steps_changes_no_order_and_no_count(launcher: Launcher, step_s: int) -> None:
     life = TapLife(default_folder(launcher.home))
@@ -148,6 +149,7 @@ def test_a_ring_that_cannot_be_opened_is_exported_as_damaged(launcher: Launcher)
     assert '"boot_read"' not in running.log.read_text()
 
 
+@pytest.mark.integration
 @pytest.mark.timeout(300)
 def test_a_schema_that_changes_between_versions_is_logged_as_each_of_them_was(launcher: Launcher) -> None:
     life, log = TapLife(default_folder(launcher.home)), launcher.home / "log"

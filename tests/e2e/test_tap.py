@@ -10,7 +10,7 @@ import pytest
 from mlops.tap import Record, announce_reader, boots, default_folder, is_alive, read_catalog
 from tests.e2e.conftest import Launcher, Running
 from tests.e2e.test_serve import ROW, get
-from tests.support.engines import ENGINES
+from tests.support.engines import BEST_FIRST
 from tests.support.packages import add_constant
 from tests.support.shared_memory import all_records
 from tickserve.client import Client
@@ -29,7 +29,7 @@ def versions_of(folder: Path, records: list[Record]) -> list[tuple[str, str]]:
     return [(catalog[record.version].model, catalog[record.version].version) for record in records]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", BEST_FIRST)
 def test_a_running_server_is_read_and_its_end_leaves_nothing(
     launcher: Launcher, client_of: MakeClient, engine: str
 ) -> None:
@@ -47,7 +47,7 @@ def test_a_running_server_is_read_and_its_end_leaves_nothing(
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", BEST_FIRST)
 def test_what_a_killed_server_wrote_is_read_after_the_next_one_started(
     launcher: Launcher, client_of: MakeClient, engine: str
 ) -> None:
