@@ -1,6 +1,5 @@
 """Rollouts that are killed, raced, fenced off and cut off: nothing is written by halves, twice, or by the wrong one."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +13,12 @@ from mlops.registry.desired import write_state
 from mlops.registry.journal import Write
 from mlops.registry.leases import LeaseLostError, seize
 from mlops.registry.schema import audit, desired_history, rollout_decisions, rollout_progress, rollouts
-from mlops.rollout import Order, Phase
+from mlops.rollout import Order
 from mlops.rollout.controller import LEASE
-from mlops.rollout.store import spec_of, window_lengths
+from mlops.rollout.store import spec_of
 from mlops.rollout.traffic import Traffic
-from mlops.rollout.view import read_view
 from tests.support.registry import ANN, Backend, Clock, Packages, add
-from tests.support.rollouts import World, side
+from tests.support.rollouts import World, begun, side
 from tickserve.errors import ConflictError, ControlError, TickserveError
 
 
@@ -34,14 +32,6 @@ def world(registry: Registry, packages: Packages) -> World:
         add(registry, packages(value))
     registry.promote("demo", 1, ANN)
     return World(registry)
-
-
-def begun(world: World) -> World:
-    world.start()
-    world.report()
-    world.look()
-    assert world.split == {2: 1_000, 1: 9_000}
-    return world
 
 
 def everything(registry: Registry) -> dict[str, list[Any]]:
@@ -363,85 +353,3 @@ def test_version_that_was_retired_meanwhile_pauses_and_tells(world: World) -> No
     assert "is retired" in world.decisions[-1].reason
     world.order(Order.ABORT)
     assert world.split == {1: 10_000}
-
-
-@pytest.mark.parametrize("how", ["rollback", "abort"])
-def test_spec_that_this_tickserve_does_not_know_pauses_its_rollout_and_people_end_it(world: World, how: str) -> None:
-    begun(world)
-    world.second()
-    of_another_release(world)
-    for _ in range(2):
-        with pytest.raises(TickserveError, match="rollout spec"):
-            world.look()
-    assert world.split == {2: 1_000, 1: 9_000}
-    assert world.progress.state.phase is Phase.PAUSED
-    assert [alarm.event for alarm in world.alarms] == ["paused"], "told once"
-    assert "nobody judges version 2, which keeps its share" in world.alarms[0].reason
-    with pytest.raises(TickserveError, match="rollout spec"):
-        world.order(Order.PAUSE)
-    if how == "rollback":
-        world.registry.rollback("demo", ANN)
-    else:
-        world.order(Order.ABORT)
-    assert world.split == {1: 10_000}
-    assert world.rollout.ended_at is not None
-    state = world.registry.desired("demo").state  # type: ignore[union-attr]
-    assert (state.shadow, state.latency_edge_ns) == (None, 0)
-
-
-def of_another_release(world: World, spec: str = '{"strategy":"canary","window_s":1}') -> str:
-    """Puts a spec in the place of an open rollout's; the one that it had."""
-    before = json.dumps(world.rollout.spec)
-    with world.registry.journal.database.engine.begin() as connection:
-        connection.execute(rollouts.update().values(spec=json.loads(spec)))
-    return before
-
-
-def test_rollout_goes_on_by_its_evidence_once_its_spec_can_be_read_and_somebody_continues_it(world: World) -> None:
-    begun(world)
-    world.seconds(2)
-    windows = world.evidence.windows
-    spec = of_another_release(world)
-    with pytest.raises(TickserveError, match="rollout spec"):
-        world.second()
-    of_another_release(world, spec)
-    world.seconds(20)
-    assert world.split == {2: 1_000, 1: 9_000}, "paused is paused"
-    assert world.evidence.windows > windows
-    world.order(Order.CONTINUE)
-    world.seconds(30)
-    assert world.split == {2: 10_000}
-
-
-def test_pause_by_hand_does_not_hide_that_nobody_judges(world: World) -> None:
-    begun(world)
-    world.order(Order.PAUSE)
-    of_another_release(world)
-    with pytest.raises(TickserveError, match="rollout spec"):
-        world.look()
-    assert "nobody judges" in world.alarms[0].reason
-
-
-def test_spec_and_progress_that_cannot_be_read_take_the_version_back(world: World) -> None:
-    begun(world)
-    of_another_release(world)
-    world.write(lambda connection: connection.execute(rollout_progress.update().values(body="{")))
-    with pytest.raises(TickserveError, match="rollout spec"):
-        world.look()
-    assert world.split == {1: 10_000}
-    assert [alarm.event for alarm in world.alarms] == ["aborted"]
-    world.look()
-
-
-def test_spec_that_cannot_be_read_is_shown_and_keeps_no_model_from_being_counted(world: World) -> None:
-    begun(world)
-    of_another_release(world, '{"strategy":"canary","window_s":"often"}')
-    with world.registry.journal.database.read() as connection:
-        assert window_lengths(connection) == {}
-        view = read_view(connection, world.rollout, world.leases)
-    assert "this tickserve cannot read its spec" in view.hold
-    assert (view.share_bp, view.steps) == (1_000, None)
-    of_another_release(world, "{}")
-    with world.registry.journal.database.read() as connection:
-        assert window_lengths(connection) == {}
-        assert read_view(connection, world.rollout, world.leases).as_dict()["strategy"] == ""

@@ -1,20 +1,15 @@
 """Rollouts from start to end, on windows that sidecars wrote: nothing moves but by evidence or by people."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from mlops import histogram
 from mlops.registry import Author, Shadow
 from mlops.registry.desired import write_state
-from mlops.registry.fleet import ServerReport, write_report
 from mlops.registry.rollouts import open_rollout
 from mlops.rollout import Order, Phase
-from mlops.rollout.analysis import Analysis
 from mlops.rollout.comparison import read_comparison
-from mlops.rollout.store import spec_of, window_lengths
-from mlops.rollout.sums.write import write_windows
+from mlops.rollout.store import window_lengths
 from mlops.rollout.view import read_view
 from mlops.tap.layout import BUCKETS, COMPARED_ROLE
 from tests.support.registry import ANN, Clock
@@ -68,44 +63,6 @@ def test_version_that_fails_is_taken_back_at_once_with_the_reason_and_the_bad_an
     assert world.registry.desired("demo").state.shadow is None  # type: ignore[union-attr]
 
 
-def test_bad_answers_are_bounded_in_windows_that_are_no_evidence_too(world: World) -> None:
-    world.start(make_spec(max_bad_answers=100))
-    world.report()
-    world.look()
-    world.canary = side(violations=1)
-    world.second(share_bp=-1)
-    assert world.progress.analysis["windows"] == 0 if world.rollout.ended_at is None else True  # type: ignore[index]
-    assert world.split == {1: 10_000}
-    assert "bound is 100" in world.decisions[-1].reason
-
-
-@pytest.mark.parametrize("is_stable_too", [True, False])
-def test_bad_answers_that_stable_would_have_given_to_the_same_requests_are_none_of_the_versions(
-    world: World, is_stable_too: bool
-) -> None:
-    # One key, which is in the version's share, is always bad.
-    broken = side()
-    broken.violations[7] = 10
-    world.start(make_spec(max_bad_answers=30))
-    world.report()
-    world.look()
-    world.canary, world.shadow = broken, broken if is_stable_too else side()
-    world.seconds(25)
-    assert world.events[-1] == ("finished" if is_stable_too else "aborted")
-
-
-def test_shadow_that_is_broken_itself_does_not_lift_the_bound_on_bad_answers(world: World) -> None:
-    # Errors decide nothing here, so the bound alone is between clients and the version.
-    world.start(make_spec(max_bad_answers=600, analysis=QUICK | {"errors": None}))
-    world.report()
-    world.look()
-    world.canary, world.shadow = side(failures=1), side(failures=10)
-    world.seconds(3)
-    assert world.split == {1: 10_000}
-    assert "bound is 600" in world.decisions[-1].reason
-    assert not world.evidence.is_shadow_trusted
-
-
 def test_windows_under_another_share_are_no_evidence(world: World) -> None:
     world.start()
     world.report()
@@ -114,169 +71,6 @@ def test_windows_under_another_share_are_no_evidence(world: World) -> None:
         world.second(share_bp=777)
     assert world.progress.analysis["windows"] == 0  # type: ignore[index]
     assert world.split[2] == 1_000
-
-
-def test_window_that_a_server_is_missing_from_is_waited_for_and_then_left_out(world: World) -> None:
-    world.servers = ["s1", "s2"]
-    world.counted = {"s1", "s2"}
-    world.start()
-    world.report()
-    world.look()
-    world.seconds(2)
-    before = world.progress
-    assert before.analysis["windows"] == 2  # type: ignore[index]
-    late = before.next_window_ns
-    world.counted = {"s1"}
-    for _ in range(9):
-        world.second()
-    assert world.progress.next_window_ns == late, "it is waited for"
-    world.seconds(8)
-    assert world.progress.next_window_ns > late
-    assert world.progress.unwatched >= 5
-    assert world.progress.analysis["windows"] == 2  # type: ignore[index]
-    assert world.split[2] == 1_000
-
-
-def bad_answers(world: World) -> int:
-    analysis = world.progress.analysis
-    assert analysis is not None
-    return Analysis.restored(spec_of(world.rollout), dict(analysis)).evidence().bad_answers
-
-
-def test_bad_answers_that_come_after_their_window_was_left_out_count_once(world: World) -> None:
-    world.servers = ["s1", "s2"]
-    world.counted = {"s1", "s2"}
-    analysis = {"errors": None, "violations": RULE, "latency": None}
-    steps = [{"share": 10.0, "min_time_s": 200.0, "max_time_s": 400.0}]
-    world.start(make_spec(max_bad_answers=100, analysis=analysis, steps=steps))
-    world.report()
-    world.look()
-    world.seconds(2)
-    world.counted = {"s1"}
-    since_ns = world.now_ns
-    world.seconds(17)
-    progress = world.progress
-    assert progress.unwatched >= 5
-    assert since_ns < progress.next_window_ns
-    # The other sidecar is back, and has one window from where it was to now.
-    rows = [
-        replace(world.row("s2", version, role, 0, -1, counts), start_ns=since_ns, window_ns=world.now_ns - since_ns)
-        for version, role, counts in ((2, 2, side(1, 90, failures=1)), (1, 1, side(10)))
-    ]
-    world.write(lambda connection: write_windows(connection, "demo", rows))
-    windows = progress.analysis["windows"]  # type: ignore[index]
-    world.counted = {"s1", "s2"}
-    world.second(looks=3)
-    assert bad_answers(world) == 90
-    assert world.split[2] == 1_000
-    world.seconds(3)
-    assert bad_answers(world) == 90
-    assert world.progress.analysis["windows"] > windows  # type: ignore[index]
-    # What pushes it over the bound comes late, too.
-    world.counted = {"s1"}
-    since_ns = world.now_ns
-    world.seconds(15)
-    late = replace(
-        world.row("s2", 2, 2, 0, -1, side(1, 20, failures=1)), start_ns=since_ns, window_ns=world.now_ns - since_ns
-    )
-    world.write(lambda connection: write_windows(connection, "demo", [late]))
-    world.look()
-    assert world.split == {1: 10_000}
-    assert "bad answers reached clients" in world.decisions[-1].reason
-
-
-def test_server_without_a_sidecar_holds_the_rollout_and_is_named(world: World) -> None:
-    world.servers = ["s1", "s2"]
-    world.start()
-    world.report()
-    world.look()
-    assert world.split == {1: 10_000}, "it does not begin where nobody counts"
-    for _ in range(70):
-        world.second()
-    assert world.progress.state.phase is Phase.PAUSED
-    assert "no sidecar counts for s2" in world.progress.state.reason
-    assert [alarm.event for alarm in world.alarms] == ["paused"]
-
-
-def fleet_of_two(world: World, **changes: object) -> None:
-    """Two servers in the first step; the second one says nothing more, and its sidecar goes on."""
-    world.servers = ["s1", "s2"]
-    world.counted = {"s1", "s2"}
-    step = {"share": 10.0, "min_time_s": 20.0, "max_time_s": 100.0, "min_requests": 100}
-    world.start(make_spec(steps=[step, step | {"share": 50.0}], **changes))
-    world.report()
-    world.look()
-    world.seconds(2)
-    world.servers = ["s1"]
-
-
-def hold_of(world: World) -> str:
-    with world.registry.journal.database.read() as connection:
-        return read_view(connection, world.rollout, world.leases).hold
-
-
-def test_nothing_advances_while_a_server_that_served_the_step_is_not_seen(world: World) -> None:
-    fleet_of_two(world)
-    world.seconds(60)
-    assert world.split == {2: 1_000, 1: 9_000}
-    assert "s2 served the model in this step, says nothing" in hold_of(world)
-    evidence = world.evidence
-    assert evidence.step_windows >= 60, "what its sidecar counts is evidence, as that of the others"
-    assert evidence.requests >= 60 * 2 * 10 * BUCKETS
-    world.servers = ["s1", "s2"]
-    world.seconds(2)
-    assert world.split == {2: 5_000, 1: 5_000}
-
-
-def test_step_with_a_server_that_is_not_seen_pauses_at_its_longest_time_and_goes_on_when_somebody_says_so(
-    world: World,
-) -> None:
-    fleet_of_two(world)
-    world.counted = {"s1"}
-    world.seconds(100)
-    assert world.progress.state.phase is Phase.PAUSED
-    assert "not known to have stopped" in world.progress.state.reason
-    assert [alarm.event for alarm in world.alarms] == ["paused"]
-    world.order(Order.CONTINUE)
-    assert hold_of(world) == ""
-    world.seconds(100)
-    assert world.split == {2: 10_000}
-
-
-def test_breach_takes_a_version_back_while_a_server_and_its_sidecar_are_gone(world: World) -> None:
-    fleet_of_two(world, max_bad_answers=10**9)
-    world.counted = {"s1"}
-    world.seconds(70)
-    assert "s2" in hold_of(world)
-    world.canary = side(failures=1)
-    world.seconds(5)
-    assert world.split == {1: 10_000}
-    assert "more of the canary's keys go bad" in world.decisions[-1].reason
-
-
-@pytest.mark.parametrize("who", ["server", "sidecar"])
-def test_server_that_is_known_to_have_stopped_keeps_nothing_waiting(world: World, who: str) -> None:
-    fleet_of_two(world)
-    world.seconds(1)
-    if who == "server":
-        stopped = ServerReport("s2", world.now, "stopped", "python")
-        world.write(lambda connection: write_report(connection, stopped))
-        world.counted = {"s1"}
-    else:
-        world.end("s2")
-    world.seconds(70)
-    assert world.split == {2: 10_000}
-
-
-def test_new_life_of_a_server_is_missed_although_the_one_before_was_seen_to_end(world: World) -> None:
-    fleet_of_two(world)
-    world.end("s2")
-    world.servers = ["s1", "s2"]
-    world.second()
-    world.servers = ["s1"]
-    world.seconds(60)
-    assert world.split == {2: 1_000, 1: 9_000}
-    assert "s2" in hold_of(world)
 
 
 def test_edge_is_frozen_from_stables_own_latencies(world: World) -> None:

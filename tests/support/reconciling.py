@@ -1,10 +1,23 @@
 """What tests of a reconciler look at, and how its disk refuses."""
 
 import errno
+from pathlib import Path
+from typing import Any
 
-from server.models import Reconciler, Share
+from server.engine import Engine
+from server.models import DesiredRows, DirectorySource, LocalState, Reconciler, Share
 from server.models.values import WHOLE_BP
-from server.plan import Role
+from server.plan import Plan, Role
+
+
+def plan(reconciler: Reconciler) -> Plan:
+    """What is installed."""
+    return reconciler.snapshot().plan
+
+
+def served(reconciler: Reconciler, name: str = "demo") -> list[str]:
+    """The versions of a model's split, in order of its segments."""
+    return [segment.version for segment in plan(reconciler).models[name].split.segments]
 
 
 def stable(reconciler: Reconciler) -> str:
@@ -29,3 +42,9 @@ def segments(reconciler: Reconciler) -> list[tuple[str, int]]:
 def no_room(*_: object) -> None:
     """A call that a full disk refuses."""
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def with_rows(models: Path, engine: Engine, folder: Path, **parts: Any) -> Reconciler:
+    """Over a models directory whose operators write what is desired; `parts` are further ones of the reconciler."""
+    source = DirectorySource(models, rows=DesiredRows(folder / "desired.json"))
+    return Reconciler(source, engine, LocalState(folder), **parts)

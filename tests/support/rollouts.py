@@ -247,3 +247,12 @@ class World:
         desired = self.registry.desired("demo")
         assert desired is not None
         return {share.version: share.weight_bp for share in desired.state.split}
+
+
+def begun(world: World) -> World:
+    """A rollout whose version has its first share, 10%."""
+    world.start()
+    world.report()
+    world.look()
+    assert world.split == {2: 1_000, 1: 9_000}
+    return world

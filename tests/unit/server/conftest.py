@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from server.engine.python import PythonEngine
+from server.models import DirectorySource, LocalState, Operations, Reconciler
 from tests.support.packages import add_constant
 
 
@@ -27,3 +28,14 @@ def models(tmp_path: Path) -> Path:
     for value in (1.0, 2.0, 3.0):
         add_constant(folder, value)
     return folder
+
+
+@pytest.fixture
+def reconciler(models: Path, engine: PythonEngine) -> Reconciler:
+    """Over these models, before its first pass."""
+    return Reconciler(DirectorySource(models), engine, LocalState(models.parent))
+
+
+@pytest.fixture
+def operations(reconciler: Reconciler) -> Operations:
+    return Operations(reconciler)

@@ -8,9 +8,10 @@ import pytest
 from server.api.repository import RepositoryService
 from server.engine.python import PythonEngine
 from server.fleet import _why
-from server.models import DesiredRows, DirectorySource, LocalState, Operations, Reconciler
+from server.models import Operations, Reconciler
 from server.models.values import only
 from tests.support.packages import add_constant
+from tests.support.reconciling import with_rows
 from tests.support.waiting import until
 from tickserve.errors import Code, ControlError
 from tickserve.wire import grpc_service_pb2 as oip
@@ -29,8 +30,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reconciler(models: Path, engine: PythonEngine, tmp_path: Path) -> Reconciler:
-    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-    made = Reconciler(source, engine, LocalState(tmp_path))
+    made = with_rows(models, engine, tmp_path)
     made.reconcile()
     return made
 

@@ -21,7 +21,7 @@ from server.models import (
 from server.models.values import RuleChange, Target, only
 from server.plan import Halt
 from tests.support.packages import add_constant
-from tests.support.reconciling import no_room, segments, shares, stable
+from tests.support.reconciling import no_room, segments, shares, stable, with_rows
 from tests.support.waiting import BOUND_S, until
 from tickserve.errors import Code, ControlError
 
@@ -29,8 +29,7 @@ from tickserve.errors import Code, ControlError
 def test_what_a_rollback_took_out_comes_back_with_the_next_write(
     models: Path, engine: PythonEngine, tmp_path: Path
 ) -> None:
-    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler = with_rows(models, engine, tmp_path)
     operations = Operations(reconciler)
     reconciler.reconcile()
 
@@ -49,8 +48,7 @@ def test_what_a_rollback_took_out_comes_back_with_the_next_write(
 def test_going_back_at_once_leaves_the_segments_of_the_split_behind(
     models: Path, engine: PythonEngine, tmp_path: Path
 ) -> None:
-    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler = with_rows(models, engine, tmp_path)
     operations = Operations(reconciler, reconciler.reconcile)
     reconciler.reconcile()
     for wanted in (only("1").shares, shares("2", 6_000, "1"), shares("3", 3_000, "2")):
@@ -166,8 +164,7 @@ def test_rollback_does_not_wait_for_a_source_that_does_not_answer(
 def test_version_that_is_gone_back_to_answers_by_the_rules_that_it_was_loaded_with(
     models: Path, engine: PythonEngine, tmp_path: Path
 ) -> None:
-    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler = with_rows(models, engine, tmp_path)
     reconciler.reconcile()
     operations = Operations(reconciler)
     rules = (RuleChange("finite", "flag"),)

@@ -1,6 +1,5 @@
-"""A models directory as the source of desired state: version policies, operators' rows, memory, events."""
+"""A models directory as the source of desired state: version policies, operators' rows, rules, what is kept of it."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,7 @@ from mlops.package import MODEL_FILE
 from mlops.routing import MAX_HASH, upper_bound
 from server.engine.python import PythonEngine
 from server.models import (
-    DesiredRows,
     DirectorySource,
-    EventLog,
     LocalState,
     Memory,
     Operations,
@@ -23,10 +20,10 @@ from server.models import (
     parse_policy,
 )
 from server.models.loading import InlineLoader, Job, Result
-from server.models.values import RuleChange, ShadowShare, Share, Target, only
+from server.models.values import RuleChange, Share, Target, only
 from server.plan import Halt, Role
 from tests.support.packages import add_constant, flip_byte
-from tests.support.reconciling import no_room, segments, shares, stable
+from tests.support.reconciling import no_room, segments, shares, stable, with_rows
 from tickserve.errors import Code, ConfigurationError, ControlError
 
 
@@ -61,8 +58,7 @@ def test_operators_row_outranks_the_policy_survives_a_restart_and_can_be_given_b
     models: Path, engine: PythonEngine, tmp_path: Path
 ) -> None:
     def start() -> Reconciler:
-        source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-        return Reconciler(source, engine, LocalState(tmp_path))
+        return with_rows(models, engine, tmp_path)
 
     reconciler = start()
     reconciler.reconcile()
@@ -96,8 +92,7 @@ def test_operators_row_outranks_the_policy_survives_a_restart_and_can_be_given_b
 
 def test_other_schema_needs_its_name_also_over_a_restart(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
     def start() -> Reconciler:
-        source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-        return Reconciler(source, engine, LocalState(tmp_path), served=ServedFile(tmp_path / "served.json"))
+        return with_rows(models, engine, tmp_path, served=ServedFile(tmp_path / "served.json"))
 
     reconciler = start()
     reconciler.reconcile()
@@ -145,15 +140,15 @@ class HeldLoader:
 def test_schema_is_held_against_what_is_stable_when_the_load_ends(
     models: Path, engine: PythonEngine, tmp_path: Path
 ) -> None:
-    source, loader = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json")), HeldLoader()
-    reconciler = Reconciler(source, engine, LocalState(tmp_path), loader=loader)
+    loader = HeldLoader()
+    reconciler = with_rows(models, engine, tmp_path, loader=loader)
 
     def load(version: str) -> None:
         loader.load(version)
         reconciler.reconcile()
 
     def desire(target: Target) -> None:
-        source.write("demo", target, None, None, actor="kim", reason="try it")
+        reconciler.source.write("demo", target, None, None, actor="kim", reason="try it")
         reconciler.reconcile()
 
     reconciler.reconcile()
@@ -172,159 +167,6 @@ def test_schema_is_held_against_what_is_stable_when_the_load_ends(
     assert stable(reconciler) == "4"
     text = "has other feature names or their order than version 4"
     assert text in reconciler.snapshot().models[0].failed["2"].error.message
-
-
-def test_version_that_should_not_fit_is_refused_before_it_is_loaded(models: Path, engine: PythonEngine) -> None:
-    memory = Memory(1 << 30)
-    loads: list[str] = []
-    prepare = engine.prepare
-
-    def counted(version: object) -> object:
-        loads.append(version.version)  # type: ignore[attr-defined]
-        return replace(prepare(version), resident_bytes=600 << 20)  # type: ignore[arg-type]
-
-    engine.prepare = counted  # type: ignore[method-assign,assignment]
-    reconciler = Reconciler(DirectorySource(models), engine, LocalState(models.parent), memory=memory)
-    reconciler.reconcile()
-    assert (loads, memory.taken_bytes) == (["3"], 600 << 20)
-    add_constant(models, 4.0)
-    reconciler.reconcile()
-    [record] = reconciler.snapshot().models
-    assert record.failed["4"].error.code is Code.RESOURCE_EXHAUSTED
-    assert "of the 1024.0 MiB of memory_budget_mb are taken" in record.failed["4"].error.message
-    assert (loads, stable(reconciler)) == (["3"], "3")
-
-
-def test_room_is_made_by_giving_up_what_is_kept_warm(models: Path, engine: PythonEngine) -> None:
-    memory = Memory()
-    reconciler = Reconciler(DirectorySource(models), engine, LocalState(models.parent), memory=memory)
-    prepare = engine.prepare
-    engine.prepare = lambda version: replace(prepare(version), resident_bytes=300 << 20)  # type: ignore[method-assign]
-    reconciler.reconcile()
-    add_constant(models, 4.0)
-    reconciler.reconcile()
-    assert reconciler.snapshot().models[0].previous == "3"
-    memory.budget_bytes = 800 << 20
-    add_constant(models, 5.0)
-    reconciler.reconcile()
-    assert (stable(reconciler), reconciler.snapshot().models[0].previous) == ("5", "4")
-    kinds = [(event.kind, event.version) for event in reconciler.events.after(0)]
-    assert kinds[-2:] == [("previous_released", "3"), ("installed", "5")]
-
-
-def test_what_is_kept_warm_stays_where_giving_it_up_would_not_make_room(models: Path, engine: PythonEngine) -> None:
-    memory = Memory()
-    reconciler = Reconciler(DirectorySource(models), engine, LocalState(models.parent), memory=memory)
-    prepare = engine.prepare
-    engine.prepare = lambda version: replace(prepare(version), resident_bytes=300 << 20)  # type: ignore[method-assign]
-    reconciler.reconcile()
-    add_constant(models, 4.0)
-    reconciler.reconcile()
-    # Beside the load of another model, 100 MiB more than the version that is kept warm takes are missing.
-    memory.reserve(("other", "1"), 500 << 20)
-    memory.budget_bytes = 1000 << 20
-    add_constant(models, 5.0)
-    reconciler.reconcile()
-    [record] = reconciler.snapshot().models
-    assert (stable(reconciler), record.previous) == ("4", "3")
-    assert record.failed["5"].error.code is Code.RESOURCE_EXHAUSTED
-    memory.budget_bytes = 1100 << 20
-    reconciler.retry("demo")
-    reconciler.reconcile()
-    assert (stable(reconciler), reconciler.snapshot().models[0].previous) == ("5", "4")
-
-
-def test_no_room_is_made_of_what_clients_may_still_pin(models: Path, engine: PythonEngine) -> None:
-    memory = Memory()
-    source = DirectorySource(models, policies={"*": parse_policy("latest 2")})
-    reconciler = Reconciler(source, engine, LocalState(models.parent), memory=memory)
-    prepare = engine.prepare
-    engine.prepare = lambda version: replace(prepare(version), resident_bytes=300 << 20)  # type: ignore[method-assign]
-    reconciler.reconcile()
-    add_constant(models, 4.0)
-    reconciler.reconcile()
-    memory.budget_bytes = 800 << 20
-    add_constant(models, 5.0)
-    reconciler.reconcile()
-    [record] = reconciler.snapshot().models
-    assert record.failed["5"].error.code is Code.RESOURCE_EXHAUSTED
-    assert (stable(reconciler), record.previous) == ("4", "3")
-    assert reconciler.snapshot().plan.models["demo"].versions.keys() == {"3", "4"}
-
-
-def test_a_shadow_counts_what_it_takes_beside_what_was_measured(
-    models: Path, engine: PythonEngine, tmp_path: Path
-) -> None:
-    memory, mb = Memory(), 1 << 20
-    prepare = engine.prepare
-    engine.prepare = lambda version: replace(  # type: ignore[method-assign]
-        prepare(version), resident_bytes=300 * mb, shadow_bytes=150 * mb
-    )
-    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path), memory=memory)
-    reconciler.reconcile()
-    operations = Operations(reconciler)
-
-    def desire(target: Target) -> int:
-        operations.set_desired("demo", target, None, None, actor="kim", reason="try it")
-        reconciler.retry("demo")
-        reconciler.reconcile()
-        return memory.taken_bytes // mb
-
-    assert memory.taken_bytes == 300 * mb
-    # Beside the stable one it would fit by what was measured, and not with what it makes as a shadow.
-    memory.budget_bytes = 700 * mb
-    shadowed = replace(only("3"), shadow=ShadowShare("2", 1000))
-    assert desire(shadowed) == 300
-    assert "should need 450.0 MiB" in reconciler.snapshot().models[0].failed["2"].error.message
-    memory.budget_bytes = 800 * mb
-    assert desire(shadowed) == 750
-    assert reconciler.snapshot().plan.models["demo"].shadow is not None
-    assert desire(only("3", pins=frozenset({"2"}))) == 600
-
-
-def test_events_are_kept_in_order_waited_for_and_written(tmp_path: Path) -> None:
-    events = EventLog(tmp_path / "state" / "events.jsonl")
-    events.add("halted", model="demo", actor="kim", message="bad fills")
-    events.add("installed", model="demo", version="2")
-    assert [event.kind for event in events.after(0)] == ["halted", "installed"]
-    assert [event.kind for event in events.after(1)] == ["installed"]
-    assert events.after(2, wait_s=0.01) == []
-
-    def written() -> list[tuple[int, str, str]]:
-        lines = map(json.loads, (tmp_path / "state" / "events.jsonl").read_text().splitlines())
-        return [(line["sequence"], line["kind"], line["actor"]) for line in lines]
-
-    # What a person did is there at once.
-    assert written() == [(1, "halted", "kim")]
-    events.flush()
-    assert written() == [(1, "halted", "kim"), (2, "installed", "")]
-    events.add("failed", model="demo", version="3")
-    events.close()
-    assert written()[2:] == [(3, "failed", "")]
-
-
-def test_sequences_of_events_go_on_over_a_restart(tmp_path: Path) -> None:
-    audit = tmp_path / "events.jsonl"
-    events = EventLog(audit)
-    events.add("halted", model="demo", actor="kim", message="bad fills")
-    # Told, and never written: the process was killed.
-    events.add("installed", model="demo", version="2")
-    seen = events.newest
-    again = EventLog(audit)
-    assert again.after(seen) == []
-    again.add("resumed", model="demo", actor="kim")
-    assert [event.kind for event in again.after(seen)] == ["resumed"]
-    [event] = again.after(0)
-    assert event.sequence == again.newest > seen + 1
-    # Torn, and just renamed.
-    audit.write_bytes(audit.read_bytes()[:-20])
-    assert EventLog(audit).newest > event.sequence
-    audit.rename(tmp_path / "events.jsonl.1")
-    assert EventLog(audit).newest > event.sequence
-    for damage in (b"", b"\xff\n{}\n[]\n", b'{"sequence": 99999999999999999999}\n', b'{"sequence": null}\n'):
-        audit.write_bytes(damage)
-        assert EventLog(audit).newest == event.sequence + 1024
 
 
 def test_damaged_overrides_keep_the_server_from_starting(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
@@ -352,8 +194,7 @@ def test_server_goes_on_with_what_it_served_as_that_very_package(
 
 def test_rows_keep_each_key_where_it_is_also_over_a_restart(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
     def start() -> Reconciler:
-        source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-        return Reconciler(source, engine, LocalState(tmp_path), served=ServedFile(tmp_path / "served.json"))
+        return with_rows(models, engine, tmp_path, served=ServedFile(tmp_path / "served.json"))
 
     reconciler = start()
     operations = Operations(reconciler, reconciler.reconcile)
@@ -370,8 +211,7 @@ def test_rows_keep_each_key_where_it_is_also_over_a_restart(models: Path, engine
 def test_versions_that_some_clients_may_pin_are_loaded_and_named_as_grpc_does(
     models: Path, engine: PythonEngine, tmp_path: Path
 ) -> None:
-    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler = with_rows(models, engine, tmp_path)
     operations = Operations(reconciler, reconciler.reconcile)
     reconciler.reconcile()
     target = replace(only("1"), client_pins=(("2", ("ipv6:[::1]", "subject:CN=desk")),))
@@ -407,21 +247,9 @@ def test_policy_that_names_no_version_that_is_there_is_said(models: Path, engine
     assert reconciler.snapshot().models[0].why.startswith("no version of model 'demo' is wanted")
 
 
-def test_line_of_the_events_that_was_torn_costs_no_other(tmp_path: Path) -> None:
-    audit = tmp_path / "events.jsonl"
-    EventLog(audit).add("halted", model="demo", actor="kim", message="bad fills")
-    whole = audit.read_bytes()
-    audit.write_bytes(whole[:-20])
-    EventLog(audit).add("resumed", model="demo", actor="kim")
-    torn, resumed = audit.read_text().splitlines()
-    assert torn == whole[:-20].decode()
-    assert json.loads(resumed)["kind"] == "resumed"
-
-
 def test_rules_change_only_with_the_rest_of_what_is_desired(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
     flip_byte(models / "demo" / "2" / MODEL_FILE)
-    source = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json"))
-    reconciler = Reconciler(source, engine, LocalState(tmp_path))
+    reconciler = with_rows(models, engine, tmp_path)
     reconciler.reconcile()
     rules = (RuleChange("finite", "flag"),)
     shares = (Share("3", Role.STABLE, 9_000), Share("2", Role.CANARY, 1_000))
@@ -441,9 +269,9 @@ def test_rules_change_only_with_the_rest_of_what_is_desired(models: Path, engine
 
 
 def test_rules_of_a_split_change_all_at_once_or_not_at_all(models: Path, engine: PythonEngine, tmp_path: Path) -> None:
-    source, loader = DirectorySource(models, rows=DesiredRows(tmp_path / "desired.json")), HeldLoader()
+    loader = HeldLoader()
     memory = Memory()
-    reconciler = Reconciler(source, engine, LocalState(tmp_path), loader=loader, memory=memory)
+    reconciler = with_rows(models, engine, tmp_path, loader=loader, memory=memory)
     operations = Operations(reconciler)
 
     def desire(*rules: RuleChange) -> None:
